@@ -1,0 +1,1 @@
+"""The demo's world: customers, support replies, a rubric, and simulated annotators who know it."""

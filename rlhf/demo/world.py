@@ -1,0 +1,226 @@
+"""The demo's world: seeded customer tickets, support replies of mixed quality, the files a run starts from.
+
+Whether an (item, issue) pair is for training, development or the held-out evaluation is a fact of the world
+and does not depend on a seed: the shipped base model has seen replies to training pairs alone (see
+`corpus`).
+"""
+
+import random
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from rlhf.demo.lexicon import (
+    ACTIONS,
+    CLOSINGS,
+    DETAILS,
+    EMPATHY,
+    GREETINGS,
+    ITEMS,
+    MOODS,
+    NEXT_STEPS,
+    OFF_TOPIC,
+    OPENINGS,
+    PROBLEMS,
+    RAMBLE,
+    REFUSALS,
+    RIGHT_ACTION,
+    RUDE,
+    STALLS,
+)
+from rlhf.errors import UserError
+from rlhf.records import write_jsonl
+
+Split = Literal["train", "dev", "heldout"]
+
+ISSUES: tuple[str, ...] = tuple(PROBLEMS)
+NUM_TRAIN_PROMPTS = 2000
+NUM_DEV_PROMPTS = 100
+NUM_HELDOUT_PROMPTS = 200
+NUM_DEMONSTRATIONS = 1500
+NUM_DEV_DEMONSTRATIONS = 150
+
+# How support logs are mixed: kind of reply -> share.
+# Only "good" and "rude_right" take the right action and no other.
+REPLY_KINDS: dict[str, float] = {
+    "good": 0.31,
+    "rude_right": 0.05,
+    "wrong_action": 0.23,
+    "many_actions": 0.08,
+    "stall": 0.16,
+    "refusal": 0.09,
+    "ramble": 0.08,
+}
+
+
+@dataclass(frozen=True)
+class Ticket:
+    """One customer message: the product, what is wrong with it, and the prompt an agent answers."""
+
+    item: str
+    issue: str
+    prompt: str
+
+
+def pair_split(item: str, issue: str) -> Split:
+    """The split of an (item, issue) pair: of its ten issues an item has 2 held out and 1 for development."""
+    place = (7 * ITEMS.index(item) + ISSUES.index(issue)) % 10
+    return "heldout" if place < 2 else "dev" if place == 2 else "train"
+
+
+def pairs(split: Split) -> list[tuple[str, str]]:
+    """All (item, issue) pairs of a split: 280 for training, 40 for development, 80 held out."""
+    return [(item, issue) for item in ITEMS for issue in ISSUES if pair_split(item, issue) == split]
+
+
+def customer_message(rng: random.Random, item: str, issue: str) -> str:
+    """What a customer writes about the issue, without the `Customer:` label."""
+    other = rng.choice([name for name in ITEMS if name != item])
+    order = str(rng.randint(1000, 9999))
+    parts = [rng.choice(OPENINGS), rng.choice(PROBLEMS[issue]), rng.choice(DETAILS), rng.choice(MOODS)]
+    return " ".join(part for part in parts if part).format(item=item, other=other, order=order)
+
+
+def as_prompt(message: str) -> str:
+    """The prompt for a customer's message; a completion follows it directly and starts with a space."""
+    return f"Customer: {message}\nAgent:"
+
+
+def tickets(seed: int, split: Split, count: int) -> list[Ticket]:
+    """`count` seeded tickets of a split; its pairs come up equally often, in shuffled order."""
+    rng = random.Random(f"tickets {split} {seed}")
+    chosen: list[tuple[str, str]] = []
+    while len(chosen) < count:
+        deck = pairs(split)
+        rng.shuffle(deck)
+        chosen += deck
+    return [Ticket(i, j, as_prompt(customer_message(rng, i, j))) for i, j in chosen[:count]]
+
+
+def prompts(seed: int, split: Split, count: int) -> list[str]:
+    """The prompts of `tickets(seed, split, count)`."""
+    return [ticket.prompt for ticket in tickets(seed, split, count)]
+
+
+def _issue_patterns() -> list[tuple[str, re.Pattern[str]]]:
+    any_item = "|".join(ITEMS)
+    slots = {re.escape("{item}"): f"(?P<item>{any_item})", re.escape("{other}"): f"(?:{any_item})"}
+    patterns = []
+    for issue, templates in PROBLEMS.items():
+        for template in templates:
+            pattern = re.escape(template)
+            for slot, group in slots.items():
+                pattern = pattern.replace(slot, group)
+            patterns.append((issue, re.compile(pattern)))
+    return patterns
+
+
+_ISSUE_PATTERNS = _issue_patterns()
+
+
+def read_ticket(prompt: str) -> Ticket:
+    """The ticket behind a prompt of this world.
+
+    Raises:
+        UserError: the prompt is not one this world writes.
+    """
+    for issue, pattern in _ISSUE_PATTERNS:
+        if match := pattern.search(prompt):
+            return Ticket(match["item"], issue, prompt)
+    raise UserError(
+        f"prompt {prompt[:80]!r}: not a ticket of the demo's world, which alone its rubric can judge"
+    )
+
+
+def _maybe(rng: random.Random, share: float, templates: Sequence[str]) -> list[str]:
+    return [rng.choice(templates)] if rng.random() < share else []
+
+
+def _manners(rng: random.Random, core: list[str], share: float) -> list[str]:
+    """`core` inside greeting, empathy, next step and closing, each of them there with probability `share`."""
+    before = _maybe(rng, share, GREETINGS) + _maybe(rng, share, EMPATHY)
+    return before + core + _maybe(rng, share, NEXT_STEPS) + _maybe(rng, share, CLOSINGS)
+
+
+def _sentences(rng: random.Random, issue: str, kind: str) -> list[str]:
+    right = RIGHT_ACTION[issue]
+    wrong = rng.sample([action for action in ACTIONS if action != right], 3)
+    do_right = rng.choice(ACTIONS[right])
+    do_wrong = [rng.choice(ACTIONS[action]) for action in wrong]
+    if kind == "good":
+        return _manners(rng, [do_right], 0.4)
+    if kind == "rude_right":
+        return [*_maybe(rng, 0.3, GREETINGS), rng.choice(RUDE), do_right, *_maybe(rng, 0.3, NEXT_STEPS)]
+    if kind == "wrong_action":
+        return _manners(rng, do_wrong[:1], 0.5)
+    if kind == "many_actions":
+        several = [do_right, *do_wrong[: rng.randint(1, 2)]]
+        rng.shuffle(several)
+        return _manners(rng, several, 0.3)
+    if kind == "stall":
+        return _manners(rng, rng.sample(STALLS, rng.randint(1, 2)), 0.65)
+    if kind == "refusal":
+        return _manners(rng, [*_maybe(rng, 0.5, RUDE), rng.choice(REFUSALS)], 0.25)
+    talk = rng.sample(RAMBLE, 2) + _maybe(rng, 0.5, OFF_TOPIC) + _maybe(rng, 0.3, [do_right])
+    rng.shuffle(talk)
+    return _manners(rng, talk + _maybe(rng, 0.3, talk[:1]), 0.3)
+
+
+def agent_reply(rng: random.Random, item: str, issue: str, kind: str) -> str:
+    """A reply of one of `REPLY_KINDS`, as an agent might have written it; it starts with a space."""
+    return " " + " ".join(_sentences(rng, issue, kind)).format(item=item)
+
+
+def _any_reply(rng: random.Random, item: str, issue: str) -> str:
+    kind = rng.choices(list(REPLY_KINDS), weights=list(REPLY_KINDS.values()))[0]
+    return agent_reply(rng, item, issue, kind)
+
+
+def demonstrations(seed: int, split: Split, count: int) -> list[dict[str, str]]:
+    """Support logs of mixed quality, rows of `prompt` and `completion`; a bit over a third are right."""
+    rng = random.Random(f"demonstrations {split} {seed}")
+    return [
+        {"prompt": ticket.prompt, "completion": _any_reply(rng, ticket.item, ticket.issue)}
+        for ticket in tickets(seed + 1, split, count)
+    ]
+
+
+def corpus(seed: int, count: int) -> Iterator[str]:
+    """`count` documents to pretrain the base model on: forum threads and notes, in no support format.
+
+    Customers of every split's pairs are read here, but replies answer training pairs alone. Replies in
+    threads come from anybody: mixed as in the support logs, several to a thread, so that nothing marks
+    where an answer ends.
+    """
+    rng = random.Random(f"corpus {seed}")
+    every = [(item, issue) for item in ITEMS for issue in ISSUES]
+    answered = pairs("train")
+    for _ in range(count):
+        if rng.random() < 0.2:
+            yield "Notes:\n" + "\n".join(f"- {customer_message(rng, *rng.choice(every))}" for _ in range(3))
+            continue
+        item, issue = rng.choice(answered)
+        lines = [f"Post: {customer_message(rng, item, issue)}"]
+        lines += [f"Reply:{_any_reply(rng, item, issue)}" for _ in range(rng.randint(1, 3))]
+        yield "\n".join(lines)
+
+
+def write_data(folder: Path, seed: int) -> dict[str, Path]:
+    """Write the files a demo run starts from and return them by name.
+
+    `prompts_train`, `prompts_dev`, `prompts_heldout`: JSONL rows of `prompt`; no (item, issue) pair is in
+    two of them. `demonstrations`, `demonstrations_dev`: rows of `prompt` and `completion`.
+    """
+    tables: dict[str, list[dict[str, str]]] = {
+        "prompts_train": [{"prompt": text} for text in prompts(seed, "train", NUM_TRAIN_PROMPTS)],
+        "prompts_dev": [{"prompt": text} for text in prompts(seed, "dev", NUM_DEV_PROMPTS)],
+        "prompts_heldout": [{"prompt": text} for text in prompts(seed, "heldout", NUM_HELDOUT_PROMPTS)],
+        "demonstrations": demonstrations(seed, "train", NUM_DEMONSTRATIONS),
+        "demonstrations_dev": demonstrations(seed, "dev", NUM_DEV_DEMONSTRATIONS),
+    }
+    written = {name: folder / f"{name}.jsonl" for name in tables}
+    for name, rows in tables.items():
+        write_jsonl(written[name], rows)
+    return written
