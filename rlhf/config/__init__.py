@@ -1,0 +1,24 @@
+"""Typed configuration: YAML and dotted overrides in, frozen pydantic models out, every problem named at once."""
+
+from rlhf.config.loading import apply_override, load_config, read_yaml, validate
+from rlhf.config.located import Located, LocalPath, ModelRef, is_explicit_path
+from rlhf.config.sections import AdapterSection, EarlyStopping, ModelSection, OutputSection, Section, StageConfig
+from rlhf.config.trainer_args import TrainerArgs
+
+__all__ = [
+    "AdapterSection",
+    "EarlyStopping",
+    "LocalPath",
+    "Located",
+    "ModelRef",
+    "ModelSection",
+    "OutputSection",
+    "Section",
+    "StageConfig",
+    "TrainerArgs",
+    "apply_override",
+    "is_explicit_path",
+    "load_config",
+    "read_yaml",
+    "validate",
+]

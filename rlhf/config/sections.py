@@ -1,0 +1,74 @@
+"""The sections every stage shares."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from rlhf.config.located import ModelRef
+
+NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*$"
+
+
+class Section(BaseModel):
+    """A part of a config: immutable, and a key it does not know is an error."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class AdapterSection(Section):
+    """Low-rank adaptation (Hu et al. 2021, arXiv:2106.09685) instead of training every weight."""
+
+    method: Literal["lora"] = "lora"
+    r: Annotated[int, Field(ge=1)] = 16
+    alpha: Annotated[float, Field(gt=0)] | None = None
+    """Scale of the update times r; twice r when left out."""
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    target_modules: Literal["all-linear"] | list[str] = "all-linear"
+
+
+class ModelSection(Section):
+    """Which model a stage starts from and how it is held in memory."""
+
+    ref: ModelRef
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    """Of the weights. Masters in float32 with `trainer.bf16: true` is what learns well at small learning rates."""
+    attention: Literal["eager", "sdpa", "flash_attention_2", "flash_attention_3"] | None = None
+    quantization: Literal["8bit", "4bit"] | None = None
+    """Of a frozen base under an adapter; needs the `bitsandbytes` package."""
+    adapter: AdapterSection | None = None
+    freeze: list[str] = []
+    """Parameters whose names match one of these patterns (`model.embed_tokens.*`) are not trained."""
+    dropout: Annotated[float, Field(ge=0, lt=1)] | None = None
+    """Set every dropout of the model to this; left out, the model's own config stands."""
+
+
+class OutputSection(Section):
+    """Where in the registry the result goes."""
+
+    name: Annotated[str, Field(pattern=NAME_PATTERN)]
+    alias: str | None = None
+    """Moved to the new version once it is published (`latest` always is)."""
+
+    @field_validator("name", mode="before")
+    @classmethod
+    def _group_and_name(cls, value: Any) -> Any:
+        if isinstance(value, str) and value.count("/") != 1:
+            raise ValueError("expected `group/name`, such as `support/policy`")
+        return value
+
+
+class EarlyStopping(Section):
+    """Stop when the held-out loss has not improved for a while, and go back to the best weights."""
+
+    patience: Annotated[int, Field(ge=1)] = 3
+    """How many evaluations without improvement are waited for."""
+    threshold: Annotated[float, Field(ge=0)] = 0.0
+    """How much lower the loss has to be to count as an improvement."""
+
+
+class StageConfig(Section):
+    """What every training stage has."""
+
+    model: ModelSection
+    output: OutputSection
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0

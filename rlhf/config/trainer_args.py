@@ -1,0 +1,130 @@
+"""Checks of the `trainer:` section without importing the class it is for.
+
+The names and types of SFTConfig, RewardConfig and PPOConfig stand in `trainer_fields.json`, written by
+`python -m rlhf.modeling.trainer_config` and held equal to the installed classes by a test. With other library versions
+than the file was written for nothing is checked here: the stage asks the real class once it is imported.
+"""
+
+import difflib
+import json
+from collections.abc import Mapping
+from functools import cache
+from importlib import metadata, resources
+from typing import Any
+
+from pydantic import GetCoreSchemaHandler
+from pydantic_core import CoreSchema, core_schema
+
+from rlhf.config.loading import TrainerArgsProblem
+from rlhf.config.located import Located, resolve_path
+
+OWNED = {
+    "output_dir": "the run folder has its place; see `output` for the registry name",
+    "seed": "set `seed` at the top of the file",
+    "report_to": "set `tracking`",
+    "run_name": "set `tracking` and `output.name`",
+    "project": "set `tracking.project`",
+    "resume_from_checkpoint": "run the same command with --resume",
+    "model_init_kwargs": "set `model`",
+    "trust_remote_code": "code that comes with a model is never run",
+    "sft_model_path": "set `model.ref`",
+    "reward_model_path": "set `reward`",
+    "dataset_text_field": "map columns under `data.sources`",
+}
+"""Trainer fields that have their owner elsewhere in the config, and where."""
+
+PATH_FIELDS = ("chat_template_path", "deepspeed", "fsdp_config", "accelerator_config")
+"""Trainer fields that may name a file, which is then looked for beside the file that names it."""
+
+
+@cache
+def trainer_fields() -> dict[str, Any]:
+    """The generated file: `versions` of the libraries and `classes` -> field -> its description."""
+    text = resources.files("rlhf.config").joinpath("trainer_fields.json").read_text(encoding="utf-8")
+    fields: dict[str, Any] = json.loads(text)
+    return fields
+
+
+def fits_installed_versions() -> bool:
+    """Whether the generated file describes the installed libraries."""
+    return all(metadata.version(name) == version for name, version in trainer_fields()["versions"].items())
+
+
+class TrainerArgs:
+    """Annotation for the `trainer` section: `Annotated[dict[str, Any], TrainerArgs("SFTConfig")]`."""
+
+    def __init__(self, class_name: str) -> None:
+        self.class_name = class_name
+
+    @property
+    def keys(self) -> list[str]:
+        """The fields a user may set."""
+        return [name for name in trainer_fields()["classes"][self.class_name] if name not in OWNED]
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.no_info_after_validator_function(self._check, handler(source))
+
+    def _check(self, values: dict[str, Any]) -> dict[str, Any]:
+        fields = trainer_fields()["classes"][self.class_name] if fits_installed_versions() else None
+        checked, problems = check_trainer_args(values, fields)
+        if problems:
+            raise TrainerArgsProblem(problems)
+        return checked
+
+
+def check_trainer_args(
+    values: Mapping[str, Any], fields: Mapping[str, Any] | None
+) -> tuple[dict[str, Any], list[tuple[str, Any, str]]]:
+    """The values as the trainer's config takes them, and (key, value, what is wrong) of those it would not.
+
+    Args:
+        values: what stands under `trainer:`.
+        fields: field -> {"types": [...], "choices": [...]}; None checks nothing but the owned names.
+    """
+    checked: dict[str, Any] = {}
+    problems: list[tuple[str, Any, str]] = []
+    for key, value in values.items():
+        if key in OWNED:
+            problems.append((key, value, f"is not set here: {OWNED[key]}"))
+        elif fields is not None and key not in fields:
+            close = difflib.get_close_matches(key, [name for name in fields if name not in OWNED], n=1)
+            problems.append((key, value, f"unknown key{f'; did you mean trainer.{close[0]}?' if close else ''}"))
+        else:
+            problem = None if fields is None else wrong_type(value, fields[key])
+            if problem:
+                problems.append((key, value, problem))
+            elif key in PATH_FIELDS and isinstance(value, Located) and (value.base / value).exists():
+                checked[key] = resolve_path(value)
+            else:
+                checked[key] = _plain(value)
+    return checked, problems
+
+
+def wrong_type(value: Any, field: Mapping[str, Any]) -> str | None:
+    """What is wrong with `value` for a field so described, or None."""
+    types, choices = field["types"], field.get("choices")
+    if "any" in types:
+        return None
+    if choices and isinstance(value, str):
+        if value in choices:
+            return None
+        close = difflib.get_close_matches(value, choices, n=1)
+        return f"expected one of {', '.join(choices)}{f'; did you mean {close[0]}?' if close else ''}"
+    found = {bool: "bool", int: "int", float: "float", dict: "dict", list: "list", type(None): "null"}.get(type(value), "str")
+    if found in types or (found == "int" and "float" in types):
+        return None
+    wanted = " or ".join({"null": "nothing (null)", "str": "text", "dict": "a mapping"}.get(name, name) for name in types)
+    return f"expected {wanted}"
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, str):
+        return str(value)
+    if isinstance(value, list):
+        return [_plain(item) for item in value]
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    return value
+
+
+__all__ = ["OWNED", "TrainerArgs", "check_trainer_args", "fits_installed_versions", "trainer_fields"]

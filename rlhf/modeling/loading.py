@@ -1,0 +1,215 @@
+"""Loading: tokenizers that can pad and end, policies, reward models and critics, full or as adapters on a base."""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from fnmatch import fnmatch
+from typing import Any
+
+import torch
+from peft import LoraConfig, PeftModel, TaskType, get_peft_model
+from torch import nn
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    BitsAndBytesConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+from transformers import logging as transformers_logging
+
+from rlhf.config import AdapterSection, ModelSection
+from rlhf.errors import UserError
+from rlhf.modeling.sources import ModelSource
+
+Model = PreTrainedModel | PeftModel
+
+PAD_CANDIDATES = ("<pad>", "[PAD]", "<|pad|>", "<|finetune_right_pad_id|>", "<|endoftext|>")
+
+
+def load_tokenizer(source: ModelSource, *, generates: bool = True) -> PreTrainedTokenizerBase:
+    """The tokenizer of a model, with a padding token chosen where it has none.
+
+    The choice is the first of: a token that is a padding token by its name, the unknown token, the end token. It
+    changes nothing that is learned, since padding is masked, but a token of its own keeps the end token visible.
+
+    Args:
+        source: the model; an adapter without a tokenizer takes its base's.
+        generates: whether the model writes text and so needs an end token (an encoder that only scores does not).
+
+    Raises:
+        UserError: no tokenizer lies there, it has no end token, or nothing can serve as padding.
+    """
+    has_tokenizer = any((source.folder / name).is_file() for name in ("tokenizer_config.json", "tokenizer.json"))
+    if not has_tokenizer:
+        if source.base:
+            return load_tokenizer(source.base, generates=generates)
+        raise UserError(f"{source.ref}: holds no tokenizer (tokenizer.json); save it beside the model")
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(source.folder)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{source.ref}: the tokenizer cannot be read: {_one_line(error)}") from error
+    if generates and tokenizer.eos_token_id is None:
+        raise UserError(
+            f"{source.ref}: the tokenizer has no end-of-sequence token, so completions would never end; "
+            f'name one of its tokens as "eos_token" in {source.folder / "tokenizer_config.json"}'
+        )
+    if tokenizer.pad_token_id is None:
+        vocabulary = tokenizer.get_vocab()
+        by_name = [token for token in PAD_CANDIDATES if token in vocabulary and token != tokenizer.eos_token]
+        choice = next((token for token in (*by_name, tokenizer.unk_token, tokenizer.eos_token) if token), None)
+        if choice is None:
+            raise UserError(f"{source.ref}: the tokenizer has no padding, unknown or end token to pad with")
+        tokenizer.pad_token = choice
+    return tokenizer
+
+
+def load_causal_lm(source: ModelSource, section: ModelSection | None = None, *, trainable: bool = False) -> Model:
+    """The language model, adapters of its own merged in.
+
+    Args:
+        source: where it lies.
+        section: dtype, attention, quantization, dropout, and, for a model to be trained, freeze and adapter.
+        trainable: whether a new adapter is attached and parameters are frozen as `section` says.
+
+    Raises:
+        UserError: it is no causal language model, or its files cannot be read.
+    """
+    model = _load(source, AutoModelForCausalLM, section)
+    if source.is_adapter:
+        model = _merged(model, source)
+    if trainable and section:
+        model = _prepared(model, section, TaskType.CAUSAL_LM)
+    return model
+
+
+def new_reward_model(source: ModelSource, section: ModelSection, *, seed: int) -> Model:
+    """A reward model to be trained: the backbone of `source` with a new scalar head, drawn from `seed`."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = _load(source, AutoModelForSequenceClassification, section, num_labels=1)
+        if source.is_adapter:
+            model = _merged(model, source)
+        return _prepared(model, section, TaskType.SEQ_CLS)
+
+
+def load_reward_model(source: ModelSource, section: ModelSection | None = None) -> tuple[PreTrainedModel, float]:
+    """A trained reward model, and the offset to be taken from its scores (`reward.json`).
+
+    Raises:
+        UserError: the model has no scalar head.
+    """
+    if source.is_adapter and source.base:
+        model = _load(source.base, AutoModelForSequenceClassification, section, num_labels=1)
+        if source.base.is_adapter:
+            model = _merged(model, source.base)
+        model = PeftModel.from_pretrained(model, source.folder).merge_and_unload()
+    else:
+        model = _load(source, AutoModelForSequenceClassification, section)
+        if model.config.num_labels != 1:
+            raise UserError(f"{source.ref}: has {model.config.num_labels} labels; a reward model has one score")
+    sidecar = source.folder / "reward.json"
+    offset = float(json.loads(sidecar.read_text())["score_offset"]) if sidecar.is_file() else 0.0
+    return model.eval(), offset
+
+
+def new_value_model(source: ModelSource, section: ModelSection | None = None) -> PreTrainedModel:
+    """A critic on the backbone of `source`: a scalar head that starts at zero, so that its first values are zero."""
+    model = _load(source, AutoModelForSequenceClassification, section, num_labels=1)
+    if source.is_adapter:
+        model = _merged(model, source)
+    nn.init.zeros_(model.score.weight)
+    return model
+
+
+def context_length(model: nn.Module) -> int | None:
+    """How many tokens the model can attend to; None where its config does not say."""
+    config = model.config.get_text_config()  # type: ignore[union-attr, operator]
+    length = getattr(config, "max_position_embeddings", None)
+    return int(length) if length and length > 0 else None
+
+
+def _load(source: ModelSource, auto_class: Any, section: ModelSection | None, **extra: Any) -> Any:
+    """`source` or, below an adapter, its base, by one of transformers' Auto classes."""
+    bottom = source
+    while bottom.is_adapter and bottom.base:
+        bottom = bottom.base
+    options: dict[str, Any] = {"dtype": getattr(torch, section.dtype) if section else torch.float32}
+    if section and section.attention:
+        options["attn_implementation"] = section.attention
+    if section and section.quantization:
+        options["quantization_config"] = _quantization(section)
+    try:
+        config = AutoConfig.from_pretrained(bottom.folder, **extra)
+        if section and section.dropout is not None:
+            _set_dropout(config, section.dropout)
+        with _expected_new_head(auto_class):
+            return auto_class.from_pretrained(bottom.folder, config=config, **options)
+    except (OSError, ValueError, ImportError, KeyError) as error:
+        raise UserError(f"{source.ref}: cannot be loaded as {auto_class.__name__}: {_one_line(error)}") from error
+
+
+def _merged(model: Any, source: ModelSource) -> Any:
+    """`model`, loaded from the bottom of `source`, with the adapters on the way up merged into its weights."""
+    if source.base and source.base.is_adapter:
+        model = _merged(model, source.base)
+    return PeftModel.from_pretrained(model, source.folder).merge_and_unload()
+
+
+def _prepared(model: Any, section: ModelSection, task: TaskType) -> Model:
+    if section.adapter:
+        model = get_peft_model(model, _lora(section.adapter, task))
+    if section.freeze:
+        names = [name for name, _ in model.named_parameters()]
+        for pattern in section.freeze:
+            if not any(fnmatch(name, pattern) for name in names):
+                raise UserError(f"model.freeze = {pattern!r}: matches no parameter; they are named like {names[0]!r}")
+        for name, parameter in model.named_parameters():
+            if any(fnmatch(name, pattern) for pattern in section.freeze):
+                parameter.requires_grad_(False)
+        if not any(parameter.requires_grad for parameter in model.parameters()):
+            raise UserError("model.freeze: freezes every parameter; nothing is left to train")
+    return model
+
+
+def _lora(section: AdapterSection, task: TaskType) -> LoraConfig:
+    return LoraConfig(
+        task_type=task,
+        r=section.r,
+        lora_alpha=section.alpha if section.alpha is not None else 2 * section.r,
+        lora_dropout=section.dropout,
+        target_modules=section.target_modules,
+        # the new head is trained whole and saved with the adapter: without it a reward adapter reloads at random
+        modules_to_save=["score", "classifier"] if task is TaskType.SEQ_CLS else None,
+    )
+
+
+def _quantization(section: ModelSection) -> BitsAndBytesConfig:
+    if section.quantization == "8bit":
+        return BitsAndBytesConfig(load_in_8bit=True)
+    return BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.bfloat16)
+
+
+def _set_dropout(config: Any, value: float) -> None:
+    """Every dropout probability the config has, whatever the architecture calls it."""
+    for name, current in config.to_dict().items():
+        if ("dropout" in name or "pdrop" in name) and isinstance(current, float | int) and not isinstance(current, bool):
+            setattr(config, name, value)
+
+
+@contextmanager
+def _expected_new_head(auto_class: Any) -> Iterator[None]:
+    """A scoring head is missing from a language model's files by design: no table about it."""
+    verbosity = transformers_logging.get_verbosity()
+    if auto_class is AutoModelForSequenceClassification:
+        transformers_logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(verbosity)
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:300]
