@@ -12,6 +12,7 @@ import hashlib
 import itertools
 import json
 import os
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -170,7 +171,9 @@ class Ranking(Record):
     @property
     def group_id(self) -> str:
         """Names this ranking: the same judgement has the same id wherever it is read."""
-        body = json.dumps([self.row()["prompt"], self.row()["completions"], self.tiers, self.annotator, self.task])
+        body = json.dumps(
+            [self.row()["prompt"], self.row()["completions"], self.tiers, self.annotator, self.task]
+        )
         return hashlib.sha256(body.encode()).hexdigest()[:16]
 
     def pairs(self) -> list[Preference]:
@@ -283,11 +286,38 @@ def iter_json_lines(path: str | os.PathLike[str]) -> Iterator[tuple[int, dict[st
                 yield number, Problem(str(path), number, f"is not UTF-8 (byte {error.start} of the line)")
             except json.JSONDecodeError as error:
                 yield number, Problem(str(path), number, f"is not JSON: {error.msg} at column {error.colno}")
+            except (
+                ValueError,
+                RecursionError,
+            ) as error:  # a number of thousands of digits, nesting without end
+                yield number, Problem(str(path), number, f"is not JSON that can be read: {error}")
             else:
                 if isinstance(row, dict):
-                    yield number, row
+                    if b"\\u" in raw and has_lone_surrogate(row):
+                        yield (
+                            number,
+                            Problem(
+                                str(path),
+                                number,
+                                "holds half a character (a lone surrogate, \\ud800 to \\udfff)",
+                            ),
+                        )
+                    else:
+                        yield number, row
                 else:
                     yield number, Problem(str(path), number, f"is a JSON {type(row).__name__}, not an object")
+
+
+_SURROGATE = re.compile("[\ud800-\udfff]")
+
+
+def has_lone_surrogate(value: Any) -> bool:
+    """Whether a text in `value` holds half a surrogate pair: no UTF-8 file and no tokenizer takes it."""
+    if isinstance(value, str):
+        return not value.isascii() and _SURROGATE.search(value) is not None
+    if isinstance(value, Mapping):
+        return any(has_lone_surrogate(key) or has_lone_surrogate(inner) for key, inner in value.items())
+    return isinstance(value, list) and any(has_lone_surrogate(inner) for inner in value)
 
 
 R = TypeVar("R", bound=Record)
