@@ -54,7 +54,7 @@ def find_scorers(
         key: the config key the list stands under, for the errors.
 
     Raises:
-        UserError: a model or function is not there or is no scorer, or two have one name; all problems at once.
+        UserError: a model or function is not there or is no scorer, or two have one name; all at once.
     """
     found: list[FoundScorer] = []
     problems: list[str] = []
@@ -133,7 +133,7 @@ def load_function(section: ScorerSection, *, key: str = "function") -> Callable[
         raise UserError(f"{given}: {module_name} has no function {name}; {hint}")
     if not callable(found):
         raise UserError(
-            f"{given}: is a {type(found).__name__}, not a function (prompts, completions, **columns) -> scores"
+            f"{given}: is {found!r:.40}, not a function (prompts, completions, **columns) -> scores"
         )
     function: Callable[..., Any] = found
     return function
@@ -193,7 +193,7 @@ def _explained(given: str, module: str | None) -> Iterator[None]:
         yield
     except ModuleNotFoundError as error:
         if module is not None and error.name and f"{module}.".startswith(f"{error.name}."):
-            what = f"no module {error.name}; it is looked for beside the config file and among the installed packages"
+            what = f"no module {error.name} beside the config file or among the installed packages"
         else:
             what = f"it imports {error.name}, which is not installed"
         raise UserError(f"{given}: {what}") from error

@@ -15,7 +15,7 @@ class ScorerSection(Section):
     """A trained reward model."""
     function: str | None = None
     """`package.module:function` or `path/to/file.py:function`, called as
-    `function(prompts=[...], completions=[...], **columns) -> [score, ...]`, TRL's form of a reward function."""
+    `function(prompts=[...], completions=[...], **columns) -> [score, ...]`, as TRL calls reward functions."""
     folder: LocalPath | None = None
     """Where the module or file of `function` is looked for first; the folder of the file that names it."""
     weight: Annotated[float, Field(allow_inf_nan=False)] = 1.0

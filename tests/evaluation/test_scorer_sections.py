@@ -42,7 +42,8 @@ def test_a_function_may_be_named_by_its_file(tmp_path, registry):
     (tmp_path / "rewards").mkdir()
     (tmp_path / "rewards" / "helper.py").write_text("FACTOR = 10\n")
     (tmp_path / "rewards" / "short.py").write_text(
-        "from helper import FACTOR\ndef brevity(prompts, completions):\n    return [-FACTOR * len(c) for c in completions]\n"
+        "from helper import FACTOR\n"
+        "def brevity(prompts, completions): return [-FACTOR * len(c) for c in completions]\n"
     )
     sections = read(tmp_path, 'reward: [{function: "rewards/short.py:brevity"}]')
     assert build_scorer(sections, registry).score(["q"], ["abc"]).tolist() == [-30]
@@ -53,7 +54,10 @@ def test_several_scorers_are_added_up_by_weight(tmp_path, registry):
         "def ones(prompts, completions): return [1] * len(prompts)\n"
         "def twos(prompts, completions): return [2] * len(prompts)\n"
     )
-    yaml = 'reward: [{function: "two_rewards:ones"}, {function: "two_rewards:twos", weight: -0.25, name: penalty}]'
+    yaml = """reward:
+      - {function: "two_rewards:ones"}
+      - {function: "two_rewards:twos", weight: -0.25, name: penalty}
+    """
     scorer = build_scorer(read(tmp_path, yaml), registry)
     assert isinstance(scorer, WeightedScorer)
     assert [part.name for part in scorer.scorers] == ["ones", "penalty"]
@@ -93,10 +97,10 @@ def brevity(prompts, completions): return [0.0] * len(prompts)
 @pytest.mark.parametrize(
     ("function", "says"),
     [
-        ("no_such_package.rewards:f", "no module no_such_package; it is looked for beside the config file"),
+        ("no_such_package.rewards:f", "no module no_such_package beside the config file"),
         ("rlhf.no_such_module:f", "no module rlhf.no_such_module"),
         ("broken_rewards:brevty", "broken_rewards has no function brevty; did you mean brevity?"),
-        ("broken_rewards:limit", "is a int, not a function"),
+        ("broken_rewards:limit", "is 3, not a function"),
         ("imports_missing:f", "it imports not_installed_here, which is not installed"),
         ("raises_at_import:f", "cannot be imported: ZeroDivisionError: division by zero"),
         ("gone.py:f", "gone.py: no such file"),
@@ -115,7 +119,8 @@ def test_a_function_that_cannot_be_had_is_explained(tmp_path, registry, function
 
 
 def test_all_missing_scorers_are_named_at_once(tmp_path, registry):
-    yaml = 'reward: [{function: "nowhere:f"}, {ref: ./nothing}, {function: "builtins:len"}, {function: "builtins:len"}]'
+    lengths = '{function: "builtins:len"}'
+    yaml = f'reward: [{{function: "nowhere:f"}}, {{ref: ./nothing}}, {lengths}, {lengths}]'
     with pytest.raises(UserError) as error:
         find_scorers(read(tmp_path, yaml), registry, key="judge")
     assert [problem[:8] for problem in error.value.problems] == ["judge.0.", "judge.1.", "judge: t"]
