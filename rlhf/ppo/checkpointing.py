@@ -1,0 +1,121 @@
+"""Saves a PPO run and puts it back: which files there are, in what order, and what must agree."""
+
+import logging
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import torch
+from peft import PeftModel
+from torch import nn
+from transformers.trainer_callback import ExportableState
+
+from rlhf.checkpoint import atomic_folder, latest_intact, rotate, verify
+from rlhf.errors import UserError
+from rlhf.ppo import state as files
+
+if TYPE_CHECKING:
+    from rlhf.ppo.trainer import PPOTrainer
+
+logger = logging.getLogger(__name__)
+
+TRAINER_STATE = "trainer_state.json"
+TRAINING_ARGS = "training_args.json"
+MUST_AGREE = ("batch_size", "num_prompts", "seed")
+"""What the position in the data depends on."""
+
+
+def find(resume_from_checkpoint: str | bool | None, output_dir: str) -> Path | None:
+    """The folder to go on from, verified; None to start anew. Raises UserError when it is not there or not intact."""
+    if resume_from_checkpoint is None or resume_from_checkpoint is False:
+        return None
+    if resume_from_checkpoint is True:
+        folder = latest_intact(output_dir)
+        if folder is None:
+            raise UserError(f"{output_dir}: it holds no intact checkpoint to resume from; start without resuming")
+        return folder
+    folder = Path(resume_from_checkpoint)
+    if not folder.is_dir():
+        raise UserError(f"{folder}: there is no such checkpoint folder to resume from")
+    verify(folder)
+    return folder
+
+
+def save_policy(policy: nn.Module, folder: Path) -> None:
+    """The policy as from_pretrained reads it; of a PEFT policy the trained adapter alone."""
+    model = cast(Any, policy)
+    if isinstance(policy, PeftModel):
+        model.save_pretrained(folder, selected_adapters=[policy.active_adapter])
+    else:
+        model.save_pretrained(folder)
+
+
+def save(trainer: "PPOTrainer") -> Path:
+    """Write `checkpoint-<step>` in one piece and delete surplus older ones; returns its path."""
+    args, state = trainer.args, trainer.state
+    run_dir = Path(args.output_dir)
+    target = run_dir / f"checkpoint-{state.global_step}"
+    if state.best_global_step:
+        best = (
+            target if state.best_global_step == state.global_step else run_dir / f"checkpoint-{state.best_global_step}"
+        )
+        if best == target or best.is_dir():
+            state.best_model_checkpoint = str(best)
+    with atomic_folder(target) as folder:
+        trainer.save_model(str(folder), _internal_call=True)
+        files.save_value_model(trainer.value_model, folder)
+        if not args.save_only_model:
+            torch.save(trainer.optimizer.state_dict(), folder / files.OPTIMIZER)
+            torch.save(trainer.lr_scheduler.state_dict(), folder / files.SCHEDULER)
+            files.save_rng(folder)
+        files.save_ppo_state(folder, {"kl_controller": trainer.kl_controller.state_dict(), **_position(trainer)})
+        exportable = [
+            cb for cb in [*trainer.callback_handler.callbacks, trainer.control] if isinstance(cb, ExportableState)
+        ]
+        # Constructing a state collects what each callback wants to keep.
+        state.stateful_callbacks = type(state)(stateful_callbacks=cast(Any, exportable)).stateful_callbacks
+        state.save_to_json(str(folder / TRAINER_STATE))
+        (folder / TRAINING_ARGS).write_text(args.to_json_string(), encoding="utf-8")
+    rotate(run_dir, args.save_total_limit, keep=state.best_model_checkpoint)
+    return target
+
+
+def load_weights(trainer: "PPOTrainer", folder: Path) -> None:
+    """Policy and critic of a checkpoint."""
+    verify(folder)
+    files.load_policy(trainer.policy_model, folder)
+    files.load_value_model(trainer.value_model, folder)
+
+
+def restore(trainer: "PPOTrainer", folder: Path) -> None:
+    """Put a verified checkpoint back into a trainer built as for the first start; the random state comes last."""
+    kept = files.load_ppo_state(folder)
+    position = _position(trainer)
+    different = [name for name in MUST_AGREE if kept[name] != position[name]]
+    if different:
+        raise UserError(
+            [
+                f"{folder}: {name} was {kept[name]} and is {position[name]}; the position in the data depends on it, "
+                "so set it back or start anew"
+                for name in different
+            ]
+        )
+    if not (folder / files.OPTIMIZER).is_file():
+        raise UserError(f"{folder}: it was saved with save_only_model and has no optimizer state to resume from")
+    files.load_policy(trainer.policy_model, folder)
+    files.load_value_model(trainer.value_model, folder)
+    trainer.optimizer.load_state_dict(torch.load(folder / files.OPTIMIZER, map_location="cpu", weights_only=True))
+    trainer.lr_scheduler.load_state_dict(torch.load(folder / files.SCHEDULER, weights_only=True))
+    trainer.kl_controller.load_state_dict(kept["kl_controller"])
+    trainer.state = type(trainer.state).load_from_json(os.fspath(folder / TRAINER_STATE))
+    trainer._load_callback_state()
+    files.load_rng(folder)
+
+
+def _position(trainer: "PPOTrainer") -> dict[str, Any]:
+    return {
+        "batch_size": trainer.args.batch_size,
+        "num_prompts": len(trainer.prompts),
+        "seed": trainer.args.data_seed or trainer.args.seed,
+        "next_batch": trainer.state.global_step,
+    }

@@ -1,0 +1,179 @@
+"""PPOConfig: the fields, names and defaults of TRL 1.12's, and what came on top."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+
+from rlhf.errors import UserError
+from rlhf.trl_compat import BaseConfig
+
+
+@dataclass
+class PPOConfig(BaseConfig):
+    """Settings of `PPOTrainer`: these, and every field of `transformers.TrainingArguments`.
+
+    One update collects `per_device_train_batch_size * gradient_accumulation_steps` episodes, then passes over them
+    `num_ppo_epochs` times in `num_mini_batches` optimizer steps each. `per_device_train_batch_size` is the size of a
+    forward and backward pass alone: the result does not depend on it. `max_grad_norm` bounds the gradient of policy
+    and critic, each for itself. `bf16` is mixed precision by autocast over fp32 weights, on the CPU as well.
+
+    Differs from `TrainingArguments`: learning_rate 3e-6, gradient_checkpointing on, bf16 on unless fp16 is set, and
+    logging_steps 1 (TRL's PPO logged every update, whatever `logging_steps` said; here it is obeyed).
+    """
+
+    logging_steps: float = field(default=1, metadata={"help": "Log every so many updates, averaged over them."})
+    learning_rate: float = field(default=3e-6, metadata={"help": "Initial learning rate of policy and critic."})
+    dataset_num_proc: int | None = field(
+        default=None, metadata={"help": "Kept for TRL's scripts; prompts are read in one process."}
+    )
+    num_mini_batches: int = field(default=1, metadata={"help": "Optimizer steps in one pass over a batch."})
+    total_episodes: int | None = field(
+        default=None,
+        metadata={"help": "Completions to train on in all; default num_train_epochs times the prompts."},
+    )
+    local_rollout_forward_batch_size: int = field(
+        default=64, metadata={"help": "Rows in one generation or gradient-free forward pass."}
+    )
+    num_sample_generations: int = field(
+        default=10,
+        metadata={"help": "How often in a run to show completions of evaluation prompts; 0 for never."},
+    )
+    response_length: int = field(default=53, metadata={"help": "Longest completion, in tokens."})
+    stop_token: Literal["eos"] | None = field(
+        default=None,
+        metadata={"help": "'eos' ends a completion at the EOS tokens; None lets all run to response_length."},
+    )
+    stop_token_id: int | None = field(
+        default=None, metadata={"help": "A token id that ends a completion, instead of stop_token."}
+    )
+    temperature: float = field(default=0.7, metadata={"help": "Sampling temperature, of all log-probabilities too."})
+    missing_eos_penalty: float | None = field(
+        default=None,
+        metadata={"help": "Subtracted from the score of a completion without an EOS token; positive."},
+    )
+    sft_model_path: str = field(
+        default="EleutherAI/pythia-160m", metadata={"help": "Kept for TRL's scripts: their SFT model."}
+    )
+    world_size: int | None = field(default=None, metadata={"help": "Set by the trainer: number of processes."})
+    num_total_batches: int | None = field(default=None, metadata={"help": "Set by the trainer: number of updates."})
+    micro_batch_size: int | None = field(
+        default=None, metadata={"help": "Set by the trainer: rows of one backward pass."}
+    )
+    local_batch_size: int | None = field(
+        default=None, metadata={"help": "Set by the trainer: episodes per update and process."}
+    )
+    batch_size: int | None = field(default=None, metadata={"help": "Set by the trainer: episodes per update."})
+    local_mini_batch_size: int | None = field(
+        default=None, metadata={"help": "Set by the trainer: episodes per optimizer step and process."}
+    )
+    mini_batch_size: int | None = field(
+        default=None, metadata={"help": "Set by the trainer: episodes per optimizer step."}
+    )
+    push_to_hub: bool = field(default=False, metadata={"help": "Push the policy to the Hub."})
+    reward_model_path: str = field(
+        default="EleutherAI/pythia-160m", metadata={"help": "Kept for TRL's scripts: their reward model."}
+    )
+    model_adapter_name: str | None = field(
+        default=None, metadata={"help": "Adapter of a PEFT policy to train, when it has several."}
+    )
+    ref_adapter_name: str | None = field(
+        default=None,
+        metadata={"help": "Adapter of a PEFT policy that is the reference, when it has several."},
+    )
+    num_ppo_epochs: int = field(default=4, metadata={"help": "Passes over each batch."})
+    whiten_rewards: bool = field(default=False, metadata={"help": "Scale per-token rewards to unit variance."})
+    kl_coef: float = field(
+        default=0.05, metadata={"help": "KL coefficient; the first one if kl_controller is adaptive."}
+    )
+    kl_estimator: Literal["k1", "k2", "k3"] = field(
+        default="k1", metadata={"help": "KL estimator in the reward (http://joschu.net/blog/kl-approx.html)."}
+    )
+    cliprange: float = field(default=0.2, metadata={"help": "Clip range of the probability ratio."})
+    vf_coef: float = field(default=0.1, metadata={"help": "Weight of the value loss."})
+    cliprange_value: float = field(default=0.2, metadata={"help": "Clip range of the value."})
+    gamma: float = field(default=1.0, metadata={"help": "Discount factor."})
+    lam: float = field(default=0.95, metadata={"help": "Lambda of the advantage estimate."})
+    ds3_gather_for_generation: bool = field(
+        default=True, metadata={"help": "With DeepSpeed ZeRO-3, gather the weights for generation."}
+    )
+
+    # What TRL 1.12 did not have.
+    kl_controller: Literal["fixed", "adaptive"] = field(
+        default="fixed",
+        metadata={"help": "'adaptive' steers the KL towards kl_target (Ziegler et al. 2019)."},
+    )
+    kl_target: float = field(default=6.0, metadata={"help": "Target of the adaptive controller, nats per sequence."})
+    kl_horizon: int = field(default=10000, metadata={"help": "Horizon of the adaptive controller, in episodes."})
+    reward_at: Literal["eos", "trl"] = field(
+        default="eos",
+        metadata={"help": "Where the score is paid: at the last token, or one past it as TRL did."},
+    )
+    reward_weights: list[float] | None = field(
+        default=None,
+        metadata={"help": "Weights of reward_model and reward_funcs, in this order; default 1 each."},
+    )
+    max_prompt_length: int | None = field(
+        default=None, metadata={"help": "Longest prompt, in tokens; default what the context leaves."}
+    )
+    truncate_prompts: bool = field(
+        default=False, metadata={"help": "Cut the beginning off longer prompts instead of refusing them."}
+    )
+
+    def __post_init__(self) -> None:
+        if not torch.cuda.is_available() and not torch.xpu.is_available():
+            # TrainingArguments refuses bf16 without a GPU unless told that the CPU is meant.
+            self.bf16 = bool(self.bf16) if not self.use_cpu else self.bf16
+            self.use_cpu = self.use_cpu or bool(self.bf16)
+        super().__post_init__()
+        problems = [f"{name}: {text}" for name, text in self._problems()]
+        if problems:
+            raise UserError(problems)
+
+    def _problems(self) -> list[tuple[str, str]]:
+        """Every setting that cannot be meant, with what to do about it."""
+        problems: list[tuple[str, str]] = []
+
+        def need(ok: bool, name: str, rule: str) -> None:
+            if not ok:
+                problems.append((name, f"found {getattr(self, name)!r}; {rule}"))
+
+        for name in (
+            "num_mini_batches",
+            "num_ppo_epochs",
+            "response_length",
+            "local_rollout_forward_batch_size",
+            "kl_horizon",
+        ):
+            need(getattr(self, name) >= 1, name, "give a whole number of at least 1")
+        for name in ("temperature", "cliprange", "cliprange_value", "kl_target"):
+            need(getattr(self, name) > 0, name, "give a number above 0")
+        for name in ("kl_coef", "vf_coef", "num_sample_generations"):
+            need(getattr(self, name) >= 0, name, "give 0 or more")
+        for name in ("gamma", "lam"):
+            need(0 <= getattr(self, name) <= 1, name, "give a number from 0 to 1")
+        need(self.kl_estimator in {"k1", "k2", "k3"}, "kl_estimator", "use k1, k2 or k3")
+        need(self.kl_controller in {"fixed", "adaptive"}, "kl_controller", "use fixed or adaptive")
+        need(self.reward_at in {"eos", "trl"}, "reward_at", "use eos or trl")
+        need(self.stop_token in {None, "eos"}, "stop_token", "use 'eos' or None")
+        need(
+            self.stop_token is None or self.stop_token_id is None,
+            "stop_token_id",
+            "set this or stop_token, not both",
+        )
+        for name in ("total_episodes", "max_prompt_length"):
+            need(
+                getattr(self, name) is None or getattr(self, name) >= 1,
+                name,
+                "give at least 1, or leave it out",
+            )
+        penalty = self.missing_eos_penalty
+        need(penalty is None or penalty > 0, "missing_eos_penalty", "give a number above 0, or leave it out")
+        need(not self.fp16, "fp16", "PPO trains in fp32 or bf16; set bf16 instead")
+        if self.kl_controller == "adaptive":
+            need(
+                self.kl_coef > 0,
+                "kl_coef",
+                "an adaptive coefficient cannot grow from 0; give a number above 0",
+            )
+        return problems

@@ -1,0 +1,96 @@
+"""From prompts to a scored rollout: sample, measure log-probs and values, ask the scorers."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from rlhf.generation import sample_tokens
+from rlhf.ppo.losses import RewardAt
+from rlhf.ppo.models import PolicyAndValue, Reference, completion_logprobs, completion_values
+from rlhf.ppo.rollout import Prompts, Rollout, assemble, blank, token_batches
+from rlhf.scoring import Columns, NonFiniteError, RewardModelScorer, WeightedScorer, require_finite
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How completions are drawn and measured."""
+
+    max_new_tokens: int
+    temperature: float
+    stop_ids: tuple[int, ...]
+    """Tokens that end a completion; none for completions of one length."""
+    eos_ids: tuple[int, ...]
+    """Tokens whose presence makes a completion a finished one."""
+    pad_id: int
+    batch_size: int
+    """Rows in one gradient-free pass."""
+    reward_at: RewardAt
+
+
+@torch.no_grad()
+def collect(model: PolicyAndValue, reference: Reference, prompts: Prompts, sampling: Sampling) -> Rollout:
+    """Sample a completion for each prompt, and measure it under policy, reference and critic.
+
+    `model` is in eval mode and on the device of the result. Raises NonFiniteError naming what was not finite.
+    """
+    tokens = sample_tokens(
+        model.policy,
+        prompts.ids,
+        max_new_tokens=sampling.max_new_tokens,
+        temperature=sampling.temperature,
+        stop_ids=sampling.stop_ids,
+        pad_id=sampling.pad_id,
+        batch_size=sampling.batch_size,
+    )
+    logprobs, ref_logprobs, values = blank(tokens), blank(tokens), blank(tokens)
+    rows = range(len(prompts.ids))
+    for batch in token_batches(prompts, tokens, rows, sampling.batch_size, sampling.pad_id, sampling.reward_at):
+        cells = (batch.rows, slice(0, batch.width))
+        logprobs[cells] = completion_logprobs(model.policy, batch, sampling.temperature)
+        with reference.active() as ref_policy:
+            ref_logprobs[cells] = completion_logprobs(ref_policy, batch, sampling.temperature)
+        values[cells] = completion_values(model.value_model, batch.tensors())
+    rollout = assemble(prompts, tokens, sampling.eos_ids, sampling.reward_at, logprobs, ref_logprobs, values)
+    for source, cells_ in (
+        ("the policy's log-probs", rollout.logprobs),
+        ("the reference's log-probs", rollout.ref_logprobs),
+        ("the critic's values", rollout.values),
+    ):
+        if not bool(torch.isfinite(cells_).all()):
+            bad = int((~torch.isfinite(cells_)).any(1).sum())
+            raise NonFiniteError(f"rollout: {source} are not finite in {bad} of {len(cells_)} completions")
+    return rollout
+
+
+def score(
+    rollout: Rollout,
+    scorer: WeightedScorer,
+    tokenizer: PreTrainedTokenizerBase,
+    missing_eos_penalty: float | None,
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Scores [B] on the rollout's device with the penalty taken off, and each scorer's own [B] by name."""
+    completion_ids = [
+        ids[mask].tolist() for ids, mask in zip(rollout.completion_ids.cpu(), rollout.mask.cpu(), strict=True)
+    ]
+    completions = [tokenizer.decode(ids, skip_special_tokens=True) for ids in completion_ids]
+    prompt_ids = [ids.tolist() for ids in rollout.prompts.ids]
+    columns = {**rollout.prompts.columns, "prompt_ids": prompt_ids, "completion_ids": completion_ids}
+    each = scorer.score_each(rollout.prompts.texts, completions, columns)
+    for name, values in each.items():
+        require_finite(values, name)
+    scores = scorer.combine(each).to(rollout.mask.device)
+    if missing_eos_penalty is not None:
+        scores = torch.where(rollout.ended, scores, scores - missing_eos_penalty)
+    return scores, each
+
+
+class TokenRewardScorer(RewardModelScorer):
+    """A reward model that reads the policy's own token ids, as TRL's PPO has it; no text is made and tokenised again."""
+
+    def score(self, prompts: Sequence[object], completions: Sequence[str], columns: Columns | None = None) -> Tensor:
+        """Scores [B] of `columns["prompt_ids"]` followed by `columns["completion_ids"]`."""
+        assert columns is not None
+        return self.score_ids([p + c for p, c in zip(columns["prompt_ids"], columns["completion_ids"], strict=True)])

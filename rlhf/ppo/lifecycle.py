@@ -1,0 +1,124 @@
+"""What any trainer owes to transformers' Trainer, for one that learns in updates: start, resume, callbacks, saving."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+from torch import nn
+from transformers import TrainerState
+from transformers.trainer_callback import ExportableState
+from transformers.trainer_utils import SaveStrategy, TrainOutput, set_seed, speed_metrics
+
+from rlhf.ppo import checkpointing
+from rlhf.ppo.config import PPOConfig
+from rlhf.ppo.kl import KLController
+from rlhf.ppo.metrics import MetricLog
+from rlhf.ppo.models import PolicyAndValue
+from rlhf.ppo.prompts import PromptOrder, PromptSet
+from rlhf.trl_compat import BaseTrainer
+
+
+@dataclass
+class PPOTrainerState(TrainerState):
+    """The Trainer's state, and the number of episodes seen."""
+
+    episode: int = 0
+
+
+class OnlineTrainer(BaseTrainer):
+    """The part of PPOTrainer that is not PPO."""
+
+    args: PPOConfig
+    state: PPOTrainerState
+    model: PolicyAndValue
+    policy_model: nn.Module
+    value_model: nn.Module
+    prompts: PromptSet
+    order: PromptOrder
+    kl_controller: KLController
+
+    def _begin(self, resume_from_checkpoint: str | bool | None) -> int:
+        """Optimizer, schedule and state, new or from a checkpoint; returns the number of updates."""
+        args = self.args
+        num_updates = cast(int, args.num_total_batches)
+        folder = checkpointing.find(resume_from_checkpoint, args.output_dir)
+        if args.gradient_checkpointing:
+            self.model.gradient_checkpointing_enable(args.gradient_checkpointing_kwargs or {"use_reentrant": False})
+        if self._created_lr_scheduler:
+            self.lr_scheduler, self._created_lr_scheduler = None, False
+        self.create_optimizer_and_scheduler(num_training_steps=num_updates)
+        self.optimizer.zero_grad()
+        for name in ("optimizer", "lr_scheduler"):
+            setattr(self.callback_handler, name, getattr(self, name))
+        self.metric_log = MetricLog()
+        self.state = self._new_state()
+        if folder is None:
+            set_seed(args.seed)
+        else:
+            checkpointing.restore(self, folder)
+        self.state.compute_steps(args, num_updates)
+        self.state.max_steps = num_updates
+        self.state.num_train_epochs = num_updates / self.order.batches_per_epoch
+        self.state.is_local_process_zero = self.is_local_process_zero()
+        self.state.is_world_process_zero = self.is_world_process_zero()
+        self.is_in_train = True
+        return num_updates
+
+    def _end(self, start_time: float, losses: list[float]) -> TrainOutput:
+        remaining = self.metric_log.take()
+        if remaining:
+            self.log(remaining)
+        num_steps = len(losses)
+        metrics = speed_metrics(
+            "train", start_time, num_samples=num_steps * cast(int, self.args.batch_size), num_steps=num_steps
+        )
+        metrics["train_loss"] = sum(losses) / num_steps if num_steps else 0.0
+        self.log(dict(metrics))
+        if self.args.load_best_model_at_end and self.state.best_model_checkpoint is not None:
+            checkpointing.load_weights(self, Path(self.state.best_model_checkpoint))
+        self.control = self.callback_handler.on_train_end(self.args, self.state, self.control)
+        self._finish_current_push()
+        self.is_in_train = False
+        return TrainOutput(self.state.global_step, metrics["train_loss"], metrics)
+
+    def _log_evaluate_save(self) -> None:
+        """Do what the callbacks asked for, as transformers' Trainer does after a step."""
+        if self.control.should_log:
+            metrics = self.metric_log.take()
+            if metrics:
+                self.log(metrics)
+        if self.control.should_evaluate:
+            metrics = self._evaluate(None, None)
+            is_best = self._determine_best_metric(metrics=metrics, trial=None)
+            if self.args.save_strategy == SaveStrategy.BEST:
+                self.control.should_save = is_best
+        if self.control.should_save:
+            self._save_checkpoint(self.model, trial=None)
+            self.control = self.callback_handler.on_save(self.args, self.state, self.control)
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Save the policy, ready for from_pretrained, and its tokenizer."""
+        folder = Path(output_dir or self.args.output_dir)
+        folder.mkdir(parents=True, exist_ok=True)
+        checkpointing.save_policy(self.policy_model, folder)
+        self.processing_class.save_pretrained(folder)
+        if self.args.push_to_hub and not _internal_call:
+            self.push_to_hub(commit_message="Model save", revision=self.args.hub_revision)
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        name = self.args.hub_model_id.split("/")[-1] if self.args.hub_model_id else Path(self.args.output_dir).name
+        self.create_model_card(model_name=name)
+        folder = checkpointing.save(self)
+        if self.args.push_to_hub:
+            self._push_from_checkpoint(str(folder))
+
+    def _new_state(self) -> PPOTrainerState:
+        exportable = [cb for cb in [*self.callback_handler.callbacks, self.control] if isinstance(cb, ExportableState)]
+        return PPOTrainerState(
+            is_local_process_zero=self.is_local_process_zero(),
+            is_world_process_zero=self.is_world_process_zero(),
+            stateful_callbacks=cast(Any, exportable),
+        )
+
+    def _send_telemetry(self) -> None:
+        """Send nothing: TRL's trainers report each start to the Hub, this one does not."""

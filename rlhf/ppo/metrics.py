@@ -1,0 +1,84 @@
+"""What is reported of an update, under TRL 1.12's keys. Real tokens count and nothing else."""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from rlhf.ppo.losses import explained_variance, masked_mean
+from rlhf.ppo.rollout import Rollout
+
+LATEST = frozenset({"episode", "lr", "eps", "objective/kl_coef"})
+"""Metrics of which the last value is logged; of the others the mean over the updates since the last log."""
+
+MINIBATCH_KEYS = (
+    "loss/policy_avg",
+    "loss/value_avg",
+    "policy/approxkl_avg",
+    "policy/clipfrac_avg",
+    "val/clipfrac_avg",
+    "policy/entropy_avg",
+    "val/ratio",
+    "policy/grad_norm",
+    "value/grad_norm",
+)
+"""Order of the numbers that one optimizer step hands over, each a mean over its real tokens."""
+
+
+def rollout_metrics(
+    rollout: Rollout,
+    kl: Tensor,
+    scores: Tensor,
+    each_score: Mapping[str, Tensor],
+    kl_coef: float,
+    stop_ids: Sequence[int],
+) -> dict[str, float]:
+    """Metrics of a rollout; kl [B, T] in nats, scores [B] with penalties, each_score [B] per scorer without.
+
+    `objective/kl`, `objective/entropy` and the rewards are per sequence: summed over its tokens, mean over sequences.
+    """
+    non_score = -kl_coef * kl.sum(1).mean()
+    stops = torch.isin(rollout.completion_ids, torch.tensor(list(stop_ids), device=rollout.mask.device)) & rollout.mask
+    metrics = {
+        "objective/kl": kl.sum(1).mean(),
+        "objective/entropy": -rollout.logprobs.sum(1).mean(),
+        "objective/non_score_reward": non_score,
+        "objective/rlhf_reward": non_score + scores.mean(),
+        "objective/scores": scores.mean(),
+        "objective/score_std": scores.std(correction=0),
+        "val/num_eos_tokens": stops.sum(),
+        "completions/mean_length": rollout.lengths.float().mean(),
+        "completions/eos_share": rollout.ended.float().mean(),
+    }
+    metrics.update({f"objective/scores/{name}": values.mean() for name, values in each_score.items()})
+    return {name: float(value) for name, value in metrics.items()}
+
+
+def training_metrics(steps: Sequence[Tensor], rollout: Rollout, returns: Tensor) -> dict[str, float]:
+    """Means over the optimizer steps of one update, each a tensor in the order of MINIBATCH_KEYS."""
+    table = torch.stack(list(steps)).double()
+    metrics = dict(zip(MINIBATCH_KEYS, table.mean(0).tolist(), strict=True))
+    ratios = table[:, MINIBATCH_KEYS.index("val/ratio")]
+    metrics["val/ratio_var"] = float(ratios.var(correction=1 if len(ratios) > 1 else 0))
+    metrics["val/explained_variance"] = float(explained_variance(rollout.values, returns, rollout.value_mask))
+    metrics["val/mean"] = float(masked_mean(rollout.values, rollout.value_mask))
+    return metrics
+
+
+class MetricLog:
+    """Collects the metrics of updates between two logs."""
+
+    def __init__(self) -> None:
+        self._updates: list[dict[str, float]] = []
+
+    def add(self, metrics: dict[str, float]) -> None:
+        self._updates.append(metrics)
+
+    def take(self) -> dict[str, float]:
+        """Means since the last call (the last value for LATEST); empty when nothing came in."""
+        if not self._updates:
+            return {}
+        last = self._updates[-1]
+        means = {k: last[k] if k in LATEST else sum(u[k] for u in self._updates) / len(self._updates) for k in last}
+        self._updates.clear()
+        return means

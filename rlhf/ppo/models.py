@@ -1,0 +1,202 @@
+"""The models of a PPO run: policy and critic as one module, the reference, and forward passes over completions."""
+
+import contextlib
+import copy
+import inspect
+from collections.abc import Iterator, Mapping
+from typing import Any, cast
+
+import torch
+from peft import PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from rlhf.errors import UserError
+from rlhf.ppo.rollout import TokenBatch
+from rlhf.trl_compat import (
+    disable_dropout_in_model,
+    selective_log_softmax,
+    selective_log_softmax_and_entropy,
+    use_adapter,
+)
+
+REFERENCE_ADAPTER = "reference"
+
+
+class ValueModel(nn.Module):
+    """A critic grown from a policy: its backbone and a scalar head that starts at zero, so that values start at 0.
+
+    Has the attributes by which a sequence classifier is used as critic: `base_model_prefix`, the backbone, `score`.
+    """
+
+    base_model_prefix = "backbone"
+
+    def __init__(self, backbone: nn.Module) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.config = backbone.config
+        weight = next(backbone.parameters())
+        hidden_size = self.config.get_text_config().hidden_size
+        self.score = nn.Linear(hidden_size, 1, bias=False, device=weight.device, dtype=weight.dtype)
+        nn.init.zeros_(self.score.weight)
+
+    def gradient_checkpointing_enable(self, gradient_checkpointing_kwargs: dict[str, Any] | None = None) -> None:
+        cast(Any, self.backbone).gradient_checkpointing_enable(gradient_checkpointing_kwargs)
+
+
+class PolicyAndValue(nn.Module):
+    """Policy and separate critic as the one module that is optimised, prepared and wrapped."""
+
+    def __init__(self, policy: nn.Module, value_model: nn.Module) -> None:
+        super().__init__()
+        self.policy = policy
+        self.value_model = value_model
+        self.config = policy.config
+
+    def forward(self, batch: Mapping[str, Tensor], temperature: float) -> tuple[Tensor, Tensor, Tensor]:
+        """Log-probs, entropies (no gradient) and values, [b, W] float32 each, of a `TokenBatch.tensors()`."""
+        logits = completion_logits(self.policy, batch)
+        logprobs, entropy = selective_log_softmax_and_entropy(
+            logits, batch["completion_ids"], entropy_requires_grad=False, temperature=temperature
+        )
+        return logprobs, entropy, completion_values(self.value_model, batch)
+
+    def gradient_checkpointing_enable(self, gradient_checkpointing_kwargs: dict[str, Any] | None = None) -> None:
+        for model in (self.policy, self.value_model):
+            cast(Any, model).gradient_checkpointing_enable(gradient_checkpointing_kwargs=gradient_checkpointing_kwargs)
+
+
+def completion_logits(model: nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
+    """Logits [b, W, V] float32 of the positions that predict a completion token, and of no others."""
+    width = batch["completion_ids"].size(1)
+    inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}
+    accepted = inspect.signature(unwrap_adapters(model).forward).parameters
+    if "position_ids" in accepted:
+        inputs["position_ids"] = batch["position_ids"]
+    keep = {"logits_to_keep": width} if "logits_to_keep" in accepted else {}
+    logits: Tensor = model(**inputs, **keep, use_cache=False).logits
+    return logits[:, -width:].float()
+
+
+def completion_logprobs(model: nn.Module, batch: TokenBatch, temperature: float) -> Tensor:
+    """Log-probabilities [b, W] float32 of the completion tokens at this sampling temperature."""
+    tensors = batch.tensors()
+    return selective_log_softmax(completion_logits(model, tensors), tensors["completion_ids"], temperature)
+
+
+def completion_values(value_model: nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
+    """Values [b, W] float32: column t is the estimate before completion token t."""
+    model = unwrap_adapters(value_model)
+    backbone = getattr(model, cast(Any, model).base_model_prefix)
+    inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}
+    if "position_ids" in inspect.signature(backbone.forward).parameters:
+        inputs["position_ids"] = batch["position_ids"]
+    hidden = backbone(**inputs, use_cache=False).last_hidden_state
+    width = batch["completion_ids"].size(1)
+    return cast(Any, model).score(hidden[:, -width:]).squeeze(-1).float()
+
+
+def unwrap_adapters(model: nn.Module) -> nn.Module:
+    return model.get_base_model() if isinstance(model, PeftModel) else model
+
+
+def build_value_model(policy: nn.Module, reward_model: nn.Module | None, same_tokenizer: bool) -> nn.Module:
+    """A critic of its own: a copy of the reward model where that reads the policy's tokens from left to right
+    (a decoder with a scalar `score` head and the policy's tokenizer), else the policy's backbone with a new head.
+    """
+    if reward_model is not None and same_tokenizer and hasattr(unwrap_adapters(reward_model), "score"):
+        model = copy.deepcopy(reward_model)
+        if isinstance(model, PeftModel):
+            model = model.merge_and_unload()
+        return model.requires_grad_(True)
+    merged = copy.deepcopy(policy)
+    if isinstance(merged, PeftModel):
+        merged = merged.merge_and_unload()
+    return ValueModel(getattr(merged, cast(Any, merged).base_model_prefix)).requires_grad_(True)
+
+
+def check_value_model(value_model: nn.Module, policy: nn.Module) -> None:
+    """Raise UserError unless the critic has a scalar `score` head and the policy's vocabulary."""
+    model = unwrap_adapters(value_model)
+    score = getattr(model, "score", None)
+    if score is None or not hasattr(model, "base_model_prefix"):
+        raise UserError(
+            f"value_model: {type(model).__name__} has no `score` head; load a decoder with "
+            "AutoModelForSequenceClassification (num_labels=1), or leave value_model out"
+        )
+    outputs = getattr(model.config, "num_labels", 1) if isinstance(model, PreTrainedModel) else 1
+    if outputs != 1:
+        raise UserError(f"value_model: it has {outputs} outputs; load it with num_labels=1")
+    sizes = [cast(Any, m).config.get_text_config().vocab_size for m in (model, policy)]
+    if sizes[0] < sizes[1]:
+        raise UserError(
+            f"value_model: its vocabulary of {sizes[0]} tokens is smaller than the policy's {sizes[1]}; "
+            "the critic reads the policy's tokens, so take one with the same tokenizer, or leave value_model out"
+        )
+
+
+class Reference:
+    """The policy that KL is measured against: a frozen model, or the policy itself with another adapter or none."""
+
+    def __init__(self, policy: nn.Module, ref_model: nn.Module | None, adapter: str | None) -> None:
+        """`ref_model` None: `policy` is a PEFT model, and `adapter` names the one that is the reference (None: off)."""
+        self.model = ref_model
+        self._policy = policy
+        self._adapter = adapter
+
+    @contextlib.contextmanager
+    def active(self) -> Iterator[nn.Module]:
+        if self.model is not None:
+            yield self.model
+            return
+        with use_adapter(cast(PeftModel, self._policy), self._adapter):
+            yield self._policy
+
+
+def build_reference(
+    policy: nn.Module, ref_model: nn.Module | None, ref_adapter_name: str | None, fresh_adapter: bool
+) -> Reference:
+    """The reference for `policy` as it is now.
+
+    Without a `ref_model`: a full policy is copied; a PEFT policy whose adapter is new (`fresh_adapter`) is referred to
+    its base, adapters off; one that came with an adapter (from SFT, say) keeps a frozen copy of that adapter as it is
+    now under the name "reference", so that KL starts at 0 whatever the adapter had learned.
+    """
+    if ref_model is not None:
+        return Reference(policy, ref_model.requires_grad_(False).eval(), None)
+    if not isinstance(policy, PeftModel):
+        return Reference(policy, copy.deepcopy(policy).requires_grad_(False).eval(), None)
+    if ref_adapter_name is not None:
+        if ref_adapter_name not in policy.peft_config:
+            raise UserError(
+                f"ref_adapter_name: the policy has no adapter {ref_adapter_name!r}; it has {[*policy.peft_config]}"
+            )
+        return Reference(policy, None, ref_adapter_name)
+    if fresh_adapter:
+        return Reference(policy, None, None)
+    active = policy.active_adapter
+    config = copy.deepcopy(policy.peft_config[active])
+    config.inference_mode = True
+    policy.add_adapter(REFERENCE_ADAPTER, config)
+    weights = get_peft_model_state_dict(policy, adapter_name=active)
+    set_peft_model_state_dict(policy, weights, adapter_name=REFERENCE_ADAPTER)
+    policy.set_adapter(active)
+    return Reference(policy, None, REFERENCE_ADAPTER)
+
+
+def disable_dropout(model: nn.Module) -> None:
+    """Turn every dropout off for good: old and new log-probs must differ by the update alone."""
+    disable_dropout_in_model(model)
+    for module in model.modules():
+        # Attention passes its rate as a number to a functional dropout.
+        if isinstance(getattr(module, "attention_dropout", None), float):
+            module.attention_dropout = 0.0
+
+
+def trainable(model: nn.Module) -> dict[str, Tensor]:
+    return {name: p for name, p in model.named_parameters() if p.requires_grad}
+
+
+def low_precision(model: nn.Module) -> bool:
+    """Whether a trainable weight is stored in 16 bits, where steps of a usual learning rate round to nothing."""
+    return any(p.dtype in {torch.bfloat16, torch.float16} for p in trainable(model).values())

@@ -1,0 +1,126 @@
+"""Prompts in, token ids out: text, conversations, or ids made beforehand as TRL's scripts do."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, cast
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from rlhf.errors import UserError
+from rlhf.generation import Messages, check_lengths, encode_prompt
+from rlhf.ppo.rollout import Prompts
+
+_TOKEN_COLUMNS = {"input_ids", "attention_mask", "token_type_ids", "prompt"}
+DataCollator = Callable[[list[dict[str, Any]]], Mapping[str, Tensor]]
+
+
+class PromptSet:
+    """A data set of prompts with its token ids. Rows are read once, so that a bad one is known before the first rollout."""
+
+    def __init__(
+        self,
+        dataset: Sequence[Mapping[str, Any]],
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        name: str,
+        max_new_tokens: int,
+        context_length: int | None,
+        max_prompt_length: int | None = None,
+        truncate: bool = False,
+        collator: DataCollator | None = None,
+    ) -> None:
+        """`dataset` has `input_ids`, or `prompt` as text or messages; its other columns go to reward functions.
+
+        A prompt over `max_prompt_length` tokens, or that leaves no room for `max_new_tokens` in the context, loses its
+        beginning if `truncate`, else raises UserError naming the row (from 0). So do empty rows and a missing column.
+        """
+        if len(dataset) == 0:
+            raise UserError(f"{name}: it has no rows; give at least one prompt")
+        self._dataset = dataset
+        self._tokenizer = tokenizer
+        columns = set(dataset[0])
+        if not columns & {"input_ids", "prompt"}:
+            raise UserError(f"{name}: it needs a column `prompt` or `input_ids`; found {', '.join(sorted(columns))}")
+        self._columns = sorted(columns - _TOKEN_COLUMNS)
+        rows = [_encode(dataset[i], i, tokenizer, name, collator) for i in range(len(dataset))]
+        limits = [n for n in (max_prompt_length, context_length and context_length - max_new_tokens) if n is not None]
+        if limits and min(limits) < 1:
+            raise UserError(
+                f"response_length: {max_new_tokens} tokens leave no room for a prompt in the model's context of {context_length}"
+            )
+        if truncate and limits:
+            rows = [row[-min(limits) :] for row in rows]
+        lengths = [len(row) for row in rows]
+        check_lengths(lengths, max_new_tokens, context_length, name)
+        if max_prompt_length is not None:
+            check_lengths(lengths, 0, max_prompt_length, f"{name} (max_prompt_length {max_prompt_length})")
+        # 4 bytes a token; a list of Python integers would take 36.
+        self._ids = [np.asarray(row, dtype=np.int32) for row in rows]
+
+    def __len__(self) -> int:
+        return len(self._ids)
+
+    def batch(self, rows: Sequence[int]) -> Prompts:
+        ids = [torch.from_numpy(self._ids[i]).long() for i in rows]
+        records = [self._dataset[i] for i in rows]
+        texts = [self._text(record, row) for record, row in zip(records, ids, strict=True)]
+        return Prompts(ids, texts, {name: [record[name] for record in records] for name in self._columns})
+
+    def _text(self, record: Mapping[str, Any], ids: Tensor) -> str | Messages:
+        if "prompt" in record:
+            return cast("str | Messages", record["prompt"])
+        return str(self._tokenizer.decode(ids, skip_special_tokens=True))
+
+
+class PromptOrder:
+    """Which rows belong to which batch: a new seeded order each epoch, the ragged rest left out.
+
+    It is a function of the seed and the batch's number alone, so a position in the data is one integer.
+    """
+
+    def __init__(self, num_prompts: int, batch_size: int, seed: int) -> None:
+        """Raises UserError when the prompts do not fill one batch."""
+        if num_prompts < batch_size:
+            raise UserError(
+                f"train_dataset: {num_prompts} prompts do not fill one batch of {batch_size} (per_device_train_batch_size "
+                "* gradient_accumulation_steps); give more prompts or make the batch smaller"
+            )
+        self.batches_per_epoch = num_prompts // batch_size
+        self._num_prompts = num_prompts
+        self._batch_size = batch_size
+        self._seed = seed
+
+    def rows(self, batch: int) -> list[int]:
+        """Rows of batch number `batch`, counted from 0 over all epochs."""
+        epoch, index = divmod(batch, self.batches_per_epoch)
+        order = np.random.default_rng([self._seed, epoch]).permutation(self._num_prompts)
+        return [int(i) for i in order[index * self._batch_size : (index + 1) * self._batch_size]]
+
+
+def _encode(
+    record: Mapping[str, Any],
+    row: int,
+    tokenizer: PreTrainedTokenizerBase,
+    name: str,
+    collator: DataCollator | None,
+) -> list[int]:
+    """Token ids of one record without padding."""
+    if "input_ids" not in record:
+        prompt = record["prompt"]
+        if not isinstance(prompt, (str, list)) or not prompt:
+            raise UserError(
+                f"{name}: row {row} has no prompt (found {prompt!r}); remove it or give it text or messages"
+            )
+        return encode_prompt(tokenizer, prompt)
+    if collator is not None:
+        batch = collator([dict(record)])
+        record = {key: batch[key][0] for key in ("input_ids", "attention_mask") if key in batch}
+    ids = [int(i) for i in record["input_ids"]]
+    if "attention_mask" in record:
+        return [i for i, real in zip(ids, record["attention_mask"], strict=True) if int(real)]
+    pad_id = tokenizer.pad_token_id
+    if pad_id is not None and pad_id not in {tokenizer.eos_token_id, tokenizer.bos_token_id}:
+        return [i for i in ids if i != pad_id]
+    return ids

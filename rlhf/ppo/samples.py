@@ -1,0 +1,62 @@
+"""Completions for people to look at while training runs: on the console (stderr) and in W&B."""
+
+import sys
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.table import Table
+from transformers import is_wandb_available
+
+from rlhf.generation import eval_mode, sample_tokens, seeded
+from rlhf.ppo.rollout import Prompts
+
+if TYPE_CHECKING:
+    from rlhf.ppo.trainer import PPOTrainer
+
+
+def show_samples(trainer: "PPOTrainer", prompts: Prompts, rows_on_console: int = 5) -> list[dict[str, Any]]:
+    """Complete `prompts` greedily and score them; returns one row `{query, model response, score}` for each."""
+    sampling, tokenizer = trainer.sampling, trainer.processing_class
+    with seeded(trainer.args.seed), eval_mode(trainer.model), trainer.autocast():
+        tokens = sample_tokens(
+            trainer.policy_model,
+            prompts.ids,
+            max_new_tokens=sampling.max_new_tokens,
+            temperature=0.0,
+            stop_ids=sampling.stop_ids,
+            pad_id=sampling.pad_id,
+            batch_size=sampling.batch_size,
+        )
+        completion_ids = [ids[mask].tolist() for ids, mask in zip(tokens.ids.cpu(), tokens.mask.cpu(), strict=True)]
+        completions = [tokenizer.decode(ids, skip_special_tokens=True) for ids in completion_ids]
+        columns = {
+            **prompts.columns,
+            "prompt_ids": [p.tolist() for p in prompts.ids],
+            "completion_ids": completion_ids,
+        }
+        scores = trainer.scorer.score(prompts.texts, completions, columns).tolist()
+    rows = [
+        {
+            "query": tokenizer.decode(ids, skip_special_tokens=True),
+            "model response": completion,
+            "score": value,
+        }
+        for ids, completion, value in zip(prompts.ids, completions, scores, strict=True)
+    ]
+    if not trainer.args.disable_tqdm:
+        _print(rows[:rows_on_console], trainer.state.global_step)
+    if "wandb" in trainer.args.report_to and is_wandb_available():
+        import wandb
+
+        if wandb.run is not None:
+            table = wandb.Table(columns=list(rows[0]), data=[list(row.values()) for row in rows])
+            wandb.log({"completions": table})
+    return rows
+
+
+def _print(rows: list[dict[str, Any]], step: int) -> None:
+    table = Table(*rows[0], title=f"completions after update {step}", show_lines=True)
+    for row in rows:
+        # Model text is not markup.
+        table.add_row(*(f"{v:.3f}" if isinstance(v, float) else v.replace("[", r"\[") for v in row.values()))
+    Console(file=sys.stderr).print(table)

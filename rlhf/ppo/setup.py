@@ -1,0 +1,120 @@
+"""What the trainer's constructor works out from its arguments: batch sizes, policy, scorers, sampling."""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, cast
+
+from peft import PeftConfig, PeftModel, get_peft_model
+from torch import nn
+from transformers import PreTrainedTokenizerBase
+
+from rlhf.errors import UserError
+from rlhf.generation import stop_token_ids
+from rlhf.ppo.config import PPOConfig
+from rlhf.ppo.experience import Sampling, TokenRewardScorer
+from rlhf.scoring import FunctionScorer, RewardModelScorer, Scorer, WeightedScorer
+
+RewardFunc = Callable[..., Sequence[float]] | Scorer
+
+
+def set_batch_sizes(args: PPOConfig, num_prompts: int, world_size: int) -> None:
+    """Fill in the sizes that `args` leaves to the trainer, under TRL's names. Raises UserError where they do not divide."""
+    if world_size > 1:
+        raise UserError(f"PPOTrainer: started with {world_size} processes; it runs in one, start it without a launcher")
+    args.world_size = world_size
+    if args.total_episodes is None:
+        args.total_episodes = max(1, int(args.num_train_epochs * num_prompts))
+    args.local_batch_size = args.per_device_train_batch_size * args.gradient_accumulation_steps
+    args.micro_batch_size = args.per_device_train_batch_size * world_size
+    args.batch_size = args.local_batch_size * world_size
+    if args.batch_size % args.num_mini_batches:
+        raise UserError(
+            f"num_mini_batches: {args.num_mini_batches} does not divide the batch of {args.batch_size} episodes "
+            "(per_device_train_batch_size * gradient_accumulation_steps); change one of the three"
+        )
+    args.mini_batch_size = args.batch_size // args.num_mini_batches
+    args.local_mini_batch_size = args.local_batch_size // args.num_mini_batches
+    if args.whiten_rewards and args.local_mini_batch_size < 8:
+        raise UserError(
+            f"whiten_rewards: minibatches of {args.local_mini_batch_size} episodes are too small for it; use 8 or more"
+        )
+    args.num_total_batches = args.max_steps if args.max_steps > 0 else math.ceil(args.total_episodes / args.batch_size)
+
+
+def attach_adapter(policy: nn.Module, peft_config: Any, args: PPOConfig) -> nn.Module:
+    """The policy to train: wrapped with `peft_config` if one is given, with the adapter that `args` names active."""
+    if peft_config is not None:
+        if not isinstance(peft_config, PeftConfig):
+            raise TypeError(
+                f"peft_config: expected a peft.PeftConfig such as LoraConfig, found {type(peft_config).__name__}"
+            )
+        if isinstance(policy, PeftModel):
+            raise UserError(
+                "peft_config: the model has an adapter already; leave peft_config out to train that one, or merge it first"
+            )
+        policy = get_peft_model(cast(Any, policy), peft_config)
+    elif args.model_adapter_name is not None:
+        if not isinstance(policy, PeftModel) or args.model_adapter_name not in policy.peft_config:
+            raise UserError(f"model_adapter_name: the model has no adapter {args.model_adapter_name!r}")
+    if isinstance(policy, PeftModel):
+        # Makes it trainable too: a PeftModel loaded from a folder is frozen by default.
+        policy.set_adapter(args.model_adapter_name or policy.active_adapter)
+    return policy
+
+
+def build_scorer(
+    reward_model: nn.Module | None,
+    reward_funcs: Sequence[RewardFunc] | RewardFunc | None,
+    policy: nn.Module,
+    tokenizer: PreTrainedTokenizerBase,
+    reward_tokenizer: PreTrainedTokenizerBase | None,
+    args: PPOConfig,
+) -> WeightedScorer:
+    """The reward model, then the functions, with `args.reward_weights`. Raises UserError when there is nothing to score with."""
+    scorers: list[Scorer] = []
+    batch_size = args.local_rollout_forward_batch_size
+    if reward_model is not None and (reward_tokenizer is None or reward_tokenizer is tokenizer):
+        sizes = [cast(Any, model).config.get_text_config().vocab_size for model in (reward_model, policy)]
+        if sizes[0] < sizes[1]:
+            raise UserError(
+                f"reward_model: its vocabulary of {sizes[0]} tokens is smaller than the policy's {sizes[1]}; "
+                "pass its tokenizer as reward_processing_class"
+            )
+        scorers.append(TokenRewardScorer(reward_model, tokenizer, batch_size=batch_size))
+    elif reward_model is not None:
+        scorers.append(RewardModelScorer(reward_model, cast(Any, reward_tokenizer), batch_size=batch_size))
+    if reward_funcs is not None and not isinstance(reward_funcs, (list, tuple)):
+        reward_funcs = [cast(RewardFunc, reward_funcs)]
+    scorers += [f if isinstance(f, Scorer) else FunctionScorer(f) for f in reward_funcs or []]
+    if not scorers:
+        raise UserError("reward_model: there is nothing to score with; give reward_model, reward_funcs or both")
+    return WeightedScorer(scorers, args.reward_weights)
+
+
+def build_sampling(policy: nn.Module, tokenizer: PreTrainedTokenizerBase, args: PPOConfig) -> Sampling:
+    """Stop tokens and the rest of how completions are drawn. Raises UserError for a token id the vocabulary lacks."""
+    vocab_size = cast(Any, policy).config.get_text_config().vocab_size
+    stop_ids: tuple[int, ...] = ()
+    if args.stop_token == "eos":
+        stop_ids = tuple(stop_token_ids(policy, tokenizer))
+    elif args.stop_token_id is not None:
+        stop_ids = (args.stop_token_id,)
+    for token_id in stop_ids:
+        if not 0 <= token_id < vocab_size:
+            raise UserError(f"stop token {token_id}: the model's vocabulary has {vocab_size} tokens, from 0 on")
+    eos_id = tokenizer.eos_token_id
+    eos_ids = stop_ids or (() if eos_id is None else (int(eos_id),))
+    if args.missing_eos_penalty is not None and not eos_ids:
+        raise UserError("missing_eos_penalty: the tokenizer has no EOS token, so every completion would pay; set one")
+    pad_id = tokenizer.pad_token_id
+    if pad_id is None:
+        pad_id = eos_ids[0] if eos_ids else 0
+    return Sampling(
+        max_new_tokens=args.response_length,
+        temperature=args.temperature + 1e-7,  # TRL's guard against 0, kept so that log-probs agree with it
+        stop_ids=stop_ids,
+        eos_ids=eos_ids,
+        pad_id=int(pad_id),
+        batch_size=args.local_rollout_forward_batch_size,
+        reward_at=args.reward_at,
+    )

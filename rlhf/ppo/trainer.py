@@ -1,0 +1,311 @@
+"""PPOTrainer: TRL 1.12's constructor and metrics on transformers' Trainer of today."""
+
+import contextlib
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
+
+import numpy as np
+import torch
+from accelerate import PartialState
+from peft import PeftModel
+from torch import Tensor, nn
+from transformers import PreTrainedTokenizerBase, TrainerCallback
+from transformers.trainer_utils import TrainOutput, set_seed
+
+from rlhf.errors import UserError
+from rlhf.generation import context_length, eval_mode
+from rlhf.ppo.config import PPOConfig
+from rlhf.ppo.experience import collect, score
+from rlhf.ppo.kl import AdaptiveKLController, FixedKLController, KLController
+from rlhf.ppo.lifecycle import OnlineTrainer
+from rlhf.ppo.losses import gae, masked_whiten, per_token_kl, per_token_rewards, score_positions
+from rlhf.ppo.metrics import rollout_metrics, training_metrics
+from rlhf.ppo.models import (
+    PolicyAndValue,
+    build_reference,
+    build_value_model,
+    check_value_model,
+    disable_dropout,
+    low_precision,
+)
+from rlhf.ppo.prompts import DataCollator, PromptOrder, PromptSet
+from rlhf.ppo.rollout import Prompts, Rollout
+from rlhf.ppo.samples import show_samples
+from rlhf.ppo.setup import RewardFunc, attach_adapter, build_sampling, build_scorer, set_batch_sizes
+from rlhf.ppo.update import Experience, accumulate_gradients, clip_gradients, require_finite_step
+
+logger = logging.getLogger(__name__)
+
+DatasetLike = Sequence[Mapping[str, Any]]
+
+
+class PPOTrainer(OnlineTrainer):
+    """Proximal policy optimisation with a KL penalty (Ziegler et al. 2019, Ouyang et al. 2022).
+
+    The arguments of TRL 1.12's PPOTrainer in their order, then two of our own:
+    `reward_funcs`: one or more `fn(prompts, completions, **columns) -> list[float]` or `rlhf.scoring.Scorer`, added to
+    `reward_model` (either may be left out) with `args.reward_weights`.
+    `reward_processing_class`: the reward model's tokenizer where it is not the policy's; completions are then decoded
+    and tokenised again, conversations under that tokenizer's chat template.
+
+    `ref_model` None stands for the policy as it is given (a PEFT policy: see `build_reference`). `value_model` None
+    stands for a copy of the reward model where that can serve, else for the policy's backbone with a new scalar head.
+    Datasets hold `input_ids`, or `prompt` as text or messages; further columns are passed to `reward_funcs`.
+    Raises UserError for what cannot be trained, before anything is run.
+    """
+
+    _tag_names = ["ppo", "rlhf"]  # noqa: RUF012 (the base class reads a list)
+    _name = "PPO"
+    _paper = {  # noqa: RUF012
+        "title": "Fine-Tuning Language Models from Human Preferences",
+        "id": "1909.08593",
+        "citation": "@article{ziegler2019finetuning, title={Fine-Tuning Language Models from Human Preferences}, "
+        "author={Daniel M. Ziegler and Nisan Stiennon and Jeffrey Wu and Tom B. Brown and Alec Radford and Dario Amodei "
+        "and Paul Christiano and Geoffrey Irving}, year={2019}, eprint={arXiv:1909.08593}}",
+    }
+
+    def __init__(
+        self,
+        args: PPOConfig,
+        processing_class: PreTrainedTokenizerBase,
+        model: nn.Module,
+        ref_model: nn.Module | None,
+        reward_model: nn.Module | None,
+        train_dataset: DatasetLike,
+        value_model: nn.Module | None = None,
+        data_collator: DataCollator | None = None,
+        eval_dataset: DatasetLike | dict[str, DatasetLike] | None = None,
+        optimizers: tuple[Any, Any] = (None, None),
+        callbacks: list[TrainerCallback] | None = None,
+        peft_config: Any = None,
+        *,
+        reward_funcs: Sequence[RewardFunc] | RewardFunc | None = None,
+        reward_processing_class: PreTrainedTokenizerBase | None = None,
+    ) -> None:
+        if train_dataset is None:
+            raise UserError("train_dataset: it is missing; give a data set of prompts")
+        if ref_model is model:
+            raise UserError("ref_model: it is the same object as model; pass a copy, or None for a copy to be made")
+        if value_model is not None and value_model is reward_model:
+            raise UserError(
+                "value_model: it is the same object as reward_model, which must not be trained; pass a copy, or None"
+            )
+        set_batch_sizes(args, len(train_dataset), PartialState().num_processes)
+        set_seed(args.seed)  # a new adapter's weights are drawn here
+
+        # The models.
+        policy = attach_adapter(model, peft_config, args)
+        same_tokenizer = reward_processing_class is None or reward_processing_class is processing_class
+        if value_model is None:
+            value_model = build_value_model(policy, reward_model, same_tokenizer)
+        check_value_model(value_model, policy)
+        reference = build_reference(policy, ref_model, args.ref_adapter_name, fresh_adapter=peft_config is not None)
+        for part in (policy, reference.model, value_model, reward_model):
+            if part is not None:
+                disable_dropout(part)
+        use_cache = cast(Any, policy).config.use_cache
+        super().__init__(
+            model=PolicyAndValue(policy, value_model),
+            args=args,
+            train_dataset=train_dataset,
+            eval_dataset=eval_dataset,
+            processing_class=processing_class,
+            callbacks=callbacks,
+            optimizers=optimizers,
+        )
+        cast(Any, policy).config.use_cache = use_cache  # the Trainer turns the cache off in the config that is saved
+        for part in (reference.model, reward_model):
+            if part is not None:
+                part.to(args.device).requires_grad_(False).eval()
+        self.reference = reference
+        self.ref_model = reference.model
+        self.reward_model = reward_model
+        self.value_model = value_model
+        self.policy_model = policy
+        self.is_peft_model = isinstance(policy, PeftModel)
+        if low_precision(self.model):
+            logger.warning(
+                "trainable weights are stored in 16 bits, where a step of learning_rate %g rounds to nothing; "
+                "load the model in float32 (bf16=True computes in bf16 all the same)",
+                args.learning_rate,
+            )
+
+        # Scorers, sampling, prompts, KL.
+        self.scorer = build_scorer(reward_model, reward_funcs, policy, processing_class, reward_processing_class, args)
+        self.sampling = build_sampling(policy, processing_class, args)
+        self._data_collator = data_collator
+        self.prompts = self._read_prompts(train_dataset, "train_dataset")
+        self.order = PromptOrder(len(self.prompts), cast(int, args.batch_size), args.data_seed or args.seed)
+        self.eval_prompts: dict[str, PromptSet] = {}
+        if eval_dataset is not None:
+            named = eval_dataset if isinstance(eval_dataset, dict) else {"": eval_dataset}
+            self.eval_prompts = {
+                key: self._read_prompts(data, f"eval_dataset {key}".strip()) for key, data in named.items()
+            }
+        self.kl_controller: KLController = FixedKLController(args.kl_coef)
+        if args.kl_controller == "adaptive":
+            self.kl_controller = AdaptiveKLController(args.kl_coef, args.kl_target, args.kl_horizon)
+        self.state = self._new_state()
+
+    # ---- Training ----
+
+    def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs: Any) -> TrainOutput:
+        """Train for `args.num_total_batches` updates, or go on from a checkpoint to that number.
+
+        `resume_from_checkpoint`: a folder, or True for the newest intact one in `args.output_dir`. Raises
+        NonFiniteError before a step that would ruin the weights, UserError for a checkpoint that cannot be continued.
+        """
+        if kwargs:
+            raise TypeError(f"train() takes resume_from_checkpoint alone, found {', '.join(kwargs)}")
+        args = self.args
+        num_updates = self._begin(resume_from_checkpoint)
+        start_time, first_update = time.time(), self.state.global_step
+        losses: list[float] = []
+        self.control = self.callback_handler.on_train_begin(args, self.state, self.control)
+        if args.eval_on_start and first_update == 0:
+            self._evaluate(None, None, skip_scheduler=True)
+
+        for update in range(first_update, num_updates):
+            if self.control.should_training_stop:
+                break
+            if update % self.order.batches_per_epoch == 0:
+                self.control = self.callback_handler.on_epoch_begin(args, self.state, self.control)
+            self.control = self.callback_handler.on_step_begin(args, self.state, self.control)
+
+            # 1. Draw the prompts, sample a completion for each, measure it under policy, reference and critic.
+            clock = [time.perf_counter()]
+            rollout = self.collect(self.prompts.batch(self.order.rows(update)))
+            clock.append(time.perf_counter())
+
+            # 2. Score the completions.
+            scores, each_score = score(rollout, self.scorer, self.processing_class, args.missing_eos_penalty)
+            clock.append(time.perf_counter())
+
+            # 3. Reward each token: minus the KL penalty, and the score at the end.
+            kl = per_token_kl(rollout.logprobs, rollout.ref_logprobs, rollout.mask, args.kl_estimator)
+            kl_coef = self.kl_controller.value
+            rewards = per_token_rewards(kl, scores, score_positions(rollout.mask, args.reward_at), kl_coef)
+            if args.whiten_rewards:
+                rewards = masked_whiten(rewards, rollout.value_mask, shift_mean=False)
+
+            # 4. Estimate advantages and returns.
+            advantages, returns = gae(rewards, rollout.values, args.gamma, args.lam)
+            experience = Experience(rollout, masked_whiten(advantages, rollout.mask), returns)
+
+            # 5. Several passes over the batch in shuffled minibatches, one optimizer step each.
+            steps = [
+                self._step(experience, rows, f"update {update + 1}, pass {epoch + 1}")
+                for epoch in range(args.num_ppo_epochs)
+                for rows in self._minibatches(update, epoch)
+            ]
+            clock.append(time.perf_counter())
+
+            # 6. Report, and steer the KL coefficient and the learning rate.
+            metrics = rollout_metrics(rollout, kl, scores, each_score, kl_coef, self.sampling.eos_ids)
+            metrics |= training_metrics(steps, rollout, returns)
+            metrics |= dict(zip(("time/rollout", "time/score", "time/train"), np.diff(clock).tolist(), strict=True))
+            losses.append(metrics["loss/policy_avg"] + args.vf_coef * metrics["loss/value_avg"])
+            self.state.global_step += 1
+            self.state.episode += cast(int, args.batch_size)
+            self.state.epoch = self.state.episode / len(self.prompts)
+            metrics["lr"] = self.lr_scheduler.get_last_lr()[0]
+            metrics["episode"] = self.state.episode
+            metrics["eps"] = len(losses) * cast(int, args.batch_size) / (time.time() - start_time)
+            metrics["objective/kl_coef"] = kl_coef
+            self.metric_log.add(metrics)
+            self.kl_controller.update(metrics["objective/kl"], cast(int, args.batch_size))
+            if not isinstance(self.lr_scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau):
+                self.lr_scheduler.step()
+
+            # 7. Callbacks decide on logging, evaluation, saving and stopping.
+            self.control = self.callback_handler.on_step_end(args, self.state, self.control)
+            self._log_evaluate_save()
+            if args.num_sample_generations > 0 and update % max(1, num_updates // args.num_sample_generations) == 0:
+                self.generate_completions(sampling=True)
+            if (update + 1) % self.order.batches_per_epoch == 0:
+                self.control = self.callback_handler.on_epoch_end(args, self.state, self.control)
+                self._log_evaluate_save()
+
+        return self._end(start_time, losses)
+
+    def collect(self, prompts: Prompts) -> Rollout:
+        """Sample and measure a completion for each prompt; raises NonFiniteError."""
+        with eval_mode(self.model), self.autocast():
+            return collect(self.model, self.reference, prompts, self.sampling)
+
+    def _minibatches(self, update: int, epoch: int) -> list[list[int]]:
+        """Rows of each minibatch; a function of seed, update and pass, so that resuming needs no state for it."""
+        size = cast(int, self.args.local_mini_batch_size)
+        order = np.random.default_rng([self.args.seed, update, epoch]).permutation(
+            cast(int, self.args.local_batch_size)
+        )
+        return [order[start : start + size].tolist() for start in range(0, len(order), size)]
+
+    def _step(self, experience: Experience, rows: list[int], where: str) -> Tensor:
+        """One optimizer step; returns its numbers [9] in the order of MINIBATCH_KEYS."""
+        self.model.train()
+        means = accumulate_gradients(
+            self.model, experience, rows, self.args, self.sampling, self.autocast, self.accelerator.backward
+        )
+        numbers = torch.cat([means, clip_gradients(self.model, self.args.max_grad_norm)])
+        require_finite_step(numbers, where)
+        self.control = self.callback_handler.on_pre_optimizer_step(self.args, self.state, self.control)
+        self.optimizer.step()
+        self.control = self.callback_handler.on_optimizer_step(self.args, self.state, self.control)
+        self.optimizer.zero_grad()
+        return numbers
+
+    def autocast(self) -> contextlib.AbstractContextManager[None]:
+        """bf16 arithmetic over fp32 weights if `args.bf16`, on any device."""
+        return torch.autocast(self.args.device.type, dtype=torch.bfloat16, enabled=bool(self.args.bf16))
+
+    # ---- Evaluation ----
+
+    def evaluate(
+        self,
+        eval_dataset: Any = None,
+        ignore_keys: list[str] | None = None,
+        metric_key_prefix: str = "eval",
+    ) -> dict[str, float]:
+        """Sample completions of held-out prompts as training does, and report score, KL, length and EOS share.
+
+        Draws from its own seeded generator: two evaluations differ by the policy alone, and training goes on as if
+        there had been none. Keys are the training keys after `metric_key_prefix`, such as `eval_objective/scores`.
+        """
+        if isinstance(eval_dataset, str):
+            sets = {"": self.eval_prompts[eval_dataset]}
+        elif eval_dataset is not None:
+            named = eval_dataset if isinstance(eval_dataset, dict) else {"": eval_dataset}
+            sets = {key: self._read_prompts(data, f"eval_dataset {key}".strip()) for key, data in named.items()}
+        else:
+            sets = self.eval_prompts
+        if not sets:
+            raise UserError("eval_dataset: there is none to evaluate on; pass one here or to the constructor")
+        metrics: dict[str, float] = {}
+        for key, prompts in sets.items():
+            metrics |= self._evaluate_prompts(prompts, f"{metric_key_prefix}_{key}" if key else metric_key_prefix)
+        self.log(dict(metrics))
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
+
+    def generate_completions(self, sampling: bool = False) -> None:
+        """Show greedy completions of evaluation prompts with their scores; of the first batch alone if `sampling`."""
+        for prompts in self.eval_prompts.values():
+            rows = range(min(self.args.per_device_eval_batch_size, len(prompts)) if sampling else len(prompts))
+            show_samples(self, prompts.batch(rows))
+
+    # ---- Small parts ----
+
+    def _read_prompts(self, dataset: DatasetLike, name: str) -> PromptSet:
+        return PromptSet(
+            dataset,
+            self.processing_class,
+            name=name,
+            max_new_tokens=self.args.response_length,
+            context_length=context_length(self.policy_model),
+            max_prompt_length=self.args.max_prompt_length,
+            truncate=self.args.truncate_prompts,
+            collator=self._data_collator,
+        )

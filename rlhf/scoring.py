@@ -1,0 +1,223 @@
+"""Prompt and completion in, score [B] out: reward models, plain functions, weighted mixes of them."""
+
+import inspect
+import logging
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedTokenizerBase
+
+from rlhf.errors import StoppedByMonitor, UserError
+from rlhf.generation import Messages, eval_mode
+
+logger = logging.getLogger(__name__)
+
+Columns = Mapping[str, Sequence[Any]]
+"""Further columns of the data set, each with one value a row."""
+
+
+class NonFiniteError(StoppedByMonitor):
+    """A NaN or an infinity turned up where training would have been ruined by it; the message names the source."""
+
+
+@runtime_checkable
+class Scorer(Protocol):
+    name: str
+
+    def score(
+        self, prompts: Sequence[str | Messages], completions: Sequence[str], columns: Columns | None = None
+    ) -> Tensor:
+        """Scores [B], float32 on the CPU, all finite; higher is better."""
+
+
+class RewardModelScorer:
+    """A sequence-classification model with one output, on any backbone and with its own tokenizer.
+
+    Text is formatted as TRL's RewardTrainer does it: `prompt + completion + EOS` for strings, the chat template for
+    conversations. A text longer than `max_length` tokens loses its beginning (the prompt's, not the completion's).
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        tokenizer: PreTrainedTokenizerBase,
+        name: str = "reward_model",
+        *,
+        batch_size: int = 32,
+        max_length: int | None = None,
+        offset: float = 0.0,
+        append_eos: bool = True,
+    ) -> None:
+        """`offset` is subtracted from every score. `max_length` defaults to what the model's positions allow.
+
+        Raises UserError when the model has not exactly one output, or no pad token is to be had.
+        """
+        if getattr(model.config, "num_labels", None) != 1:
+            raise UserError(
+                f"{name}: a reward model has one output, this {type(model).__name__} has "
+                f"{getattr(model.config, 'num_labels', 'none')}; load it as a sequence classifier with num_labels=1"
+            )
+        self.model = model
+        self.tokenizer = tokenizer
+        self.name = name
+        self.batch_size = batch_size
+        self.max_length = max_length or _max_input_tokens(model)
+        self.offset = offset
+        self.append_eos = append_eos
+        self.pad_id = _pad_token_id(model, tokenizer, name)
+        self.num_truncated = 0
+
+    def score(
+        self, prompts: Sequence[str | Messages], completions: Sequence[str], columns: Columns | None = None
+    ) -> Tensor:
+        """Scores [B], float32 on the CPU. A row's score does not depend on the rows beside it."""
+        return self.score_ids([self.encode(p, c) for p, c in zip(prompts, completions, strict=True)])
+
+    def encode(self, prompt: str | Messages, completion: str) -> list[int]:
+        """Token ids of one exchange, not yet truncated."""
+        if not isinstance(prompt, str):
+            if self.tokenizer.chat_template is None:
+                raise UserError(f"{self.name}: the prompts are conversations but its tokenizer has no chat template")
+            messages = [*prompt, {"role": "assistant", "content": completion}]
+            return list(self.tokenizer.apply_chat_template(messages, tokenize=True, return_dict=True)["input_ids"])
+        text = prompt + completion
+        eos = self.tokenizer.eos_token
+        if self.append_eos and eos is not None and not text.endswith(eos):
+            text += eos
+        return list(self.tokenizer(text)["input_ids"])
+
+    @torch.no_grad()
+    def score_ids(self, rows: Sequence[Sequence[int] | Tensor]) -> Tensor:
+        """Scores [B], float32 on the CPU, of token ids in this model's own vocabulary. Raises NonFiniteError."""
+        rows = [self._truncate(torch.as_tensor(row, dtype=torch.long)) for row in rows]
+        scores = torch.zeros(len(rows))
+        order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
+        device = next(self.model.parameters()).device
+        with eval_mode(self.model):
+            for start in range(0, len(order), self.batch_size):
+                picked = order[start : start + self.batch_size]
+                lengths = torch.tensor([len(rows[i]) for i in picked])
+                ids = nn.utils.rnn.pad_sequence([rows[i] for i in picked], True, self.pad_id).to(device)
+                mask = (torch.arange(ids.size(1)) < lengths[:, None]).long().to(device)
+                logits = self.model(input_ids=ids, attention_mask=mask).logits
+                scores[picked] = logits[:, 0].float().cpu() - self.offset
+        return require_finite(scores, self.name)
+
+    def _truncate(self, row: Tensor) -> Tensor:
+        if self.max_length is None or len(row) <= self.max_length:
+            return row
+        if self.num_truncated == 0:
+            logger.warning(
+                "%s: a text of %d tokens is longer than %d; its beginning is cut off, as that of every longer one",
+                self.name,
+                len(row),
+                self.max_length,
+            )
+        self.num_truncated += 1
+        # The first token (BOS, or the [CLS] that an encoder pools) has a meaning of its own and stays.
+        first = 1 if int(row[0]) in {self.tokenizer.bos_token_id, self.tokenizer.cls_token_id} else 0
+        return torch.cat([row[:first], row[len(row) - self.max_length + first :]])
+
+
+class FunctionScorer:
+    """A plain function in the form of TRL's GRPO reward functions: `fn(prompts, completions, **columns) -> list[float]`.
+
+    For conversations a completion is handed over as `[{"role": "assistant", "content": text}]`, as there. A function
+    without `**kwargs` is given only the columns that it names.
+    """
+
+    def __init__(self, fn: Callable[..., Sequence[float]], name: str | None = None) -> None:
+        self.fn = fn
+        self.name = name or getattr(fn, "__name__", type(fn).__name__)
+        parameters = inspect.signature(fn).parameters.values()
+        takes_all = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters)
+        self._accepted = None if takes_all else {p.name for p in parameters}
+
+    def score(
+        self, prompts: Sequence[str | Messages], completions: Sequence[str], columns: Columns | None = None
+    ) -> Tensor:
+        """Scores [B], float32. Raises UserError for a wrong count or type, NonFiniteError for None, NaN or infinity."""
+        columns = columns or {}
+        extra = {k: list(v) for k, v in columns.items() if self._accepted is None or k in self._accepted}
+        answers = [
+            c if isinstance(p, str) else [{"role": "assistant", "content": c}]
+            for p, c in zip(prompts, completions, strict=True)
+        ]
+        values = self.fn(prompts=list(prompts), completions=answers, **extra)
+        try:
+            scores = [math.nan if value is None else float(value) for value in values]
+        except (TypeError, ValueError) as error:
+            raise UserError(f"reward function {self.name}: expected a list of numbers, found {values!r:.80}") from error
+        if len(scores) != len(completions):
+            raise UserError(
+                f"reward function {self.name}: returned {len(scores)} scores for {len(completions)} completions; "
+                "return one for each, in order"
+            )
+        return require_finite(torch.tensor(scores, dtype=torch.float32), f"reward function {self.name}")
+
+
+class WeightedScorer:
+    """The weighted sum of several scorers."""
+
+    def __init__(self, scorers: Sequence[Scorer], weights: Sequence[float] | None = None, name: str = "score") -> None:
+        """Weights default to 1. Raises UserError when their number is not that of the scorers, or names repeat."""
+        weights = [1.0] * len(scorers) if weights is None else list(weights)
+        if len(weights) != len(scorers):
+            raise UserError(f"reward_weights: {len(weights)} weights for {len(scorers)} scorers; give one for each")
+        names = [scorer.name for scorer in scorers]
+        if len(set(names)) != len(names):
+            raise UserError(f"reward: two scorers have one name ({', '.join(names)}); give each its own")
+        self.scorers = list(scorers)
+        self.weights = weights
+        self.name = name
+
+    def score(
+        self, prompts: Sequence[str | Messages], completions: Sequence[str], columns: Columns | None = None
+    ) -> Tensor:
+        """The weighted sum [B], float32."""
+        return self.combine(self.score_each(prompts, completions, columns))
+
+    def score_each(
+        self, prompts: Sequence[str | Messages], completions: Sequence[str], columns: Columns | None = None
+    ) -> dict[str, Tensor]:
+        """Each scorer's own unweighted scores [B] by its name."""
+        return {scorer.name: scorer.score(prompts, completions, columns) for scorer in self.scorers}
+
+    def combine(self, scores: Mapping[str, Tensor]) -> Tensor:
+        """The weighted sum [B] of `score_each`'s result."""
+        return torch.stack([w * scores[s.name] for s, w in zip(self.scorers, self.weights, strict=True)]).sum(0)
+
+
+def require_finite(scores: Tensor, source: str) -> Tensor:
+    """Scores [B] as they are; raises NonFiniteError naming `source`, the first bad row and its value."""
+    bad = (~torch.isfinite(scores)).nonzero()
+    if len(bad):
+        row = int(bad[0])
+        raise NonFiniteError(
+            f"{source}: score of row {row} of the batch is {scores[row].item()} ({len(bad)} of {len(scores)} rows are not finite)"
+        )
+    return scores
+
+
+def _pad_token_id(model: nn.Module, tokenizer: PreTrainedTokenizerBase, name: str) -> int:
+    """The id the model pads with. Decoders pool the last token that is not this one, so model and padding must agree."""
+    config = model.config.get_text_config()
+    if config.pad_token_id is None:
+        pad_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
+        if pad_id is None:
+            raise UserError(f"{name}: neither model nor tokenizer has a pad or EOS token; set tokenizer.pad_token")
+        config.pad_token_id = pad_id
+    return int(config.pad_token_id)
+
+
+def _max_input_tokens(model: nn.Module) -> int | None:
+    config = model.config.get_text_config()
+    limit = getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", None)
+    if limit is None:
+        return None
+    # RoBERTa and its kin number positions from pad_token_id + 1 on.
+    reserved = 2 if config.model_type in {"roberta", "xlm-roberta", "camembert", "longformer"} else 0
+    return int(limit) - reserved
