@@ -43,8 +43,9 @@ class Completion:
 
 
 def stop_token_ids(model: nn.Module, tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """The tokens that end a completion: the tokenizer's EOS and those of the model's generation config (chat models
-    have several), in ascending order. Raises UserError when there is none.
+    """The tokens that end a completion: the tokenizer's EOS, and those of the model's generation config.
+
+    Chat models have several. In ascending order. Raises UserError when there is none.
     """
     found: set[int] = set()
     config = getattr(model, "generation_config", None)
@@ -62,7 +63,7 @@ def encode_prompt(tokenizer: PreTrainedTokenizerBase, prompt: str | Messages) ->
         return list(tokenizer(prompt)["input_ids"])
     if tokenizer.chat_template is None:
         raise UserError(
-            "tokenizer: the prompt is a conversation but the tokenizer has no chat template; set one, or use text prompts"
+            "tokenizer: a prompt is a conversation but the tokenizer has no chat template; set one, or use text"
         )
     encoded = tokenizer.apply_chat_template(prompt, add_generation_prompt=True, tokenize=True, return_dict=True)
     return list(encoded["input_ids"])

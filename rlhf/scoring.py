@@ -25,6 +25,8 @@ class NonFiniteError(StoppedByMonitor):
 
 @runtime_checkable
 class Scorer(Protocol):
+    """Anything that gives each completion one number."""
+
     name: str
 
     def score(
@@ -89,6 +91,10 @@ class RewardModelScorer:
             text += eos
         return list(self.tokenizer(text)["input_ids"])
 
+    def token_ids(self, prompt: str | Messages, completion: str) -> list[int]:
+        """Token ids of one exchange as the model reads them: what it is trained on as well as scored by."""
+        return self._truncate(torch.tensor(self.encode(prompt, completion), dtype=torch.long)).tolist()
+
     @torch.no_grad()
     def score_ids(self, rows: Sequence[Sequence[int] | Tensor]) -> Tensor:
         """Scores [B], float32 on the CPU, of token ids in this model's own vocabulary. Raises NonFiniteError."""
@@ -123,7 +129,7 @@ class RewardModelScorer:
 
 
 class FunctionScorer:
-    """A plain function in the form of TRL's GRPO reward functions: `fn(prompts, completions, **columns) -> list[float]`.
+    """A plain function as TRL's GRPO takes them: `fn(prompts, completions, **columns) -> list[float]`.
 
     For conversations a completion is handed over as `[{"role": "assistant", "content": text}]`, as there. A function
     without `**kwargs` is given only the columns that it names.
@@ -197,13 +203,14 @@ def require_finite(scores: Tensor, source: str) -> Tensor:
     if len(bad):
         row = int(bad[0])
         raise NonFiniteError(
-            f"{source}: score of row {row} of the batch is {scores[row].item()} ({len(bad)} of {len(scores)} rows are not finite)"
+            f"{source}: score of row {row} of the batch is {scores[row].item()} "
+            f"({len(bad)} of {len(scores)} rows are not finite)"
         )
     return scores
 
 
 def _pad_token_id(model: nn.Module, tokenizer: PreTrainedTokenizerBase, name: str) -> int:
-    """The id the model pads with. Decoders pool the last token that is not this one, so model and padding must agree."""
+    """The id the model pads with: decoders pool the last token that is not this one."""
     config = model.config.get_text_config()
     if config.pad_token_id is None:
         pad_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id

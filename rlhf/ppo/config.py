@@ -125,6 +125,10 @@ class PPOConfig(BaseConfig):
             # TrainingArguments refuses bf16 without a GPU unless told that the CPU is meant.
             self.bf16 = bool(self.bf16) if not self.use_cpu else self.bf16
             self.use_cpu = self.use_cpu or bool(self.bf16)
+        if getattr(self, "activation_checkpointing", False) is None:
+            # Newer transformers call it so and warn of the old name, TRL's default for which nobody wrote.
+            self.activation_checkpointing = self.gradient_checkpointing
+            self.activation_checkpointing_kwargs = self.gradient_checkpointing_kwargs
         super().__post_init__()
         problems = [f"{name}: {text}" for name, text in self._problems()]
         if problems:

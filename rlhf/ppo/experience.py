@@ -88,7 +88,7 @@ def score(
 
 
 class TokenRewardScorer(RewardModelScorer):
-    """A reward model that reads the policy's own token ids, as TRL's PPO has it; no text is made and tokenised again."""
+    """A reward model that reads the policy's own token ids, as TRL's PPO has it; no text is made on the way."""
 
     def score(self, prompts: Sequence[object], completions: Sequence[str], columns: Columns | None = None) -> Tensor:
         """Scores [B] of `columns["prompt_ids"]` followed by `columns["completion_ids"]`."""

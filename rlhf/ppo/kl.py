@@ -4,28 +4,36 @@ from typing import Protocol
 
 
 class KLController(Protocol):
+    """Gives the coefficient of each rollout, and learns of its KL afterwards."""
+
     value: float
     """The coefficient in force for the next rollout."""
 
     def update(self, kl: float, num_episodes: int) -> None:
         """Take in the mean KL (nats per sequence) of the last `num_episodes` episodes."""
 
-    def state_dict(self) -> dict[str, float]: ...
+    def state_dict(self) -> dict[str, float]:
+        """What a checkpoint keeps."""
 
-    def load_state_dict(self, state: dict[str, float]) -> None: ...
+    def load_state_dict(self, state: dict[str, float]) -> None:
+        """Put back what `state_dict` gave."""
 
 
 class FixedKLController:
+    """The coefficient stays what it is."""
+
     def __init__(self, value: float) -> None:
         self.value = value
 
     def update(self, kl: float, num_episodes: int) -> None:
-        pass
+        """Change nothing."""
 
     def state_dict(self) -> dict[str, float]:
+        """What a checkpoint keeps."""
         return {"value": self.value}
 
     def load_state_dict(self, state: dict[str, float]) -> None:
+        """Put back what `state_dict` gave."""
         self.value = state["value"]
 
 
@@ -44,12 +52,15 @@ class AdaptiveKLController:
         self.horizon = horizon
 
     def update(self, kl: float, num_episodes: int) -> None:
+        """Move the coefficient by at most 20% of `num_episodes / horizon`."""
         error = min(max(kl / self.target - 1.0, -self.max_error), self.max_error)
         # A batch counts for at most one horizon: a larger one would turn the coefficient to 0 or below, for good.
         self.value *= 1.0 + error * min(num_episodes / self.horizon, 1.0)
 
     def state_dict(self) -> dict[str, float]:
+        """What a checkpoint keeps."""
         return {"value": self.value}
 
     def load_state_dict(self, state: dict[str, float]) -> None:
+        """Put back what `state_dict` gave."""
         self.value = state["value"]

@@ -13,7 +13,7 @@ from rlhf.ppo import checkpointing
 from rlhf.ppo.config import PPOConfig
 from rlhf.ppo.kl import KLController
 from rlhf.ppo.metrics import MetricLog
-from rlhf.ppo.models import PolicyAndValue
+from rlhf.ppo.models import PolicyAndValue, enable_checkpointing
 from rlhf.ppo.prompts import PromptOrder, PromptSet
 from rlhf.trl_compat import BaseTrainer
 
@@ -43,7 +43,7 @@ class OnlineTrainer(BaseTrainer):
         num_updates = cast(int, args.num_total_batches)
         folder = checkpointing.find(resume_from_checkpoint, args.output_dir)
         if args.gradient_checkpointing:
-            self.model.gradient_checkpointing_enable(args.gradient_checkpointing_kwargs or {"use_reentrant": False})
+            enable_checkpointing(self.model, args.gradient_checkpointing_kwargs)
         if self._created_lr_scheduler:
             self.lr_scheduler, self._created_lr_scheduler = None, False
         self.create_optimizer_and_scheduler(num_training_steps=num_updates)

@@ -15,7 +15,7 @@ RewardAt = Literal["eos", "trl"]
 
 
 def masked_mean(x: Tensor, mask: Tensor) -> Tensor:
-    """Mean of x [...] over the True cells of mask [...]; 0 when there are none. Masked cells may hold anything finite."""
+    """Mean of x [...] over the True cells of mask [...]; 0 when there are none."""
     return (x * mask).sum() / mask.sum().clamp(min=1)
 
 
@@ -27,7 +27,7 @@ def masked_var(x: Tensor, mask: Tensor) -> Tensor:
 
 
 def masked_whiten(x: Tensor, mask: Tensor, shift_mean: bool = True) -> Tensor:
-    """X [...] scaled to unit variance over mask [...], and to zero mean unless `shift_mean` is False; 0 where masked."""
+    """Scale x [...] to unit variance over mask [...], and to zero mean if `shift_mean`; 0 where masked."""
     mean = masked_mean(x, mask)
     whitened = (x - mean) * torch.rsqrt(masked_var(x, mask) + 1e-8)
     if not shift_mean:
@@ -62,7 +62,7 @@ def score_positions(mask: Tensor, reward_at: RewardAt = "eos") -> Tensor:
 
 
 def value_mask(mask: Tensor, reward_at: RewardAt = "eos") -> Tensor:
-    """Cells [B, T] at which the critic is asked and trained: the real tokens, and in "trl" mode one more where it fits."""
+    """Cells [B, T] at which the critic is asked and trained: the real tokens, in "trl" mode one more where it fits."""
     if reward_at == "eos":
         return mask
     columns = torch.arange(mask.size(1), device=mask.device)
@@ -119,12 +119,12 @@ def value_loss(values: Tensor, old_values: Tensor, returns: Tensor, mask: Tensor
 
 
 def approx_kl(logprobs: Tensor, old_logprobs: Tensor, mask: Tensor) -> Tensor:
-    """Sum over mask of (log ratio)^2 / 2, the k2 estimate of KL(old || new) that TRL logs. Arguments [B, T], result []."""
+    """Sum over mask of (log ratio)^2 / 2, the estimate of KL(old || new) that TRL logs. Arguments [B, T]."""
     return (0.5 * (logprobs - old_logprobs) ** 2 * mask).sum()
 
 
 def explained_variance(values: Tensor, returns: Tensor, mask: Tensor) -> Tensor:
-    """1 - Var(returns - values) / Var(returns) over mask; 1 is a perfect critic, 0 a constant one. 0 if returns are constant."""
+    """1 - Var(returns - values) / Var(returns) over mask [B, T]; 1 for a perfect critic, 0 for constant returns."""
     spread = masked_var(returns, mask)
     explained = 1.0 - masked_var(returns - values, mask) / spread.clamp(min=1e-12)
     return torch.where(spread > 1e-12, explained, torch.zeros_like(spread))

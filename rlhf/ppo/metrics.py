@@ -72,6 +72,7 @@ class MetricLog:
         self._updates: list[dict[str, float]] = []
 
     def add(self, metrics: dict[str, float]) -> None:
+        """Take in one update's metrics."""
         self._updates.append(metrics)
 
     def take(self) -> dict[str, float]:

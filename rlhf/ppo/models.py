@@ -40,9 +40,6 @@ class ValueModel(nn.Module):
         self.score = nn.Linear(hidden_size, 1, bias=False, device=weight.device, dtype=weight.dtype)
         nn.init.zeros_(self.score.weight)
 
-    def gradient_checkpointing_enable(self, gradient_checkpointing_kwargs: dict[str, Any] | None = None) -> None:
-        cast(Any, self.backbone).gradient_checkpointing_enable(gradient_checkpointing_kwargs)
-
 
 class PolicyAndValue(nn.Module):
     """Policy and separate critic as the one module that is optimised, prepared and wrapped."""
@@ -60,10 +57,6 @@ class PolicyAndValue(nn.Module):
             logits, batch["completion_ids"], entropy_requires_grad=False, temperature=temperature
         )
         return logprobs, entropy, completion_values(self.value_model, batch)
-
-    def gradient_checkpointing_enable(self, gradient_checkpointing_kwargs: dict[str, Any] | None = None) -> None:
-        for model in (self.policy, self.value_model):
-            cast(Any, model).gradient_checkpointing_enable(gradient_checkpointing_kwargs=gradient_checkpointing_kwargs)
 
 
 def completion_logits(model: nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
@@ -97,12 +90,14 @@ def completion_values(value_model: nn.Module, batch: Mapping[str, Tensor]) -> Te
 
 
 def unwrap_adapters(model: nn.Module) -> nn.Module:
+    """The transformers model inside a PEFT model, its adapters still at work; any other model as it is."""
     return model.get_base_model() if isinstance(model, PeftModel) else model
 
 
 def build_value_model(policy: nn.Module, reward_model: nn.Module | None, same_tokenizer: bool) -> nn.Module:
-    """A critic of its own: a copy of the reward model where that reads the policy's tokens from left to right
-    (a decoder with a scalar `score` head and the policy's tokenizer), else the policy's backbone with a new head.
+    """A critic: a copy of the reward model where that can serve, else the policy's backbone with a new head.
+
+    It can where it reads the policy's tokens from left to right: a decoder (with a `score` head) and one tokenizer.
     """
     if reward_model is not None and same_tokenizer and hasattr(unwrap_adapters(reward_model), "score"):
         model = copy.deepcopy(reward_model)
@@ -146,6 +141,7 @@ class Reference:
 
     @contextlib.contextmanager
     def active(self) -> Iterator[nn.Module]:
+        """The reference as a model, for as long as the block lasts."""
         if self.model is not None:
             yield self.model
             return
@@ -184,6 +180,15 @@ def build_reference(
     return Reference(policy, None, REFERENCE_ADAPTER)
 
 
+def enable_checkpointing(model: PolicyAndValue, kwargs: dict[str, Any] | None) -> None:
+    """Recompute activations in the backward pass of policy and critic instead of keeping them."""
+    for part in (model.policy, model.value_model):
+        target = part.backbone if isinstance(part, ValueModel) else part
+        enable = getattr(target, "activation_checkpointing_enable", None)
+        enable = enable or cast(Any, target).gradient_checkpointing_enable  # its name in older transformers
+        enable(kwargs or {"use_reentrant": False})
+
+
 def disable_dropout(model: nn.Module) -> None:
     """Turn every dropout off for good: old and new log-probs must differ by the update alone."""
     disable_dropout_in_model(model)
@@ -193,10 +198,6 @@ def disable_dropout(model: nn.Module) -> None:
             module.attention_dropout = 0.0
 
 
-def trainable(model: nn.Module) -> dict[str, Tensor]:
-    return {name: p for name, p in model.named_parameters() if p.requires_grad}
-
-
 def low_precision(model: nn.Module) -> bool:
     """Whether a trainable weight is stored in 16 bits, where steps of a usual learning rate round to nothing."""
-    return any(p.dtype in {torch.bfloat16, torch.float16} for p in trainable(model).values())
+    return any(p.dtype in {torch.bfloat16, torch.float16} for p in model.parameters() if p.requires_grad)

@@ -17,7 +17,7 @@ DataCollator = Callable[[list[dict[str, Any]]], Mapping[str, Tensor]]
 
 
 class PromptSet:
-    """A data set of prompts with its token ids. Rows are read once, so that a bad one is known before the first rollout."""
+    """A data set of prompts with its token ids. All are read at once: a bad one is known before the first rollout."""
 
     def __init__(
         self,
@@ -48,7 +48,7 @@ class PromptSet:
         limits = [n for n in (max_prompt_length, context_length and context_length - max_new_tokens) if n is not None]
         if limits and min(limits) < 1:
             raise UserError(
-                f"response_length: {max_new_tokens} tokens leave no room for a prompt in the model's context of {context_length}"
+                f"response_length: {max_new_tokens} tokens leave no room for a prompt in a context of {context_length}"
             )
         if truncate and limits:
             rows = [row[-min(limits) :] for row in rows]
@@ -63,6 +63,7 @@ class PromptSet:
         return len(self._ids)
 
     def batch(self, rows: Sequence[int]) -> Prompts:
+        """The prompts of these rows, in their order."""
         ids = [torch.from_numpy(self._ids[i]).long() for i in rows]
         records = [self._dataset[i] for i in rows]
         texts = [self._text(record, row) for record, row in zip(records, ids, strict=True)]
@@ -84,8 +85,8 @@ class PromptOrder:
         """Raises UserError when the prompts do not fill one batch."""
         if num_prompts < batch_size:
             raise UserError(
-                f"train_dataset: {num_prompts} prompts do not fill one batch of {batch_size} (per_device_train_batch_size "
-                "* gradient_accumulation_steps); give more prompts or make the batch smaller"
+                f"train_dataset: {num_prompts} prompts do not fill one batch of {batch_size} "
+                "(per_device_train_batch_size * gradient_accumulation_steps); give more prompts or a smaller batch"
             )
         self.batches_per_epoch = num_prompts // batch_size
         self._num_prompts = num_prompts

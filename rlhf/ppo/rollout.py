@@ -43,6 +43,7 @@ class TokenBatch:
     """[b, W] int64: what position P - 1 + t predicts."""
 
     def tensors(self) -> dict[str, Tensor]:
+        """What a model's forward pass needs."""
         return {
             "input_ids": self.input_ids,
             "attention_mask": self.attention_mask,
@@ -52,6 +53,7 @@ class TokenBatch:
 
     @property
     def width(self) -> int:
+        """W, the columns of completion."""
         return self.completion_ids.size(1)
 
 

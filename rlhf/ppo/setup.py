@@ -18,7 +18,7 @@ RewardFunc = Callable[..., Sequence[float]] | Scorer
 
 
 def set_batch_sizes(args: PPOConfig, num_prompts: int, world_size: int) -> None:
-    """Fill in the sizes that `args` leaves to the trainer, under TRL's names. Raises UserError where they do not divide."""
+    """Fill in the sizes that `args` leaves to the trainer, under TRL's names; UserError where they do not divide."""
     if world_size > 1:
         raise UserError(f"PPOTrainer: started with {world_size} processes; it runs in one, start it without a launcher")
     args.world_size = world_size
@@ -50,12 +50,11 @@ def attach_adapter(policy: nn.Module, peft_config: Any, args: PPOConfig) -> nn.M
             )
         if isinstance(policy, PeftModel):
             raise UserError(
-                "peft_config: the model has an adapter already; leave peft_config out to train that one, or merge it first"
+                "peft_config: the model has an adapter already; leave peft_config out to train it, or merge it first"
             )
         policy = get_peft_model(cast(Any, policy), peft_config)
-    elif args.model_adapter_name is not None:
-        if not isinstance(policy, PeftModel) or args.model_adapter_name not in policy.peft_config:
-            raise UserError(f"model_adapter_name: the model has no adapter {args.model_adapter_name!r}")
+    elif args.model_adapter_name is not None and args.model_adapter_name not in getattr(policy, "peft_config", {}):
+        raise UserError(f"model_adapter_name: the model has no adapter {args.model_adapter_name!r}")
     if isinstance(policy, PeftModel):
         # Makes it trainable too: a PeftModel loaded from a folder is frozen by default.
         policy.set_adapter(args.model_adapter_name or policy.active_adapter)
@@ -70,7 +69,7 @@ def build_scorer(
     reward_tokenizer: PreTrainedTokenizerBase | None,
     args: PPOConfig,
 ) -> WeightedScorer:
-    """The reward model, then the functions, with `args.reward_weights`. Raises UserError when there is nothing to score with."""
+    """The reward model, then the functions, with `args.reward_weights`; UserError when there is neither."""
     scorers: list[Scorer] = []
     batch_size = args.local_rollout_forward_batch_size
     if reward_model is not None and (reward_tokenizer is None or reward_tokenizer is tokenizer):
@@ -95,7 +94,7 @@ def build_sampling(policy: nn.Module, tokenizer: PreTrainedTokenizerBase, args: 
     """Stop tokens and the rest of how completions are drawn. Raises UserError for a token id the vocabulary lacks."""
     vocab_size = cast(Any, policy).config.get_text_config().vocab_size
     stop_ids: tuple[int, ...] = ()
-    if args.stop_token == "eos":
+    if args.stop_token == "eos":  # noqa: S105
         stop_ids = tuple(stop_token_ids(policy, tokenizer))
     elif args.stop_token_id is not None:
         stop_ids = (args.stop_token_id,)

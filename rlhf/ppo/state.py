@@ -33,6 +33,7 @@ def save_value_model(model: nn.Module, folder: Path) -> None:
 
 
 def load_value_model(model: nn.Module, folder: Path) -> None:
+    """Put a critic's weights back; raises UserError when they are another model's."""
     stored = load_file(folder / VALUE_MODEL)
     own = _own_state(model)
     _compare_names(set(stored), set(own), folder / VALUE_MODEL)
@@ -78,6 +79,7 @@ def save_rng(folder: Path) -> None:
 
 
 def load_rng(folder: Path) -> None:
+    """Put the generators back to where `save_rng` found them."""
     states = torch.load(folder / RNG, weights_only=True)
     random.setstate(states["python"])
     kind, keys, position, has_gauss, cached = states["numpy"]
@@ -88,10 +90,12 @@ def load_rng(folder: Path) -> None:
 
 
 def save_ppo_state(folder: Path, state: dict[str, Any]) -> None:
+    """Write what is neither weight nor tensor: the KL controller and the position in the data."""
     (folder / PPO_STATE).write_text(json.dumps(state, indent=1, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def load_ppo_state(folder: Path) -> dict[str, Any]:
+    """Read it again; raises UserError when the folder has none."""
     path = folder / PPO_STATE
     if not path.is_file():
         raise UserError(

@@ -17,6 +17,7 @@ from transformers.trainer_utils import TrainOutput, set_seed
 from rlhf.errors import UserError
 from rlhf.generation import context_length, eval_mode
 from rlhf.ppo.config import PPOConfig
+from rlhf.ppo.evaluation import evaluate_prompts
 from rlhf.ppo.experience import collect, score
 from rlhf.ppo.kl import AdaptiveKLController, FixedKLController, KLController
 from rlhf.ppo.lifecycle import OnlineTrainer
@@ -56,14 +57,14 @@ class PPOTrainer(OnlineTrainer):
     Raises UserError for what cannot be trained, before anything is run.
     """
 
-    _tag_names = ["ppo", "rlhf"]  # noqa: RUF012 (the base class reads a list)
+    _tag_names = ["ppo", "rlhf"]
     _name = "PPO"
-    _paper = {  # noqa: RUF012
+    _paper = {
         "title": "Fine-Tuning Language Models from Human Preferences",
         "id": "1909.08593",
         "citation": "@article{ziegler2019finetuning, title={Fine-Tuning Language Models from Human Preferences}, "
-        "author={Daniel M. Ziegler and Nisan Stiennon and Jeffrey Wu and Tom B. Brown and Alec Radford and Dario Amodei "
-        "and Paul Christiano and Geoffrey Irving}, year={2019}, eprint={arXiv:1909.08593}}",
+        "author={Daniel M. Ziegler and Nisan Stiennon and Jeffrey Wu and Tom B. Brown and Alec Radford and "
+        "Dario Amodei and Paul Christiano and Geoffrey Irving}, year={2019}, eprint={arXiv:1909.08593}}",
     }
 
     def __init__(
@@ -285,7 +286,7 @@ class PPOTrainer(OnlineTrainer):
             raise UserError("eval_dataset: there is none to evaluate on; pass one here or to the constructor")
         metrics: dict[str, float] = {}
         for key, prompts in sets.items():
-            metrics |= self._evaluate_prompts(prompts, f"{metric_key_prefix}_{key}" if key else metric_key_prefix)
+            metrics |= evaluate_prompts(self, prompts, f"{metric_key_prefix}_{key}" if key else metric_key_prefix)
         self.log(dict(metrics))
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
