@@ -1,7 +1,7 @@
 """What a run leaves behind: folder, metrics, environment, and the same on Weights & Biases when it can."""
 
 from rlhf.tracking.environment import environment, redact
-from rlhf.tracking.metrics import read_metrics
+from rlhf.tracking.metrics import read_metrics, read_samples
 from rlhf.tracking.run import Run, TrackingConfig
 
-__all__ = ["Run", "TrackingConfig", "environment", "read_metrics", "redact"]
+__all__ = ["Run", "TrackingConfig", "environment", "read_metrics", "read_samples", "redact"]

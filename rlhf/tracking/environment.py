@@ -29,8 +29,8 @@ _URL_PASSWORD = re.compile(r"(?<=://)([^/@\s:]*):[^/@\s]+@")
 def redact(value: Any) -> Any:
     """`value` (text, or nested mappings and sequences) with keys, tokens and passwords replaced by `***`.
 
-    A value is secret because of its name (`hub_token`, `api_key`), its look (`hf_...`), or its place (the password
-    of a URL).
+    A value is secret because of its name (`hub_token`, `api_key`), its look (`hf_...`) or its place (the
+    password of a URL).
     """
     if isinstance(value, str):
         return _URL_PASSWORD.sub(rf"\1:{_HIDDEN}@", _SECRET_VALUE.sub(_HIDDEN, value))
@@ -94,7 +94,7 @@ def packages() -> dict[str, str]:
 def _ask(command: Sequence[str], folder: Path | None = None) -> str | None:
     """What `command` prints, or None: it is not installed, failed, or took longer than ten seconds."""
     try:
-        done = subprocess.run(
+        done = subprocess.run(  # noqa: S603 - fixed commands, no shell
             command,
             cwd=folder,
             stdin=subprocess.DEVNULL,

@@ -86,6 +86,11 @@ def read_metrics(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
     ]
 
 
+def read_samples(folder: str | os.PathLike[str]) -> list[dict[str, Any]]:
+    """The rows of a run's samples.jsonl; text stays text, whatever it says."""
+    return read_lines(Path(folder) / "samples.jsonl")
+
+
 def write_atomically(path: Path, content: bytes) -> None:
     """Put `content` at `path`, wholly or not at all, and on the disk before this returns."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
@@ -94,7 +99,7 @@ def write_atomically(path: Path, content: bytes) -> None:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(temporary, path)
+        temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -113,6 +118,7 @@ class JsonLines:
         self._file = open(path, "ab", buffering=0)  # noqa: SIM115 - held open for the life of the run
 
     def write(self, row: Mapping[str, Any]) -> None:
+        """Append `row`."""
         self._file.write(encode_line(row))
 
     def rewind(self, stage: str, step: int) -> int:
@@ -126,6 +132,7 @@ class JsonLines:
         return len(rows) - len(kept)
 
     def close(self) -> None:
+        """Let go of the file."""
         self._file.close()
 
 

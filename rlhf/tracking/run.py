@@ -206,7 +206,7 @@ class Run:
         content = yaml.safe_dump(config, sort_keys=False, allow_unicode=True, width=100).encode()
         if path.exists() and path.read_bytes() != content:
             former = len(list(self.folder.glob("config-*.yaml"))) + 1
-            os.replace(path, self.folder / f"config-{former}.yaml")
+            path.rename(self.folder / f"config-{former}.yaml")
         write_atomically(path, content)
 
     def _write_environment(self, *, seed: int, group: str | None) -> None:

@@ -1,8 +1,8 @@
 """Weights & Biases as a second place for the metrics, never as a condition for training.
 
 Online with a key, else offline; no question is ever asked, and nothing waits longer than the limits below.
-Metrics go under the names that transformers' own callback gives them (`train/objective/kl`, `eval/loss`), against
-`train/global_step`, so that dashboards made with TRL's trainers carry over.
+Metrics go under the names that transformers' own callback gives them (`train/objective/kl`, `eval/loss`),
+against `train/global_step`, so that dashboards made with TRL's trainers carry over.
 """
 
 import logging
@@ -110,7 +110,7 @@ class WandbSink:
         tags: Sequence[str],
         config: Mapping[str, Any],
     ) -> "WandbSink | None":
-        """Start a run: offline where the server does not accept it in time, None where wandb does not work."""
+        """Start a run: offline where the server does not take it in time, None where wandb does not work."""
         # wandb sends its errors to its makers unless told not to; it looks when it is first imported.
         os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
         import wandb
@@ -140,7 +140,7 @@ class WandbSink:
                 ),
             )
 
-        # Whatever goes wrong inside wandb (its errors share no base class) must not cost anyone a training run.
+        # What goes wrong inside wandb (its errors share no base class) must not cost anyone a training run.
         if mode == "online":
             try:
                 return cls(wandb, start("online"), folder, online=True)

@@ -49,7 +49,7 @@ def test_the_least_of_config_environment_and_key_decides(wanted, environ, mode):
 
 
 def test_online_without_a_key_is_refused_before_anything_is_written(tmp_path):
-    with pytest.raises(UserError, match="tracking.wandb = online: no W&B key found; run `wandb login`"):
+    with pytest.raises(UserError, match=r"tracking\.wandb = online: no W&B key found; run `wandb login`"):
         Run.create(tmp_path, stage="sft", config={}, seed=1, tracking=TrackingConfig(wandb="online"))
     assert not (tmp_path / "runs").exists()
 
@@ -83,11 +83,11 @@ logging.basicConfig(level=logging.INFO)
 from pathlib import Path
 from rlhf.tracking import Run, TrackingConfig
 for stage in ("sft", "ppo"):
-    with Run.create(Path({str(tmp_path)!r}), stage=stage, config={{"a": 1}}, seed=1, tracking=TrackingConfig(),
-                    group="support", run_id=stage) as run:
+    with Run.create(Path({str(tmp_path)!r}), stage=stage, config={{"a": 1}}, seed=1,
+                    tracking=TrackingConfig(), group="support", run_id=stage) as run:
         for step in range(5):
             run.log({{"objective/kl": float(step), "note": None, "bad": float("nan")}}, step=step)
-        run.log_samples([{{"prompt": "p", "completion": "<b>c</b>"}}, {{"prompt": "q", "score": 1.5}}], step=4)
+        run.log_samples([{{"prompt": "p", "text": "<b>c</b>"}}, {{"prompt": "q", "score": 1.5}}], step=4)
         run.finish({{"ppo": {{"kl": 4.0}}}})
 import os
 children = Path(f"/proc/self/task/{{os.getpid()}}/children")
