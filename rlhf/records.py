@@ -171,9 +171,7 @@ class Ranking(Record):
     @property
     def group_id(self) -> str:
         """Names this ranking: the same judgement has the same id wherever it is read."""
-        body = json.dumps(
-            [self.row()["prompt"], self.row()["completions"], self.tiers, self.annotator, self.task]
-        )
+        body = json.dumps([self.row()["prompt"], self.row()["completions"], self.tiers, self.annotator, self.task])
         return hashlib.sha256(body.encode()).hexdigest()[:16]
 
     def pairs(self) -> list[Preference]:
@@ -207,14 +205,16 @@ KINDS: tuple[type[Record], ...] = (Ranking, Preference, Rating, Completion, Conv
 
 @dataclass(frozen=True)
 class Problem:
-    """One row that could not be used."""
+    """One row that could not be used; `line` counts from 1, rows instead of lines where a file has no lines."""
 
     path: str
     line: int
     what: str
+    unit: Literal["line", "row"] = "line"
 
     def __str__(self) -> str:
-        return f"{self.path}:{self.line}: {self.what}"
+        place = f"{self.path}:{self.line}" if self.unit == "line" else f"{self.path}, row {self.line}"
+        return f"{place}: {self.what}"
 
 
 def prompt_key(prompt: Text) -> str:

@@ -2,14 +2,14 @@
 
 import hashlib
 import unicodedata
-import zlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from rlhf.datasets.config import Cleaning
-from rlhf.datasets.sources import Row
+from rlhf.datasets.rows import Row
 from rlhf.records import (
     Completion,
     Conversation,
@@ -21,7 +21,6 @@ from rlhf.records import (
     Record,
     Text,
     plain,
-    prompt_key,
 )
 
 Cleaner = Callable[[str], str]
@@ -106,15 +105,17 @@ def num_chars(record: Record) -> int:
     return first + max(others, default=0)
 
 
-def identity(record: Record) -> str:
+def identity(record: Record) -> bytes:
     """Equal for records with equal words and verdicts, whatever their spacing."""
-    body = repr((type(record).__name__, [prompt_key(text) for text in texts_of(record)], verdict_of(record)))
-    return hashlib.sha256(body.encode()).hexdigest()
+    words = [" ".join(plain(text).split()) for text in texts_of(record)]
+    forms = [isinstance(text, str) for text in texts_of(record)]
+    body = repr((type(record).__name__, forms, words, verdict_of(record)))
+    return hashlib.sha256(body.encode()).digest()
 
 
-def first_of_each(identities: Sequence[str]) -> list[bool]:
+def first_of_each(identities: Sequence[bytes]) -> list[bool]:
     """True where an identity appears for the first time."""
-    seen: set[str] = set()
+    seen: set[bytes] = set()
     return [not (one in seen or seen.add(one)) for one in identities]  # type: ignore[func-returns-value]
 
 
@@ -123,73 +124,64 @@ def first_of_each(identities: Sequence[str]) -> list[bool]:
 _RUN = 5
 _NUM_PERM = 64
 
+Runs = npt.NDArray[np.uint64]
 
-def _runs(text: str) -> set[int]:
-    """Hashes of all runs of five letters of `text`, case and spacing apart."""
-    data = " ".join(text.lower().split()).encode()
-    if len(data) <= _RUN:
-        return {zlib.crc32(data)}
-    return {zlib.crc32(data[start : start + _RUN]) for start in range(len(data) - _RUN + 1)}
+
+def _runs(text: str) -> Runs:
+    """All runs of five letters (bytes of UTF-8) of `text`, case and spacing apart, each once, as sorted numbers."""
+    data = np.frombuffer(" ".join(text.lower().split()).encode().ljust(_RUN), dtype=np.uint8).astype(np.uint64)
+    starts = len(data) - _RUN + 1
+    packed = np.zeros(starts, dtype=np.uint64)
+    for place in range(_RUN):
+        packed |= data[place : place + starts] << np.uint64(8 * place)
+    return np.unique(packed)
+
+
+def _jaccard(a: Runs, b: Runs) -> float:
+    shared = len(np.intersect1d(a, b, assume_unique=True))
+    return shared / (len(a) + len(b) - shared)
 
 
 class NearIndex:
     """Finds texts that are nearly the same; MinHash and LSH propose, the exact Jaccard similarity decides."""
 
     def __init__(self, threshold: float) -> None:
-        from datasketch import MinHashLSH
+        from datasketch import MinHash, MinHashLSH
 
         self.threshold = threshold
         # Proposals cost little and a missed pair is lost: the index looks a little below the threshold.
         self._lsh = MinHashLSH(threshold=max(0.2, threshold - 0.1), num_perm=_NUM_PERM)
+        self._empty = MinHash(num_perm=_NUM_PERM, hashfunc=int, seed=1)
         self._kept: list[tuple[Any, list[str]]] = []
 
     def is_near(self, texts: list[str], group: Any = None) -> bool:
         """Whether each of `texts` is near the same text of something added under the same `group`."""
-        return self._find(self._sketch(texts), texts, group)
+        return self._find([_runs(text) for text in texts], group)[0]
 
     def add_if_new(self, texts: list[str], group: Any = None) -> bool:
         """Add `texts` unless they are near something there; True if they were new."""
-        sketch = self._sketch(texts)
-        if self._find(sketch, texts, group):
-            return False
-        self._lsh.insert(len(self._kept), sketch)
-        self._kept.append((group, texts))
-        return True
+        near, sketch = self._find([_runs(text) for text in texts], group)
+        if not near:
+            self._lsh.insert(len(self._kept), sketch)
+            self._kept.append((group, texts))
+        return not near
 
-    def _sketch(self, texts: list[str]) -> Any:
-        from datasketch import MinHash
-
-        sketch = MinHash(num_perm=_NUM_PERM, hashfunc=_same, seed=1)
-        runs = set().union(*(_runs(text) for text in texts))
-        sketch.update_batch(np.fromiter(runs, dtype=np.uint64, count=len(runs)))
-        return sketch
-
-    def _find(self, sketch: Any, texts: list[str], group: Any) -> bool:
-        mine: list[set[int]] | None = None
-        for place in self._lsh.query(sketch):
+    def _find(self, runs: list[Runs], group: Any) -> tuple[bool, Any]:
+        sketch = self._empty.copy()
+        # 40 bits a run, 32 for MinHash: the upper half of a product (Fibonacci hashing).
+        hashed = (np.concatenate(runs) * np.uint64(0x9E3779B97F4A7C15)) >> np.uint64(32)
+        sketch.update_batch(hashed.tolist())
+        for place in sorted(self._lsh.query(sketch)):
             other_group, others = self._kept[place]
-            if other_group != group or len(others) != len(texts):
+            if other_group != group or len(others) != len(runs):
                 continue
-            mine = mine or [_runs(text) for text in texts]
-            if all(_jaccard(a, _runs(b)) >= self.threshold for a, b in zip(mine, others, strict=True)):
-                return True
-        return False
-
-
-def _same(value: int) -> int:
-    return value
-
-
-def _jaccard(a: set[int], b: set[int]) -> float:
-    return len(a & b) / len(a | b)
-
-
-def near_texts(record: Record) -> list[str]:
-    return [plain(text) for text in texts_of(record)]
+            if all(_jaccard(a, _runs(b)) >= self.threshold for a, b in zip(runs, others, strict=True)):
+                return True, sketch
+        return False, sketch
 
 
 def first_of_near(records: Sequence[Record], threshold: float) -> Iterator[bool]:
     """True for each record whose texts are not all near those of an earlier one with the same verdict."""
     index = NearIndex(threshold)
     for record in records:
-        yield index.add_if_new(near_texts(record), (type(record), verdict_of(record)))
+        yield index.add_if_new([plain(text) for text in texts_of(record)], (type(record), verdict_of(record)))

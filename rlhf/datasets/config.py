@@ -7,8 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
+from rlhf.config import Located, Section
 from rlhf.records import KINDS
 
 FormatName = Literal[
@@ -38,11 +39,7 @@ _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _REF = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?(@[\w.-]+)?")
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class DataSource(_Section):
+class DataSource(Section):
     """One place rows come from."""
 
     path: Annotated[str, Field(min_length=1)]
@@ -99,22 +96,18 @@ class DataSource(_Section):
             parse_template(text)
         return value
 
-    @field_validator("path")
+    @field_validator("path", mode="before")
     @classmethod
-    def _relative_to_its_file(cls, value: str, info: ValidationInfo) -> str:
-        base = (info.context or {}).get("base")
-        return value if base is None else resolve_path(value, Path(base))
-
-    def resolved(self, base: Path) -> Self:
-        """This source with a relative path read from `base`, the folder of the file that names it."""
-        return self.model_copy(update={"path": resolve_path(self.path, base)})
+    def _relative_to_where_it_was_written(cls, value: Any) -> Any:
+        return resolve_path(value, value.base) if isinstance(value, Located) else value
 
     @property
     def label(self) -> str:
+        """What reports and messages call this source."""
         return self.name or self.path
 
 
-class Cleaning(_Section):
+class Cleaning(Section):
     """What is done to every row. Text prompts keep their ends: these are part of the format."""
 
     strip: bool = True
@@ -136,7 +129,7 @@ class Cleaning(_Section):
         return self
 
 
-class Mixing(_Section):
+class Mixing(Section):
     """How the training rows of several sources come together.
 
     A source of n rows and weight w gets a share proportional to w * n^(1/temperature). At temperature 1 that is every
@@ -156,7 +149,7 @@ class Mixing(_Section):
         return value
 
 
-class DataConfig(_Section):
+class DataConfig(Section):
     """The `data:` section of every stage."""
 
     sources: Annotated[list[DataSource], Field(min_length=1)]
@@ -174,9 +167,7 @@ class DataConfig(_Section):
     @model_validator(mode="after")
     def _one_way_to_hold_out(self) -> Self:
         if self.dev and self.dev_fraction:
-            raise ValueError(
-                "has both `dev` and `dev_fraction`: held-out rows come from one of them, drop the other"
-            )
+            raise ValueError("has both `dev` and `dev_fraction`: held-out rows come from one of them, drop the other")
         return self
 
 
@@ -210,10 +201,12 @@ def resolve_path(path: str, base: Path) -> str:
 
 
 def looks_like_hub_id(path: str) -> bool:
+    """Whether `path` may name a data set on the Hub."""
     return path.startswith("hub:") or (_HUB_ID.fullmatch(path) is not None and not _is_data_file(path))
 
 
 def looks_like_ref(path: str) -> bool:
+    """Whether `path` may name an artefact of the registry."""
     return _REF.fullmatch(path) is not None and not _is_data_file(path)
 
 

@@ -26,15 +26,14 @@ def convert(record: Record, kinds: Sequence[type[Record]]) -> list[Record]:
     if type(record) in kinds:
         return [record]
     for kind in kinds:
-        made = (
-            _as_completions(record) if kind is Completion else _as_prompts(record) if kind is Prompt else None
-        )
+        made = _as_completions(record) if kind is Completion else _as_prompts(record) if kind is Prompt else None
         if made is not None:
             return made
     raise ValueError(f"is a {type(record).__name__.lower()}, and {name_kinds(kinds)} is wanted")
 
 
 def name_kinds(kinds: Sequence[type[Record]]) -> str:
+    """`completion or document`, for messages."""
     return " or ".join(kind.__name__.lower() for kind in kinds)
 
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from rlhf.datasets import transcripts
 from rlhf.datasets.config import DataSource, parse_template
-from rlhf.datasets.sources import RawRow, Row
+from rlhf.datasets.rows import RawRow, Row
 from rlhf.errors import UserError
 from rlhf.records import KINDS, Document, Problem, Prompt
 
@@ -38,17 +38,18 @@ QUESTION_COLUMNS = (
 
 @dataclass(frozen=True)
 class Format:
-    """`fits(row, ours)`: does the row look like this, given our columns that a template will add; `expand(row)`: the
-    rows it makes in our columns; raises ValueError with what is wrong. `columns` are used up by that."""
+    """One shape that rows come in.
+
+    `fits(row, ours)` says whether a row looks like it, given our columns that a template will add. `expand(row)`
+    gives the rows it makes in our columns, or raises ValueError with what is wrong; it uses up `columns(row)`.
+    """
 
     fits: Callable[[Row, frozenset[str]], bool]
     expand: Callable[[Row], list[Row]]
     columns: Callable[[Row], Iterable[str]] = lambda row: ()
 
 
-def read_rows(
-    raws: Iterable[RawRow], source: DataSource
-) -> tuple[str, Iterator[tuple[RawRow, list[Row] | Problem]]]:
+def read_rows(raws: Iterable[RawRow], source: DataSource) -> tuple[str, Iterator[tuple[RawRow, list[Row] | Problem]]]:
     """The name of the format of `raws`, and for each of them its rows in our columns, or what is wrong with it.
 
     Raises:
@@ -77,26 +78,23 @@ def _expand(raw: RawRow, form: Format, source: DataSource) -> list[Row] | Proble
         if source.template:
             parsed = {target: parse_template(text) for target, text in source.template.items()}
             seen = raw.row | row
-            made = [
-                part | {to: _render(pieces, seen | part) for to, pieces in parsed.items()} for part in made
-            ]
+            made = [part | {to: _render(pieces, seen | part) for to, pieces in parsed.items()} for part in made]
         if source.conversational is not None or any(_mixed(part) for part in made):
             as_messages = source.conversational is not False
-            made = [
-                transcripts.to_messages(part) if as_messages else transcripts.to_text(part) for part in made
-            ]
+            made = [transcripts.to_messages(part) if as_messages else transcripts.to_text(part) for part in made]
     except KeyError as error:
-        return Problem(raw.path, raw.line, f"has no column `{error.args[0]}`")
+        return raw.problem(f"has no column `{error.args[0]}`")
     except ValueError as error:
-        return Problem(raw.path, raw.line, str(error))
+        return raw.problem(str(error))
     return made
 
 
 def _mixed(row: Row) -> bool:
     """A prompt as text beside completions as messages, or the other way round, fits no trainer."""
-    texts = [row[name] for name in ("prompt", "completion", "chosen", "rejected") if name in row]
-    texts += row["completions"] if isinstance(row.get("completions"), list) else []
-    return any(isinstance(text, str) for text in texts) and any(isinstance(text, list) for text in texts)
+    types = {type(row[name]) for name in ("prompt", "completion", "chosen", "rejected") if name in row}
+    if isinstance(row.get("completions"), list):
+        types |= {type(one) for one in row["completions"]}
+    return str in types and list in types
 
 
 # Columns, values, templates
@@ -157,9 +155,7 @@ def _render(pieces: list[tuple[str, str | None]], row: Row) -> str:
         if isinstance(value, float) and not math.isfinite(value):
             raise ValueError(f"`{name}` is {value}, which no template can say")
         if value is None or isinstance(value, list | dict):
-            raise ValueError(
-                f"`{name}` is {'empty' if value is None else 'no plain value'}, so no template can say it"
-            )
+            raise ValueError(f"`{name}` is {'empty' if value is None else 'no plain value'}, so no template can say it")
         out.append(str(value))
     return "".join(out)
 
@@ -192,9 +188,7 @@ def _has(row: Row, name: str) -> bool:
 
 def _detect(rows: list[Row], source: DataSource) -> str:
     ours = frozenset(source.template)
-    votes = Counter(
-        next((name for name, form in FORMATS.items() if form.fits(row, ours)), None) for row in rows
-    )
+    votes = Counter(next((name for name, form in FORMATS.items() if form.fits(row, ours)), None) for row in rows)
     name = votes.most_common(1)[0][0] if votes else "records"
     if name is None:
         there = ", ".join(sorted({name for row in rows for name in row}))
@@ -245,15 +239,9 @@ def _expand_alpaca(row: Row) -> list[Row]:
 
 def _expand_seed(row: Row) -> list[Row]:
     instances = row["instances"]
-    if (
-        not isinstance(instances, list)
-        or not instances
-        or not all(isinstance(one, dict) for one in instances)
-    ):
+    if not isinstance(instances, list) or not instances or not all(isinstance(one, dict) for one in instances):
         raise ValueError("`instances` is no list of objects with `input` and `output`")
-    return [
-        row_ for one in instances for row_ in _expand_alpaca({"instruction": row.get("instruction")} | one)
-    ]
+    return [row_ for one in instances for row_ in _expand_alpaca({"instruction": row.get("instruction")} | one)]
 
 
 def _question_columns(row: Row) -> tuple[str, str] | None:
@@ -305,9 +293,7 @@ FORMATS: dict[str, Format] = {
         lambda row: {"instruction", "input", "response1", "response2", "idx", "cmp_key", *_vote_columns(row)},
     ),
     "hh": Format(_is_hh, transcripts.expand_hh, lambda row: ("prompt", "chosen", "rejected")),
-    "sharegpt": Format(
-        transcripts.is_sharegpt, transcripts.expand_sharegpt, lambda row: transcripts.SHAREGPT_COLUMNS
-    ),
+    "sharegpt": Format(transcripts.is_sharegpt, transcripts.expand_sharegpt, lambda row: transcripts.SHAREGPT_COLUMNS),
     "records": Format(_is_records, lambda row: [row]),
     "self_instruct": Format(
         lambda row, ours: {"instruction", "instances"} <= row.keys(),

@@ -1,5 +1,6 @@
 """From the `data:` section to the records a stage asked for."""
 
+import itertools
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,9 +10,10 @@ from rlhf.datasets.config import Cleaning, DataConfig, DataSource
 from rlhf.datasets.convert import convert, name_kinds
 from rlhf.datasets.formats import read_rows
 from rlhf.datasets.report import DataReport, SourceReport
-from rlhf.datasets.sources import OpenRef, Row, as_json, open_source, without_nan
+from rlhf.datasets.rows import Row, as_json, without_nan
+from rlhf.datasets.sources import OpenRef, open_source
 from rlhf.errors import UserError
-from rlhf.records import KINDS, Problem, Record, parse_record, prompt_key
+from rlhf.records import KINDS, Problem, Record, parse_record, plain
 
 _REQUIRED = frozenset(name for kind in KINDS for name in kind.columns)
 _OPTIONAL = frozenset(name for kind in KINDS for name in kind.model_fields) - _REQUIRED
@@ -40,9 +42,7 @@ class SourceRows:
     report: SourceReport
 
 
-def load(
-    config: DataConfig, kinds: Sequence[type[Record]], *, seed: int, open_ref: OpenRef | None = None
-) -> Loaded:
+def load(config: DataConfig, kinds: Sequence[type[Record]], *, seed: int, open_ref: OpenRef | None = None) -> Loaded:
     """Read, clean, convert, deduplicate, split and mix.
 
     Args:
@@ -56,33 +56,28 @@ def load(
         UserError: a source is missing or unreadable, too many of its rows are bad, or nothing is left to train on.
     """
     # 1. Rows of every source, in our columns and of the kinds asked for.
-    sources = [
-        read_source(source, config, kinds, role="train", open_ref=open_ref) for source in config.sources
-    ]
+    sources = [read_source(source, config, kinds, role="train", open_ref=open_ref) for source in config.sources]
     dev_sources = [read_source(source, config, kinds, role="dev", open_ref=open_ref) for source in config.dev]
     removed: Counter[str] = Counter()
     # 2. Too short, too long, there already.
     pools = _reduce([source.records for source in sources], config.cleaning, removed)
     dev = [
-        record
-        for pool in _reduce([one.records for one in dev_sources], config.cleaning, removed)
-        for record in pool
+        record for pool in _reduce([one.records for one in dev_sources], config.cleaning, removed) for record in pool
     ]
     # 3. What is held out.
+    keys = split.PromptKeys()
     if config.dev_fraction:
-        held = [[_held_out(record, config) for record in pool] for pool in pools]
-        dev = [
-            record
-            for pool, flags in zip(pools, held, strict=True)
-            for record, out in zip(pool, flags, strict=True)
-            if out
+        held_out = [
+            [split.is_held_out(keys.opening(record), config.dev_fraction, config.split_seed) for record in pool]
+            for pool in pools
         ]
+        dev = [record for pool, out in zip(pools, held_out, strict=True) for record in itertools.compress(pool, out)]
         pools = [
-            [record for record, out in zip(pool, flags, strict=True) if not out]
-            for pool, flags in zip(pools, held, strict=True)
+            [record for record, is_out in zip(pool, out, strict=True) if not is_out]
+            for pool, out in zip(pools, held_out, strict=True)
         ]
     # 4. No prompt on both sides.
-    pools = _without_leaks(pools, dev, config.cleaning, removed)
+    pools = _without_leaks(pools, dev, config.cleaning, keys, removed)
     # 5. The mixture.
     if not any(pools):
         raise UserError(_nothing_left(config, sources, dev, removed))
@@ -92,8 +87,8 @@ def load(
         sources=[source.report for source in [*sources, *dev_sources]],
         num_train=len(train),
         num_dev=len(dev),
-        num_train_prompts=report.num_prompts(train),
-        num_dev_prompts=report.num_prompts(dev),
+        num_train_prompts=len({keys.whole(record) for record in train}),
+        num_dev_prompts=len({keys.whole(record) for record in dev}),
         removed=dict(removed),
         lengths=report.length_stats(train),
         notes=_notes(config, train, dev),
@@ -129,7 +124,7 @@ def read_source(
             found.update(type(record).__name__.lower() for record in parsed)
             records += [one for record in parsed for one in convert(record, kinds)]
         except ValueError as error:
-            problems.append(Problem(raw.path, raw.line, str(error)))
+            problems.append(raw.problem(str(error)))
         if source.limit is not None and len(records) >= source.limit:
             del records[source.limit :]
             break
@@ -160,11 +155,7 @@ def parse_row(row: Row, cleaning: Cleaning) -> Record:
     """
     row = clean.clean_row(row, cleaning)
     # An optional column without a value is a column that is not there: tables have every column in every row.
-    row = {
-        name: value
-        for name, value in row.items()
-        if not (name in _OPTIONAL and (value is None or value == ""))
-    }
+    row = {name: value for name, value in row.items() if not (name in _OPTIONAL and (value is None or value == ""))}
     extra = {
         name: without_nan(as_json(value))
         for name, value in row.items()
@@ -207,25 +198,21 @@ def _of_length(pool: list[Record], cleaning: Cleaning, removed: Counter[str]) ->
     return kept
 
 
-def _held_out(record: Record, config: DataConfig) -> bool:
-    return split.is_held_out(split.split_key(record), config.dev_fraction, config.split_seed)
-
-
 def _without_leaks(
-    pools: list[list[Record]], dev: list[Record], cleaning: Cleaning, removed: Counter[str]
+    pools: list[list[Record]], dev: list[Record], cleaning: Cleaning, keys: split.PromptKeys, removed: Counter[str]
 ) -> list[list[Record]]:
-    """Training records whose prompt is held out are left out; with `dedupe: near`, those with nearly such a prompt."""
+    """Training records whose prompt is held out are left out; with `dedupe: near`, nearly such prompts too."""
     if not dev:
         return pools
-    held = {prompt_key(split.prompt_of(record)) for record in dev}
-    kept = [[one for one in pool if prompt_key(split.prompt_of(one)) not in held] for pool in pools]
+    held = {keys.whole(record) for record in dev}
+    kept = [[record for record in pool if keys.whole(record) not in held] for pool in pools]
     removed["prompt_in_dev"] += sum(map(len, pools)) - sum(map(len, kept))
     if cleaning.dedupe != "near":
         return kept
     index = clean.NearIndex(cleaning.near_threshold)
     for record in dev:
-        index.add_if_new([clean.plain(split.prompt_of(record))])
-    far = [[one for one in pool if not index.is_near([clean.plain(split.prompt_of(one))])] for pool in kept]
+        index.add_if_new([plain(split.prompt_of(record))])
+    far = [[record for record in pool if not index.is_near([plain(split.prompt_of(record))])] for pool in kept]
     removed["near_dev"] += sum(map(len, kept)) - sum(map(len, far))
     return far
 
@@ -248,15 +235,11 @@ def _too_bad(
     return [head, *report.problems_line(problems)]
 
 
-def _nothing_left(
-    config: DataConfig, sources: list[SourceRows], dev: list[Record], removed: Counter[str]
-) -> list[str]:
+def _nothing_left(config: DataConfig, sources: list[SourceRows], dev: list[Record], removed: Counter[str]) -> list[str]:
     names = ", ".join(source.label for source in config.sources)
     num_records = sum(len(source.records) for source in sources)
     lines = [f"{names}: nothing is left to train on of {num_records:,} records"]
-    lines += [
-        f"  {count:,} left out: {reason.replace('_', ' ')}" for reason, count in removed.items() if count
-    ]
+    lines += [f"  {count:,} left out: {reason.replace('_', ' ')}" for reason, count in removed.items() if count]
     if removed["prompt_in_dev"]:
         lines.append("  every other prompt is also in `dev`: are the two the same file?")
     elif dev and config.dev_fraction:

@@ -2,13 +2,12 @@
 
 import dataclasses
 import itertools
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from rlhf.datasets.clean import num_chars, texts_of
-from rlhf.datasets.split import prompt_of
+from rlhf.datasets.clean import texts_of
 from rlhf.records import Completion, Document, Preference, Problem, Ranking, Rating, Record, plain, prompt_key
 
 PERCENTILES = (5, 50, 95, 99)
@@ -49,10 +48,12 @@ class DataReport:
 
     @property
     def num_rows(self) -> int:
+        """Rows read, of all sources."""
         return sum(source.rows for source in self.sources)
 
     @property
     def num_set_aside(self) -> int:
+        """Rows that could not be used."""
         return sum(source.set_aside for source in self.sources)
 
     def summary(self) -> str:
@@ -62,9 +63,7 @@ class DataReport:
             for source in self.sources
             if source.set_aside
         ]
-        removed = ", ".join(
-            f"{count:,} {reason.replace('_', ' ')}" for reason, count in self.removed.items() if count
-        )
+        removed = ", ".join(f"{count:,} {reason.replace('_', ' ')}" for reason, count in self.removed.items() if count)
         lines.append(
             f"{self.num_train:,} training and {self.num_dev:,} held-out records of {self.num_train_prompts:,} and "
             f"{self.num_dev_prompts:,} prompts" + (f" (left out: {removed})" if removed else "")
@@ -72,15 +71,8 @@ class DataReport:
         return "\n".join([*lines, *self.notes])
 
     def to_dict(self) -> dict[str, Any]:
+        """The report as JSON can say it."""
         return dataclasses.asdict(self) | {"num_rows": self.num_rows, "num_set_aside": self.num_set_aside}
-
-
-def count_kinds(records: Iterable[Record]) -> dict[str, int]:
-    return dict(Counter(type(record).__name__.lower() for record in records))
-
-
-def num_prompts(records: Iterable[Record]) -> int:
-    return len({prompt_key(prompt_of(record)) for record in records})
 
 
 def length_stats(records: Iterable[Record]) -> dict[str, dict[str, float]]:
@@ -182,9 +174,7 @@ def joint_note(records: Sequence[Record]) -> str | None:
         for answer in [record.completion if isinstance(record, Completion) else record.chosen]
         if isinstance(record.prompt, str) and isinstance(answer, str)
     ]
-    bare = [
-        (prompt, answer) for prompt, answer in pairs if not prompt[-1:].isspace() and not answer[:1].isspace()
-    ]
+    bare = [(prompt, answer) for prompt, answer in pairs if not prompt[-1:].isspace() and not answer[:1].isspace()]
     if len(bare) * 2 <= len(pairs):
         return None
     prompt, answer = bare[0]
@@ -198,16 +188,3 @@ def problems_line(problems: Sequence[Problem], most: int = 3) -> list[str]:
     """The first few problems, a line each, and how many more there are."""
     lines = [f"  {problem}" for problem in problems[:most]]
     return lines + ([f"  and {len(problems) - most:,} more"] if len(problems) > most else [])
-
-
-__all__ = [
-    "DataReport",
-    "SourceReport",
-    "count_kinds",
-    "joint_note",
-    "judgement_stats",
-    "length_stats",
-    "num_chars",
-    "num_prompts",
-    "problems_line",
-]

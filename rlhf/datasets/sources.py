@@ -1,33 +1,26 @@
 """Rows out of files, folders and the Hub, each with the place it came from; nothing here knows what a row means."""
 
 import csv
+import dataclasses
+import difflib
 import gzip
+import itertools
 import json
-import math
 import re
 import sys
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from decimal import Decimal
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from rlhf.datasets.config import DATA_SUFFIXES, DataSource, looks_like_hub_id, looks_like_ref
+from rlhf.datasets.hub import hub_rows, saved_rows
+from rlhf.datasets.plain_text import cut_text
+from rlhf.datasets.rows import RawRow, as_json
 from rlhf.errors import UserError
-from rlhf.records import Problem, has_lone_surrogate, iter_json_lines
+from rlhf.records import has_lone_surrogate, iter_json_lines
 
-Row = dict[str, Any]
-OpenRef = Callable[[str], Path]
-"""Finds the folder of a registry artefact; raises UserError for a name it does not know."""
-
-
-@dataclass(frozen=True)
-class RawRow:
-    """One row as it was found."""
-
-    path: str
-    line: int
-    row: Row | Problem
+OpenRef = Callable[[str], Path | None]
+"""Finds the folder of a registry artefact; None for a name it does not know."""
 
 
 def open_source(source: DataSource, open_ref: OpenRef | None = None) -> Iterator[RawRow]:
@@ -38,9 +31,9 @@ def open_source(source: DataSource, open_ref: OpenRef | None = None) -> Iterator
     """
     files = _find(source, open_ref)
     if files is None:
-        return _hub_rows(source)
+        return hub_rows(source)
     if len(files) == 1 and files[0].is_dir():
-        return _saved_rows(files[0], source)
+        return saved_rows(files[0], source)
     return (raw for file in files for raw in _file_rows(file, source))
 
 
@@ -62,19 +55,14 @@ def _find(source: DataSource, open_ref: OpenRef | None) -> list[Path] | None:
     parts = _with_split_name(path, source.split or "train")
     if parts:
         return parts
-    unknown = None
     if open_ref is not None and looks_like_ref(source.path):
-        try:
-            return _files_of(open_ref(source.path), source)
-        except UserError as error:
-            # `group/name` may also be a Hub id: what the registry said is told if that fails too.
-            if not looks_like_hub_id(source.path):
-                raise
-            unknown = error
+        folder = open_ref(source.path)
+        if folder is not None:
+            return _files_of(folder, source)
     if looks_like_hub_id(source.path):
-        if unknown is not None:
-            _check_hub(source, unknown)
         return None
+    if "@" in source.path and looks_like_ref(source.path):
+        raise UserError(f"{source.path}: no such artefact in the registry; `rlhf models ls` lists what there is")
     raise UserError(f"{source.path}: no such file{_near_names(path)}")
 
 
@@ -99,11 +87,7 @@ def _files_of(folder: Path, source: DataSource) -> list[Path]:
     if (folder / "dataset_dict.json").is_file() or (folder / "state.json").is_file():
         return [folder]
     found = sorted(file for file in folder.rglob("*") if file.is_file() and _suffix(file) in DATA_SUFFIXES)
-    found = [
-        file
-        for file in found
-        if not any(part.startswith((".", "_")) for part in file.relative_to(folder).parts)
-    ]
+    found = [file for file in found if not any(part.startswith((".", "_")) for part in file.relative_to(folder).parts)]
     # A single .json beside tables of rows is a description of them.
     tables = [file for file in found if not file.name.endswith((".json", ".json.gz", ".txt"))] or found
     split = source.split or "train"
@@ -115,14 +99,10 @@ def _files_of(folder: Path, source: DataSource) -> list[Path]:
     if not tables:
         raise UserError(f"{folder}: holds no data file ({', '.join(DATA_SUFFIXES)}, also .gz)")
     names = ", ".join(str(file.relative_to(folder)) for file in tables[:8])
-    raise UserError(
-        f"{folder}: no file of the split {split!r}; there are {names}: name one, or another `split`"
-    )
+    raise UserError(f"{folder}: no file of the split {split!r}; there are {names}: name one, or another `split`")
 
 
 def _near_names(path: Path) -> str:
-    import difflib
-
     if not path.parent.is_dir():
         return f"; nor is there a folder {path.parent}"
     close = difflib.get_close_matches(path.name, [file.name for file in path.parent.iterdir()], n=1)
@@ -172,35 +152,31 @@ def _read_text(path: Path) -> str:
     return raw.decode("utf-8", errors="surrogateescape").removeprefix("\ufeff").replace("\r\n", "\n")
 
 
-def _checked(path: Path, line: int, row: Any) -> RawRow:
-    if not isinstance(row, dict):
-        return RawRow(
-            str(path), line, Problem(str(path), line, f"is a JSON {type(row).__name__}, not an object")
-        )
-    if has_lone_surrogate(row):
-        return RawRow(str(path), line, Problem(str(path), line, "is not UTF-8"))
-    return RawRow(str(path), line, row)
+def _checked(raw: RawRow) -> RawRow:
+    if not isinstance(raw.row, dict):
+        return raw.bad(f"is a JSON {type(raw.row).__name__}, not an object")
+    return raw.bad("is not UTF-8") if has_lone_surrogate(raw.row) else raw
 
 
 def _json_rows(path: Path) -> Iterator[RawRow]:
     """A list of rows, an object of rows, an object with one list of rows in it, or JSON Lines by another name."""
     text = _read_text(path)
     start = len(text) - len(text.lstrip())
-    if text[start : start + 1] != "[":
-        try:
-            whole, end = json.JSONDecoder().raw_decode(text, start)
-        except ValueError as error:
-            raise UserError(f"{path}: is not JSON: {error}") from None
-        if text[end:].strip():
-            yield from _jsonl_rows(path)
-            return
-        rows = _rows_inside(whole)
-        if rows is None:
-            raise UserError(f"{path}: holds no list of rows; expected [{{...}}, ...] or one object a line")
-        for number, row in enumerate(rows, start=1):
-            yield _checked(path, number, row)
+    if text[start : start + 1] == "[":
+        yield from _array_rows(path, text, start + 1)
         return
-    yield from _array_rows(path, text, start + 1)
+    try:
+        whole, end = json.JSONDecoder().raw_decode(text, start)
+    except ValueError as error:
+        raise UserError(f"{path}: is not JSON: {error}") from None
+    if text[end:].strip():
+        yield from _jsonl_rows(path)
+        return
+    rows = _rows_inside(whole)
+    if rows is None:
+        raise UserError(f"{path}: holds no list of rows; expected [{{...}}, ...] or one object a line")
+    for number, row in enumerate(rows, start=1):
+        yield _checked(RawRow(str(path), number, row, "row"))
 
 
 def _rows_inside(whole: Any) -> list[Any] | None:
@@ -208,35 +184,26 @@ def _rows_inside(whole: Any) -> list[Any] | None:
         return None
     if whole and all(isinstance(value, dict) for value in whole.values()):
         return list(whole.values())
-    lists = [
-        value for value in whole.values() if isinstance(value, list) and value and isinstance(value[0], dict)
-    ]
+    lists = [value for value in whole.values() if isinstance(value, list) and value and isinstance(value[0], dict)]
     return lists[0] if len(lists) == 1 else None
 
 
 def _array_rows(path: Path, text: str, at: int) -> Iterator[RawRow]:
-    """The elements of the JSON array whose bracket stands before `at`, each with the line it begins on."""
+    """The elements of the JSON array whose bracket stands before `at`: those before a broken place are saved."""
     decoder = json.JSONDecoder()
-    blank = re.compile(r"[\s,]*")
-    line, counted = 1, 0
-    while True:
-        match = blank.match(text, at)
-        at = match.end() if match else at
-        line, counted = line + text.count("\n", counted, at), at
-        if at >= len(text):
-            yield RawRow(
-                str(path), line, Problem(str(path), line, "the file ends here, before the list does")
-            )
-            return
-        if text[at] == "]":
+    between = re.compile(r"[\s,]*")
+    for number in itertools.count(1):
+        here = RawRow(str(path), number, {}, "row")
+        gap = between.match(text, at)
+        at = gap.end() if gap else at
+        if text[at : at + 1] == "]":
             return
         try:
             row, at = decoder.raw_decode(text, at)
         except (ValueError, RecursionError) as error:
-            what = f"is not JSON: {error}; the rest of the file is not read"
-            yield RawRow(str(path), line, Problem(str(path), line, what))
+            yield here.bad(f"is not JSON: {error}; what follows in the file is not read")
             return
-        yield _checked(path, line, row)
+        yield _checked(dataclasses.replace(here, row=row))
 
 
 def _csv_rows(path: Path, delimiter: str | None) -> Iterator[RawRow]:
@@ -250,21 +217,20 @@ def _csv_rows(path: Path, delimiter: str | None) -> Iterator[RawRow]:
     reader = csv.reader(iter(lines), delimiter=delimiter)
     names = [name.strip() for name in next(reader)]
     while True:
-        line = reader.line_num + 1
+        here = RawRow(str(path), reader.line_num + 1, {})
         try:
             cells = next(reader)
         except StopIteration:
             return
         except csv.Error as error:
-            yield RawRow(str(path), line, Problem(str(path), line, f"is not CSV: {error}"))
+            yield here.bad(f"is not CSV: {error}")
             continue
         if not cells:
             continue
         if len(cells) != len(names):
-            what = f"has {len(cells)} fields where the header has {len(names)}"
-            yield RawRow(str(path), line, Problem(str(path), line, what))
+            yield here.bad(f"has {len(cells)} fields where the header has {len(names)}")
             continue
-        yield _checked(path, line, dict(zip(names, cells, strict=True)))
+        yield _checked(dataclasses.replace(here, row=dict(zip(names, cells, strict=True))))
 
 
 def _parquet_rows(path: Path) -> Iterator[RawRow]:
@@ -279,147 +245,15 @@ def _parquet_rows(path: Path) -> Iterator[RawRow]:
     for batch in table.iter_batches(batch_size=4096):
         for row in batch.to_pylist():
             line += 1
-            yield RawRow(str(path), line, {name: as_json(value) for name, value in row.items()})
+            yield RawRow(str(path), line, {name: as_json(value) for name, value in row.items()}, "row")
 
 
 def _text_rows(path: Path, source: DataSource) -> Iterator[RawRow]:
     text = _read_text(path)
     if source.format == "lines":
-        pieces = ((number, line) for number, line in enumerate(text.split("\n"), start=1))
+        pieces: Iterable[tuple[int, str]] = enumerate(text.split("\n"), start=1)
     else:
         pieces = cut_text(text, source.chunk_chars)
     for line, piece in pieces:
         if piece.strip():
-            yield _checked(path, line, {"text": piece})
-
-
-_DOCUMENT_BORDER = re.compile(r"\n[ \t]*\n[ \t]*\n\s*|\s*\f\s*")
-_PARAGRAPH_BORDER = re.compile(r"\n[ \t]*\n")
-_SENTENCE_END = re.compile(r"[.!?]['\"”’)]*\s|\n")
-
-
-def cut_text(text: str, chunk_chars: int | None) -> Iterator[tuple[int, str]]:
-    """Pieces of `text` and the line each begins on: documents (parted by two blank lines or a form feed), and these
-    cut into runs of whole paragraphs of at most `chunk_chars` characters; a longer paragraph is cut at a sentence."""
-    line, counted = 1, 0
-    for start, end in _spans(text, 0, len(text), _DOCUMENT_BORDER):
-        for first, last in _chunks(text, start, end, chunk_chars):
-            line, counted = line + text.count("\n", counted, first), first
-            yield line, text[first:last]
-
-
-def _spans(text: str, start: int, end: int, border: re.Pattern[str]) -> Iterator[tuple[int, int]]:
-    for match in border.finditer(text, start, end):
-        if text[start : match.start()].strip():
-            yield start, match.start()
-        start = match.end()
-    if text[start:end].strip():
-        yield start, end
-
-
-def _chunks(text: str, start: int, end: int, limit: int | None) -> Iterator[tuple[int, int]]:
-    if limit is None or end - start <= limit:
-        yield start, end
-        return
-    open_at: int | None = None
-    open_end = start
-    for first, last in _spans(text, start, end, _PARAGRAPH_BORDER):
-        if open_at is not None and last - open_at <= limit:
-            open_end = last
-            continue
-        if open_at is not None:
-            yield open_at, open_end
-        while last - first > limit:
-            cut = max(
-                (match.end() for match in _SENTENCE_END.finditer(text, first, first + limit)), default=0
-            )
-            cut = cut or text.rfind(" ", first, first + limit) + 1 or first + limit
-            yield first, cut
-            first = cut
-        open_at, open_end = (first, last) if first < last else (None, last)
-    if open_at is not None:
-        yield open_at, open_end
-
-
-# `datasets`
-
-
-def _saved_rows(folder: Path, source: DataSource) -> Iterator[RawRow]:
-    import datasets
-
-    try:
-        found = datasets.load_from_disk(str(folder))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{folder}: is not a whole saved data set: {error}") from None
-    if isinstance(found, datasets.DatasetDict):
-        split = source.split or "train"
-        if split not in found:
-            raise UserError(f"{folder}: no split {split!r}; there are {', '.join(map(str, found))}")
-        found = found[split]
-    return _dataset_rows(found, str(folder))
-
-
-def _hub_rows(source: DataSource) -> Iterator[RawRow]:
-    name = source.path.removeprefix("hub:")
-    return _dataset_rows(_load_hub(source, name), name)
-
-
-def _check_hub(source: DataSource, unknown: UserError) -> None:
-    try:
-        _load_hub(source, source.path)
-    except UserError as error:
-        raise UserError([*error.problems, *unknown.problems]) from None
-
-
-def _load_hub(source: DataSource, name: str) -> Any:
-    import datasets
-
-    try:
-        return datasets.load_dataset(
-            name,
-            source.subset,
-            data_dir=source.data_dir,
-            split=source.split or "train",
-            revision=source.revision,
-        )
-    except (OSError, ValueError, RuntimeError) as error:
-        first = (str(error).splitlines() or [type(error).__name__])[0]
-        raise UserError(
-            f"{name}: is no file or folder here, and could not be had from the Hub ({type(error).__name__}: {first}); "
-            "give the path of a local copy, or check the name and the network (HF_HUB_OFFLINE must not be set)"
-        ) from None
-
-
-def _dataset_rows(found: Any, path: str) -> Iterator[RawRow]:
-    line = 0
-    for batch in found.with_format(None).iter(batch_size=1000):
-        names = list(batch)
-        for values in zip(*batch.values(), strict=True):
-            line += 1
-            yield RawRow(
-                path, line, {name: as_json(value) for name, value in zip(names, values, strict=True)}
-            )
-
-
-def as_json(value: Any) -> Any:
-    """`value` as JSON can say it: dates and the like become text, what is binary becomes null."""
-    if value is None or isinstance(value, str | bool | int | float):
-        return value
-    if isinstance(value, dict):
-        return {str(key): as_json(inner) for key, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return [as_json(inner) for inner in value]
-    if isinstance(value, bytes):
-        return None
-    return float(value) if isinstance(value, Decimal) else str(value)
-
-
-def without_nan(value: Any) -> Any:
-    """`value` with every NaN and infinity, which JSON has no word for, as null."""
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, dict):
-        return {key: without_nan(inner) for key, inner in value.items()}
-    if isinstance(value, list):
-        return [without_nan(inner) for inner in value]
-    return value
+            yield _checked(RawRow(str(path), line, {"text": piece}))

@@ -6,22 +6,44 @@ from collections.abc import Sequence
 from typing import TypeVar
 
 from rlhf.datasets.config import Mixing
-from rlhf.datasets.transcripts import opening
+from rlhf.datasets.transcripts import is_transcript, opening, parse_transcript
 from rlhf.records import Conversation, Document, Message, Record, Text, prompt_key
 
 T = TypeVar("T")
 
 
-def split_key(record: Record) -> str:
-    """What decides the half of `record`: its prompt up to the first answer.
+class PromptKeys:
+    """The keys of the prompts of many records, each computed once.
 
-    Equal prompts have equal keys, and so have prompts that are stages of one conversation.
+    Unlike `prompt_key` they do not depend on the form: a text, one user message with that text, and a conversation
+    as messages or as an HH transcript have the same key.
     """
-    text = prompt_of(record)
-    if isinstance(text, str):
-        return prompt_key(opening(text))  # type: ignore[arg-type]
-    turns = opening([turn.model_dump() for turn in text])
-    return prompt_key([Message.model_validate(turn) for turn in turns])
+
+    def __init__(self) -> None:
+        self._keys: dict[int, tuple[Record, str]] = {}
+
+    def whole(self, record: Record) -> str:
+        """The key of the whole prompt."""
+        known = self._keys.get(id(record))
+        if known is None:
+            # The record is kept beside its key, so that no other can be given its id.
+            known = self._keys[id(record)] = (record, form_free_key(prompt_of(record)))
+        return known[1]
+
+    def opening(self, record: Record) -> str:
+        """The key of the prompt up to its first answer: equal for all stages of one conversation."""
+        prompt = prompt_of(record)
+        start = opening(prompt)
+        return self.whole(record) if start is prompt else form_free_key(start)
+
+
+def form_free_key(prompt: Text) -> str:
+    """`prompt_key` of `prompt` in its simplest form."""
+    if isinstance(prompt, str) and is_transcript(prompt):
+        prompt = [Message.model_validate(turn) for turn in parse_transcript(prompt)] or prompt
+    if isinstance(prompt, list) and len(prompt) == 1 and prompt[0].role == "user":
+        prompt = prompt[0].content
+    return prompt_key(prompt)
 
 
 def prompt_of(record: Record) -> Text:
@@ -60,7 +82,7 @@ def shares(sizes: Sequence[int], weights: Sequence[float], mixing: Mixing) -> li
 
 def mix(sources: Sequence[Sequence[T]], weights: Sequence[float], mixing: Mixing, seed: int) -> list[T]:
     """The rows of all sources in their shares: whole passes, and for the rest a sample without repetition."""
-    draw = random.Random(f"mix:{seed}")
+    draw = random.Random(f"mix:{seed}")  # noqa: S311 - a shuffle
     mixed: list[T] = []
     for rows, count in zip(sources, shares([len(rows) for rows in sources], weights, mixing), strict=True):
         if not rows:

@@ -1,12 +1,13 @@
 """Conversations in the shapes people keep them in: HH-RLHF text, ShareGPT turns, OpenAssistant trees."""
 
+import dataclasses
 import os
 import re
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from rlhf.datasets.sources import RawRow, Row
-from rlhf.records import Problem
+from rlhf.datasets.rows import RawRow, Row
+from rlhf.records import Text
 
 HUMAN, ASSISTANT = "\n\nHuman:", "\n\nAssistant:"
 
@@ -40,7 +41,8 @@ def expand_hh(row: Row) -> list[Row]:
         return [_split_messages(chosen, rejected)]
     if not (isinstance(chosen, str) and isinstance(rejected, str)):
         raise ValueError("`chosen` and `rejected` are not two transcripts")
-    prompt_end = os.path.commonprefix([chosen, rejected]).rfind(ASSISTANT)
+    shared = os.path.commonprefix([chosen, rejected])  # noqa: RUF071 - letter by letter is what is wanted
+    prompt_end = shared.rfind(ASSISTANT)
     if prompt_end < 0:
         raise ValueError("`chosen` and `rejected` share no beginning that ends in '\\n\\nAssistant:'")
     prompt_end += len(ASSISTANT)
@@ -67,6 +69,7 @@ def parse_transcript(text: str) -> list[Turn]:
 
 
 def is_transcript(text: str) -> bool:
+    """Whether `text` begins as HH transcripts do."""
     return text.startswith((HUMAN, HUMAN.lstrip()))
 
 
@@ -79,15 +82,13 @@ def render_transcript(turns: list[Turn]) -> str:
     )
 
 
-def opening(prompt: str | list[Turn]) -> str | list[Turn]:
+def opening(prompt: Text) -> Text:
     """`prompt` up to the first answer: equal for all prompts that were cut from one conversation."""
     if isinstance(prompt, str):
-        if not is_transcript(prompt):
-            return prompt
-        end = prompt.find(ASSISTANT)
+        end = prompt.find(ASSISTANT) if is_transcript(prompt) else -1
         return prompt if end < 0 else prompt[:end]
-    answer = next((place for place, turn in enumerate(prompt) if turn["role"] == "assistant"), len(prompt))
-    return prompt[:answer] or prompt
+    answer = next((place for place, turn in enumerate(prompt) if turn.role == "assistant"), 0)
+    return prompt[:answer] if answer else prompt
 
 
 # From texts to messages and back
@@ -98,9 +99,7 @@ def to_messages(row: Row) -> Row:
     made = dict(row)
     if isinstance(row.get("prompt"), str):
         text = row["prompt"]
-        made["prompt"] = (
-            parse_transcript(text) if is_transcript(text) else [{"role": "user", "content": text}]
-        )
+        made["prompt"] = parse_transcript(text) if is_transcript(text) else [{"role": "user", "content": text}]
     for name in ("completion", "chosen", "rejected"):
         if isinstance(row.get(name), str):
             made[name] = _answer(row[name])
@@ -130,9 +129,7 @@ def to_text(row: Row) -> Row:
         if isinstance(made.get(name), list):
             made[name] = _continuation(made[name])
     if isinstance(row.get("completions"), list):
-        made["completions"] = [
-            _continuation(one) if isinstance(one, list) else one for one in row["completions"]
-        ]
+        made["completions"] = [_continuation(one) if isinstance(one, list) else one for one in row["completions"]]
     return made
 
 
@@ -153,6 +150,7 @@ SHAREGPT_COLUMNS = ("conversations", "conversation", "messages", "system")
 
 
 def is_sharegpt(row: Row, ours: frozenset[str]) -> bool:
+    """Whether `row` holds turns with `from` and `value`, or any turns in a `conversations` column."""
     turns = _sharegpt_turns(row)
     return bool(turns) and isinstance(turns[0], dict) and ("messages" not in row or "from" in turns[0])
 
@@ -163,6 +161,7 @@ def _sharegpt_turns(row: Row) -> list[Any]:
 
 
 def expand_sharegpt(row: Row) -> list[Row]:
+    """A conversation; or a preference, where `chosen` and `rejected` are turns that follow it."""
     turns = [_message(turn) for turn in _sharegpt_turns(row)]
     if not turns:
         raise ValueError("`conversations` holds no turns")
@@ -189,6 +188,7 @@ def _message(turn: Any) -> Turn:
 
 
 def is_tree(row: Row, ours: frozenset[str]) -> bool:
+    """Whether `row` is a tree of messages, or one message of the flat form."""
     root = row.get("prompt")
     return (isinstance(root, dict) and "replies" in root) or {
         "message_id",
@@ -204,7 +204,7 @@ def gather_trees(raws: Iterable[RawRow]) -> Iterator[RawRow]:
     roots: list[tuple[RawRow, Row]] = []
     rows = []
     for raw in raws:
-        if isinstance(raw.row, Problem) or not is_tree(raw.row, frozenset()):
+        if not isinstance(raw.row, dict) or not is_tree(raw.row, frozenset()):
             yield raw
             continue
         node = raw.row | {"replies": []}
@@ -217,10 +217,9 @@ def gather_trees(raws: Iterable[RawRow]) -> Iterator[RawRow]:
         elif parent in nodes:
             nodes[parent]["replies"].append(node)
         else:
-            what = f"replies to message {parent}, which is not in the file"
-            yield RawRow(raw.path, raw.line, Problem(raw.path, raw.line, what))
+            yield raw.bad(f"replies to message {parent}, which is not in the file")
     for raw, node in roots:
-        yield RawRow(raw.path, raw.line, {"message_tree_id": node.get("message_tree_id"), "prompt": node})
+        yield dataclasses.replace(raw, row={"prompt": node})
 
 
 def expand_tree(row: Row) -> list[Row]:
@@ -238,20 +237,13 @@ def expand_tree(row: Row) -> list[Row]:
         replies = [reply for reply in node.get("replies") or [] if not reply.get("deleted")]
         todo += [(reply, path) for reply in reversed(replies)]
         ranked = sorted({reply["rank"] for reply in replies if isinstance(reply.get("rank"), int)})
-        if (
-            node.get("role") == "assistant"
-            or sum(isinstance(reply.get("rank"), int) for reply in replies) < 2
-        ):
+        if node.get("role") == "assistant" or sum(isinstance(reply.get("rank"), int) for reply in replies) < 2:
             continue
         made.append(
             {
                 "prompt": path,
-                "completions": [
-                    [_message({"from": "assistant", "value": reply.get("text")})] for reply in replies
-                ],
-                "tiers": [
-                    [at for at, reply in enumerate(replies) if reply.get("rank") == rank] for rank in ranked
-                ],
+                "completions": [[_message({"from": "assistant", "value": reply.get("text")})] for reply in replies],
+                "tiers": [[at for at, reply in enumerate(replies) if reply.get("rank") == rank] for rank in ranked],
                 "models": [str(reply.get("model_name") or "human") for reply in replies],
                 "task": str(node.get("message_id")),
                 "lang": node.get("lang"),
