@@ -1,8 +1,15 @@
 """Typed configuration: YAML and dotted overrides in, frozen pydantic models out, every problem named at once."""
 
 from rlhf.config.loading import apply_override, load_config, read_yaml, validate
-from rlhf.config.located import Located, LocalPath, ModelRef, is_explicit_path
-from rlhf.config.sections import AdapterSection, EarlyStopping, ModelSection, OutputSection, Section, StageConfig
+from rlhf.config.located import LocalPath, Located, ModelRef, is_explicit_path
+from rlhf.config.sections import (
+    AdapterSection,
+    EarlyStopping,
+    ModelSection,
+    OutputSection,
+    Section,
+    StageConfig,
+)
 from rlhf.config.trainer_args import TrainerArgs
 
 __all__ = [

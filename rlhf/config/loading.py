@@ -30,7 +30,9 @@ _Loader.yaml_implicit_resolvers = {
 }
 _Loader.add_implicit_resolver(
     "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?(?:\d[\d_]*\.?[\d_]*(?:[eE][-+]?\d+)?|\.\d+(?:[eE][-+]?\d+)?|\.inf|\.nan)$", re.IGNORECASE),
+    re.compile(
+        r"^[-+]?(?:\d[\d_]*\.?[\d_]*(?:[eE][-+]?\d+)?|\.\d+(?:[eE][-+]?\d+)?|\.inf|\.nan)$", re.IGNORECASE
+    ),
     list("-+.0123456789"),
 )
 
@@ -43,7 +45,9 @@ def _construct_mapping(loader: _Loader, node: yaml.MappingNode) -> dict[str, Any
         if not isinstance(key, str):
             key = str(key)
         if key in mapping:
-            raise yaml.constructor.ConstructorError(problem=f"the key `{key}` is given twice", problem_mark=key_node.start_mark)
+            raise yaml.constructor.ConstructorError(
+                problem=f"the key `{key}` is given twice", problem_mark=key_node.start_mark
+            )
         mapping[str(key)] = loader.construct_object(value_node, deep=True)
     return mapping
 
@@ -123,7 +127,9 @@ def apply_override(data: dict[str, Any], override: str, base: Path | None = None
         last = depth == len(keys) - 1
         if isinstance(here, list):
             if not step.isdigit() or int(step) >= len(here):
-                raise UserError(f"{override}: {'.'.join(keys[:depth])} is a list of {len(here)}: give a number below that")
+                raise UserError(
+                    f"{override}: {'.'.join(keys[:depth])} is a list of {len(here)}: give a number below that"
+                )
             index: Any = int(step)
         elif isinstance(here, dict):
             index = step
@@ -138,7 +144,9 @@ def apply_override(data: dict[str, Any], override: str, base: Path | None = None
             here = here[index]
 
 
-def load_config(path: str | os.PathLike[str], schema: type[ConfigT], overrides: Sequence[str] = ()) -> ConfigT:
+def load_config(
+    path: str | os.PathLike[str], schema: type[ConfigT], overrides: Sequence[str] = ()
+) -> ConfigT:
     """Read a YAML file, apply the overrides and validate against `schema`.
 
     Raises:
@@ -147,11 +155,17 @@ def load_config(path: str | os.PathLike[str], schema: type[ConfigT], overrides: 
     data = read_yaml(path)
     for override in overrides:
         apply_override(data, override)
-    return validate(data, schema, origin=str(path), overridden={text.partition("=")[0].strip() for text in overrides})
+    return validate(
+        data, schema, origin=str(path), overridden={text.partition("=")[0].strip() for text in overrides}
+    )
 
 
 def validate(
-    data: Mapping[str, Any], schema: type[ConfigT], *, origin: str, overridden: set[str] = frozenset()  # type: ignore[assignment]
+    data: Mapping[str, Any],
+    schema: type[ConfigT],
+    *,
+    origin: str,
+    overridden: set[str] = frozenset(),  # type: ignore[assignment]
 ) -> ConfigT:
     """`data` as a `schema`; problems say whether the file (`origin`) or the command line is to be mended."""
     try:

@@ -88,7 +88,9 @@ def check_trainer_args(
             problems.append((key, value, f"is not set here: {OWNED[key]}"))
         elif fields is not None and key not in fields:
             close = difflib.get_close_matches(key, [name for name in fields if name not in OWNED], n=1)
-            problems.append((key, value, f"unknown key{f'; did you mean trainer.{close[0]}?' if close else ''}"))
+            problems.append(
+                (key, value, f"unknown key{f'; did you mean trainer.{close[0]}?' if close else ''}")
+            )
         else:
             problem = None if fields is None else wrong_type(value, fields[key])
             if problem:
@@ -110,10 +112,14 @@ def wrong_type(value: Any, field: Mapping[str, Any]) -> str | None:
             return None
         close = difflib.get_close_matches(value, choices, n=1)
         return f"expected one of {', '.join(choices)}{f'; did you mean {close[0]}?' if close else ''}"
-    found = {bool: "bool", int: "int", float: "float", dict: "dict", list: "list", type(None): "null"}.get(type(value), "str")
+    found = {bool: "bool", int: "int", float: "float", dict: "dict", list: "list", type(None): "null"}.get(
+        type(value), "str"
+    )
     if found in types or (found == "int" and "float" in types):
         return None
-    wanted = " or ".join({"null": "nothing (null)", "str": "text", "dict": "a mapping"}.get(name, name) for name in types)
+    wanted = " or ".join(
+        {"null": "nothing (null)", "str": "text", "dict": "a mapping"}.get(name, name) for name in types
+    )
     return f"expected {wanted}"
 
 

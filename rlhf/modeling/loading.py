@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from peft import LoraConfig, PeftModel, TaskType, get_peft_model
-from torch import nn
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -42,7 +41,9 @@ def load_tokenizer(source: ModelSource, *, generates: bool = True) -> PreTrained
     Raises:
         UserError: no tokenizer lies there, it has no end token, or nothing can serve as padding.
     """
-    has_tokenizer = any((source.folder / name).is_file() for name in ("tokenizer_config.json", "tokenizer.json"))
+    has_tokenizer = any(
+        (source.folder / name).is_file() for name in ("tokenizer_config.json", "tokenizer.json")
+    )
     if not has_tokenizer:
         if source.base:
             return load_tokenizer(source.base, generates=generates)
@@ -51,6 +52,8 @@ def load_tokenizer(source: ModelSource, *, generates: bool = True) -> PreTrained
         tokenizer = AutoTokenizer.from_pretrained(source.folder)
     except (OSError, ValueError) as error:
         raise UserError(f"{source.ref}: the tokenizer cannot be read: {_one_line(error)}") from error
+    # long texts are measured before they are cut or set aside: no warning that they are long
+    tokenizer.deprecation_warnings["sequence-length-is-longer-than-the-specified-maximum"] = True
     if generates and tokenizer.eos_token_id is None:
         raise UserError(
             f"{source.ref}: the tokenizer has no end-of-sequence token, so completions would never end; "
@@ -59,14 +62,18 @@ def load_tokenizer(source: ModelSource, *, generates: bool = True) -> PreTrained
     if tokenizer.pad_token_id is None:
         vocabulary = tokenizer.get_vocab()
         by_name = [token for token in PAD_CANDIDATES if token in vocabulary and token != tokenizer.eos_token]
-        choice = next((token for token in (*by_name, tokenizer.unk_token, tokenizer.eos_token) if token), None)
+        choice = next(
+            (token for token in (*by_name, tokenizer.unk_token, tokenizer.eos_token) if token), None
+        )
         if choice is None:
             raise UserError(f"{source.ref}: the tokenizer has no padding, unknown or end token to pad with")
         tokenizer.pad_token = choice
     return tokenizer
 
 
-def load_causal_lm(source: ModelSource, section: ModelSection | None = None, *, trainable: bool = False) -> Model:
+def load_causal_lm(
+    source: ModelSource, section: ModelSection | None = None, *, trainable: bool = False
+) -> Model:
     """The language model, adapters of its own merged in.
 
     Args:
@@ -95,7 +102,9 @@ def new_reward_model(source: ModelSource, section: ModelSection, *, seed: int) -
         return _prepared(model, section, TaskType.SEQ_CLS)
 
 
-def load_reward_model(source: ModelSource, section: ModelSection | None = None) -> tuple[PreTrainedModel, float]:
+def load_reward_model(
+    source: ModelSource, section: ModelSection | None = None
+) -> tuple[PreTrainedModel, float]:
     """A trained reward model, and the offset to be taken from its scores (`reward.json`).
 
     Raises:
@@ -109,26 +118,12 @@ def load_reward_model(source: ModelSource, section: ModelSection | None = None) 
     else:
         model = _load(source, AutoModelForSequenceClassification, section)
         if model.config.num_labels != 1:
-            raise UserError(f"{source.ref}: has {model.config.num_labels} labels; a reward model has one score")
+            raise UserError(
+                f"{source.ref}: has {model.config.num_labels} labels; a reward model has one score"
+            )
     sidecar = source.folder / "reward.json"
     offset = float(json.loads(sidecar.read_text())["score_offset"]) if sidecar.is_file() else 0.0
     return model.eval(), offset
-
-
-def new_value_model(source: ModelSource, section: ModelSection | None = None) -> PreTrainedModel:
-    """A critic on the backbone of `source`: a scalar head that starts at zero, so that its first values are zero."""
-    model = _load(source, AutoModelForSequenceClassification, section, num_labels=1)
-    if source.is_adapter:
-        model = _merged(model, source)
-    nn.init.zeros_(model.score.weight)
-    return model
-
-
-def context_length(model: nn.Module) -> int | None:
-    """How many tokens the model can attend to; None where its config does not say."""
-    config = model.config.get_text_config()  # type: ignore[union-attr, operator]
-    length = getattr(config, "max_position_embeddings", None)
-    return int(length) if length and length > 0 else None
 
 
 def _load(source: ModelSource, auto_class: Any, section: ModelSection | None, **extra: Any) -> Any:
@@ -148,7 +143,9 @@ def _load(source: ModelSource, auto_class: Any, section: ModelSection | None, **
         with _expected_new_head(auto_class):
             return auto_class.from_pretrained(bottom.folder, config=config, **options)
     except (OSError, ValueError, ImportError, KeyError) as error:
-        raise UserError(f"{source.ref}: cannot be loaded as {auto_class.__name__}: {_one_line(error)}") from error
+        raise UserError(
+            f"{source.ref}: cannot be loaded as {auto_class.__name__}: {_one_line(error)}"
+        ) from error
 
 
 def _merged(model: Any, source: ModelSource) -> Any:
@@ -160,12 +157,14 @@ def _merged(model: Any, source: ModelSource) -> Any:
 
 def _prepared(model: Any, section: ModelSection, task: TaskType) -> Model:
     if section.adapter:
-        model = get_peft_model(model, _lora(section.adapter, task))
+        model = get_peft_model(model, lora_config(section.adapter, task))
     if section.freeze:
         names = [name for name, _ in model.named_parameters()]
         for pattern in section.freeze:
             if not any(fnmatch(name, pattern) for name in names):
-                raise UserError(f"model.freeze = {pattern!r}: matches no parameter; they are named like {names[0]!r}")
+                raise UserError(
+                    f"model.freeze = {pattern!r}: matches no parameter; they are named like {names[0]!r}"
+                )
         for name, parameter in model.named_parameters():
             if any(fnmatch(name, pattern) for pattern in section.freeze):
                 parameter.requires_grad_(False)
@@ -174,7 +173,8 @@ def _prepared(model: Any, section: ModelSection, task: TaskType) -> Model:
     return model
 
 
-def _lora(section: AdapterSection, task: TaskType) -> LoraConfig:
+def lora_config(section: AdapterSection, task: TaskType = TaskType.CAUSAL_LM) -> LoraConfig:
+    """PEFT's config for an adapter; alpha is 2r where it is left out."""
     return LoraConfig(
         task_type=task,
         r=section.r,
@@ -189,13 +189,19 @@ def _lora(section: AdapterSection, task: TaskType) -> LoraConfig:
 def _quantization(section: ModelSection) -> BitsAndBytesConfig:
     if section.quantization == "8bit":
         return BitsAndBytesConfig(load_in_8bit=True)
-    return BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.bfloat16)
+    return BitsAndBytesConfig(
+        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.bfloat16
+    )
 
 
 def _set_dropout(config: Any, value: float) -> None:
     """Every dropout probability the config has, whatever the architecture calls it."""
     for name, current in config.to_dict().items():
-        if ("dropout" in name or "pdrop" in name) and isinstance(current, float | int) and not isinstance(current, bool):
+        if (
+            ("dropout" in name or "pdrop" in name)
+            and isinstance(current, float | int)
+            and not isinstance(current, bool)
+        ):
             setattr(config, name, value)
 
 

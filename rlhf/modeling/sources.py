@@ -8,7 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HFValidationError, HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
+from huggingface_hub.errors import (
+    HfHubHTTPError,
+    HFValidationError,
+    LocalEntryNotFoundError,
+    RepositoryNotFoundError,
+)
 
 from rlhf.config import is_explicit_path
 from rlhf.errors import UserError
@@ -58,18 +63,26 @@ class ModelSource:
             with tempfile.TemporaryDirectory() as scratch:
                 pointer = {"id": self.hub[0], "revision": self.hub[1]}
                 (Path(scratch) / HUB_POINTER).write_text(json.dumps(pointer, indent=2) + "\n")
-                return registry.publish(Path(scratch), kind="base", name=_name_for(self.hub[0]), metadata={"hub": pointer})
+                return registry.publish(
+                    Path(scratch), kind="base", name=_name_for(self.hub[0]), metadata={"hub": pointer}
+                )
         with tempfile.TemporaryDirectory(dir=registry.home) as scratch:
             for file in sorted(self.folder.iterdir()):
                 if file.is_file() and any(file.match(pattern) for pattern in MODEL_FILES):
                     shutil.copy2(file, Path(scratch) / file.name)
             parents = [("base", self.base.publish(registry))] if self.base else []
             return registry.publish(
-                Path(scratch), kind="base", name=_name_for(self.folder.name), parents=parents, metadata={"folder": self.folder.name}
+                Path(scratch),
+                kind="base",
+                name=_name_for(self.folder.name),
+                parents=parents,
+                metadata={"folder": self.folder.name},
             )
 
 
-def find_model(ref: str, registry: Registry, kinds: Collection[str] = MODEL_KINDS, *, key: str = "model.ref") -> ModelSource:
+def find_model(
+    ref: str, registry: Registry, kinds: Collection[str] = MODEL_KINDS, *, key: str = "model.ref"
+) -> ModelSource:
     """The model that `ref` names.
 
     Args:
@@ -101,7 +114,12 @@ def _from_registry(ref: str, registry: Registry, kinds: Collection[str], key: st
     pointer = folder / HUB_POINTER
     if pointer.is_file():
         hub = json.loads(pointer.read_text())
-        return ModelSource(artefact.ref, _download(hub["id"], hub["revision"], key), artefact, hub=(hub["id"], hub["revision"]))
+        return ModelSource(
+            artefact.ref,
+            _download(hub["id"], hub["revision"], key),
+            artefact,
+            hub=(hub["id"], hub["revision"]),
+        )
     base = None
     if (folder / "adapter_config.json").is_file():
         base = _from_registry(registry.base_of(artefact).ref, registry, MODEL_KINDS, key)
@@ -112,7 +130,9 @@ def _local(folder: Path, registry: Registry, key: str) -> ModelSource:
     if not folder.is_dir():
         raise UserError(f"{key} = {str(folder)!r}: no such folder")
     if not _holds_model(folder):
-        raise UserError(f"{key} = {str(folder)!r}: holds no model (neither config.json nor adapter_config.json)")
+        raise UserError(
+            f"{key} = {str(folder)!r}: holds no model (neither config.json nor adapter_config.json)"
+        )
     base = None
     adapter = folder / "adapter_config.json"
     if adapter.is_file():
@@ -149,16 +169,21 @@ def _download(hub_id: str, revision: str | None, key: str) -> Path:
     except HFValidationError:
         raise UserError(f"{key} = {hub_id!r}: neither in the registry, nor a folder, nor a Hub id") from None
     except RepositoryNotFoundError:
-        raise UserError(f"{key} = {hub_id!r}: not in the registry, not a folder, and the Hub has no such model (or it is private: log in with `hf auth login`)") from None
+        raise UserError(
+            f"{key} = {hub_id!r}: not in the registry, not a folder, and the Hub has no such model "
+            "(or it is private: log in with `hf auth login`)"
+        ) from None
     except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
         what = " ".join(str(error).split())[:160]
         raise UserError(
             f"{key} = {hub_id!r}: not in the registry, not a folder, and the Hub cannot be reached "
-            f"({type(error).__name__}: {what}); give a local folder, or download the model first where there is a network"
+            f"({type(error).__name__}: {what}); give a local folder, or download it first where there is a network"
         ) from None
 
 
 def _name_for(name: str) -> str:
     """`base/...` for a model from outside: letters, digits and `._-` stay."""
-    clean = "".join(letter if letter.isalnum() or letter in "._-" else "-" for letter in name.replace("/", "--"))
+    clean = "".join(
+        letter if letter.isalnum() or letter in "._-" else "-" for letter in name.replace("/", "--")
+    )
     return f"base/{clean.strip('.-_') or 'model'}"

@@ -8,6 +8,7 @@ import enum
 import json
 import types
 import typing
+import warnings
 from collections.abc import Mapping
 from importlib import import_module, metadata
 from pathlib import Path
@@ -24,7 +25,15 @@ CLASSES = {
     "PPOConfig": "rlhf.ppo.config",
 }
 LIBRARIES = ("trl", "transformers")
-JSON_TYPES = {bool: "bool", int: "int", float: "float", str: "str", dict: "dict", list: "list", type(None): "null"}
+JSON_TYPES = {
+    bool: "bool",
+    int: "int",
+    float: "float",
+    str: "str",
+    dict: "dict",
+    list: "list",
+    type(None): "null",
+}
 
 
 def build_args(cls: type[ArgsT], values: Mapping[str, Any], **owned: Any) -> ArgsT:
@@ -42,7 +51,10 @@ def build_args(cls: type[ArgsT], values: Mapping[str, Any], **owned: Any) -> Arg
     if problems:
         raise UserError([f"trainer.{key} = {value!r}: {what}" for key, value, what in problems])
     try:
-        return cls(**checked, **owned)
+        with warnings.catch_warnings():
+            # TRL's own default sets the old name of this field, and transformers warns of it
+            warnings.filterwarnings("ignore", "`gradient_checkpointing", FutureWarning)
+            return cls(**checked, **owned)
     except (ValueError, TypeError, ImportError) as error:
         raise UserError(f"trainer: {' '.join(str(error).split())}") from error
 
@@ -51,9 +63,7 @@ def describe(cls: type) -> dict[str, dict[str, Any]]:
     """Field name -> the JSON types it takes and, for enumerations, the choices."""
     hints = typing.get_type_hints(cls)
     assert dataclasses.is_dataclass(cls)
-    return {
-        field.name: _describe_type(hints[field.name]) for field in dataclasses.fields(cls) if field.init
-    }
+    return {field.name: _describe_type(hints[field.name]) for field in dataclasses.fields(cls) if field.init}
 
 
 def _describe_type(hint: Any) -> dict[str, Any]:
@@ -78,7 +88,7 @@ def _describe_type(hint: Any) -> dict[str, Any]:
 
 
 def _enum_in(hint: Any) -> bool:
-    """transformers writes `SchedulerType | str` and means the enumeration's values."""
+    """Transformers writes `SchedulerType | str` and means the enumeration's values."""
     return any(isinstance(part, type) and issubclass(part, enum.Enum) for part in _union_parts(hint))
 
 

@@ -1,0 +1,1 @@
+"""Reward models: from people's preferences to a score."""

@@ -1,0 +1,246 @@
+"""The reward stage: from judgements to a `reward` artefact."""
+
+import itertools
+import logging
+import math
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from transformers import EarlyStoppingCallback, PreTrainedTokenizerBase, set_seed
+from trl import RewardConfig
+
+from reward.config import CentreSection, RewardStageConfig
+from reward.data import KINDS, PairCollator, exchange, to_dataset, to_groups
+from reward.trainer import RankingRewardTrainer
+from rlhf.datasets import Loaded, load
+from rlhf.errors import UserError
+from rlhf.evaluation.statistics import accuracy_with_interval, longest_wins
+from rlhf.generation import context_length, encode_prompt, sample
+from rlhf.modeling import (
+    ModelSource,
+    find_model,
+    load_causal_lm,
+    load_tokenizer,
+    new_reward_model,
+    save_model,
+)
+from rlhf.modeling.trainer_config import build_args
+from rlhf.records import Preference, prompt_key
+from rlhf.scoring import RewardModelScorer
+from rlhf.tracking import Run
+from rlhf.training import finite, owned_args, train, write_json
+from rlhf.workspace import Workspace, report_problems
+
+logger = logging.getLogger(__name__)
+
+Groups = list[list[Preference]]
+
+
+def train_reward(config: RewardStageConfig, workspace: Workspace) -> dict[str, Any]:
+    """Train, centre, measure, publish.
+
+    Returns:
+        The run's summary: held-out accuracy with its interval, beside it that of "the longest wins", the offset, the
+        artefact.
+
+    Raises:
+        UserError: the input is wrong; nothing has been published.
+        Interrupted: stopped by a signal; the run can be resumed.
+    """
+    # 1. read all input before anything is written
+    source = find_model(config.model.ref, workspace.registry)
+    can_write = _can_write(source)
+    tokenizer = load_tokenizer(source, generates=can_write)
+    centre = _centre(config, source, workspace, can_write)
+    data = load(config.data, KINDS, seed=config.seed, open_ref=workspace.open_ref)
+    train_groups, dev_groups = to_groups(data.train), to_groups(data.dev)
+    if not train_groups:
+        raise UserError(
+            "data: no ranking places one completion above another, so there is nothing to learn from"
+        )
+    set_seed(config.seed)
+    model = new_reward_model(source, config.model, seed=config.seed)
+    scorer = RewardModelScorer(model, tokenizer, "reward", max_length=config.trainer.get("max_length"))
+
+    with workspace.run("reward", config, config.tracking) as run:
+        report_problems(data.problems, run.folder / "set_aside.jsonl")
+        # 2. train
+        trainer = RankingRewardTrainer(
+            model=model,
+            args=build_args(
+                RewardConfig, _trainer_fields(config), **owned_args(run, config.seed, config.trainer)
+            ),
+            data_collator=PairCollator(scorer.pad_id),
+            train_dataset=to_dataset(train_groups, scorer.token_ids),
+            eval_dataset=to_dataset(dev_groups, scorer.token_ids) if dev_groups else None,
+            processing_class=tokenizer,
+            callbacks=[EarlyStoppingCallback(config.early_stopping.patience, config.early_stopping.threshold)]
+            if config.early_stopping
+            else [],
+        )
+        train(trainer, run, workspace, shown=("loss", "accuracy", "eval_accuracy"))
+        scorer.model = trainer.accelerator.unwrap_model(trainer.model)
+        # 3. centre: what the SFT model writes is to score 0 on average
+        if centre:
+            scorer.offset = _mean_score(scorer, *centre, data=data, seed=config.seed)
+        # 4. measure
+        summary: dict[str, Any] = {
+            **(_held_out(scorer, dev_groups, config.seed) if dev_groups else {}),
+            "score_offset": round(scorer.offset, 6),
+            "centred_on": centre[0].ref if centre else None,
+            "num_rankings": len(train_groups),
+            "num_pairs": sum(map(len, train_groups)),
+            "num_truncated": scorer.num_truncated,
+            "num_set_aside": len(data.problems),
+        }
+        run.log(finite(summary), step=trainer.state.global_step)
+        # 5. publish
+        summary["artefact"] = _publish(config, workspace, run, source, scorer, data, summary)
+        return run.finish(summary)
+
+
+def _trainer_fields(config: RewardStageConfig) -> dict[str, Any]:
+    """The `trainer` section with the defaults that follow from the rest of the config."""
+    has_dev = bool(config.data.dev or config.data.dev_fraction)
+    fields: dict[str, Any] = {
+        "eval_strategy": "epoch" if has_dev else "no",
+        "save_strategy": "epoch",
+        "prediction_loss_only": True,
+        "remove_unused_columns": False,
+    }
+    if config.early_stopping:
+        if not has_dev:
+            raise UserError(
+                "early_stopping: there are no held-out rows to watch; set data.dev_fraction or data.dev"
+            )
+        fields |= {
+            "load_best_model_at_end": True,
+            "metric_for_best_model": "eval_loss",
+            "greater_is_better": False,
+        }
+        fields["save_strategy"] = config.trainer.get("eval_strategy", "epoch")
+        if "eval_steps" in config.trainer:
+            fields["save_steps"] = config.trainer["eval_steps"]
+    return fields | config.trainer
+
+
+def _can_write(source: ModelSource) -> bool:
+    from transformers import AutoConfig
+
+    bottom = source
+    while bottom.base:
+        bottom = bottom.base
+    architectures = AutoConfig.from_pretrained(bottom.folder).architectures or []
+    return any("CausalLM" in name or "LMHead" in name for name in architectures)
+
+
+def _centre(
+    config: RewardStageConfig, source: ModelSource, workspace: Workspace, can_write: bool
+) -> tuple[ModelSource, CentreSection] | None:
+    if config.centre:
+        found = find_model(
+            config.centre.ref, workspace.registry, kinds=("base", "sft", "policy"), key="centre.ref"
+        )
+        return found, config.centre
+    if can_write:
+        return source, CentreSection(ref=source.ref)
+    logger.warning("%s cannot write, and `centre` is not set: scores are left as they are", source.ref)
+    return None
+
+
+def _mean_score(
+    scorer: RewardModelScorer, source: ModelSource, section: CentreSection, *, data: Loaded, seed: int
+) -> float:
+    """Mean score of completions sampled from `source` for training prompts, each prompt once."""
+    model, tokenizer = load_causal_lm(source), load_tokenizer(source)
+    by_key = {prompt_key(record.prompt): record.prompt for record in data.train}  # type: ignore[attr-defined]
+    limit = (context_length(model) or math.inf) - section.max_new_tokens
+    every = (exchange(prompt, "")[0] for prompt in by_key.values())
+    fitting = (prompt for prompt in every if len(encode_prompt(tokenizer, prompt)) <= limit)
+    prompts = list(itertools.islice(fitting, section.num_prompts))
+    if not prompts:
+        raise UserError(
+            f"centre.max_new_tokens = {section.max_new_tokens}: no prompt leaves {source.ref} room for that; lower it"
+        )
+    completions = sample(
+        model,
+        tokenizer,
+        prompts,
+        max_new_tokens=section.max_new_tokens,
+        temperature=section.temperature,
+        seed=seed,
+    )
+    scores = _scores(scorer, [(prompts[c.prompt_index], c.text) for c in completions])
+    return scorer.offset + sum(scores) / len(scores)
+
+
+def _held_out(scorer: RewardModelScorer, groups: Groups, seed: int) -> dict[str, Any]:
+    """Accuracy on held-out pairs with a 95% interval over prompts, and that of always preferring the longer text."""
+    pairs = [pair for group in groups for pair in group]
+    chosen = [exchange(pair.prompt, pair.chosen) for pair in pairs]
+    rejected = [exchange(pair.prompt, pair.rejected) for pair in pairs]
+    clusters = [prompt_key(pair.prompt) for pair in pairs]
+    estimate = accuracy_with_interval(_scores(scorer, chosen), _scores(scorer, rejected), clusters, seed=seed)
+    return {
+        "accuracy": estimate.value,
+        "accuracy_ci": estimate.interval,
+        "accuracy_longest": longest_wins([text for _, text in chosen], [text for _, text in rejected]),
+        "num_dev_pairs": len(pairs),
+        "num_dev_prompts": estimate.num_clusters,
+    }
+
+
+def _scores(scorer: RewardModelScorer, exchanges: list[tuple[Any, str]]) -> list[float]:
+    scores: list[float] = scorer.score([prompt for prompt, _ in exchanges], [text for _, text in exchanges]).tolist()
+    return scores
+
+
+def _publish(
+    config: RewardStageConfig,
+    workspace: Workspace,
+    run: Run,
+    source: ModelSource,
+    scorer: RewardModelScorer,
+    data: Loaded,
+    summary: dict[str, Any],
+) -> str:
+    base = source.publish(workspace.registry)
+    rows = workspace.publish_data(
+        data,
+        config.data,
+        name=f"{config.output.name}-data",
+        kind="preferences",
+        run=run,
+        metadata=who_judged(data),
+    )
+    with TemporaryDirectory(dir=run.folder) as scratch:
+        folder = Path(scratch)
+        tokenizer: PreTrainedTokenizerBase = scorer.tokenizer
+        save_model(scorer.model, tokenizer, folder, base_ref=base.ref)  # type: ignore[arg-type]
+        write_json(folder / "reward.json", {"score_offset": scorer.offset, "max_length": scorer.max_length})
+        artefact = workspace.registry.publish(
+            folder,
+            kind="reward",
+            name=config.output.name,
+            parents=[("base", base), ("preferences", rows)],
+            metadata={"metrics": finite(summary), "seed": config.seed},
+            alias=config.output.alias,
+            run_id=run.id,
+        )
+    return artefact.ref
+
+
+def who_judged(data: Loaded) -> dict[str, Any]:
+    """The annotators by pseudonym with how much each judged, and whether any of it was simulated."""
+    records = [*data.train, *data.dev]
+    counts: dict[str, int] = {}
+    for record in records:
+        name = getattr(record, "annotator", None)
+        if name:
+            counts[name] = counts.get(name, 0) + 1
+    annotators = [{"name": name, "num_judgements": number} for name, number in sorted(counts.items())]
+    return {
+        "annotators": annotators,
+        "simulated": any(getattr(record, "simulated", False) for record in records),
+    }

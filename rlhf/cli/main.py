@@ -1,0 +1,55 @@
+"""`rlhf`: what the commands are called, and how each way of ending becomes an exit code.
+
+Nothing heavy is imported before a command has read its config: `--help` and a typo answer at once.
+"""
+
+import os
+import sys
+import traceback
+
+import typer
+
+from rlhf.cli import data, models, stages
+from rlhf.errors import Interrupted, StoppedByMonitor, UserError
+
+app = typer.Typer(
+    name="rlhf",
+    help="From human judgement to an aligned checkpoint: SFT, rankings, reward model, PPO, evaluation, export.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="markdown",
+    pretty_exceptions_enable=False,
+)
+stages.register(app)
+app.add_typer(data.app, name="data")
+app.add_typer(models.app, name="models")
+
+
+def main() -> None:
+    """Run the command line and exit: 0 done, 2 wrong input, 3 stopped by a monitor, 75 interrupted, 1 our bug."""
+    # No usage statistics leave the machine unless the user has said so.
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    try:
+        app(standalone_mode=True)
+    except UserError as error:
+        _say(error.problems, "error")
+        raise SystemExit(UserError.exit_code) from None
+    except StoppedByMonitor as error:
+        _say([str(error)], "stopped")
+        raise SystemExit(StoppedByMonitor.exit_code) from None
+    except Interrupted as error:
+        _say([str(error)], "interrupted")
+        raise SystemExit(Interrupted.exit_code) from None
+    except KeyboardInterrupt:
+        _say(["at once, without saving"], "interrupted")
+        raise SystemExit(130) from None
+    except Exception:
+        traceback.print_exc()
+        _say(["this is a bug in rlhf, not in your input: please report it with the lines above"], "error")
+        raise SystemExit(1) from None
+
+
+def _say(lines: "tuple[str, ...] | list[str]", word: str) -> None:
+    for line in lines:
+        print(f"{word}: {line}", file=sys.stderr)

@@ -1,0 +1,193 @@
+"""The commands that run a stage or several: sft, reward, ppo, eval, export, run, demo."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from rlhf.cli.output import as_json, quiet_libraries, show_summary
+
+Config = Annotated[Path, typer.Argument(help="A YAML file; see docs/config.md.", show_default=False)]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[KEY=VALUE]...", help="Set keys of the file: trainer.learning_rate=1e-5", show_default=False),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print the summary as one JSON object on stdout.")]
+Resume = Annotated[
+    str | None, typer.Option("--resume", metavar="RUN", help="Go on with this run from its last intact checkpoint.")
+]
+Home = Annotated[
+    Path | None, typer.Option("--home", envvar="RLHF_HOME", help="Where artefacts and runs are kept.", show_default=".rlhf")
+]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands of this module to `app`."""
+    for command in (demo, sft, reward, ppo):
+        app.command()(command)
+    app.command(name="run")(run_pipeline)
+    evaluations = typer.Typer(help="Measure a policy or a reward model on held-out data.", no_args_is_help=True)
+    evaluations.command(name="policy")(eval_policy)
+    evaluations.command(name="reward")(eval_reward)
+    app.add_typer(evaluations, name="eval")
+    app.command()(export)
+
+
+def sft(
+    config: Config, overrides: Overrides = None, json: Json = False, resume: Resume = None, home: Home = None
+) -> None:
+    """Fine-tune a language model on texts, prompts with completions, or conversations."""
+    from rlhf.config import load_config
+    from sft.config import SFTStageConfig
+
+    settings = load_config(config, SFTStageConfig, overrides or ())
+    quiet_libraries()
+    from sft.train import train_sft
+
+    _finish(train_sft(settings, _workspace(home, json, resume, "rlhf sft")), json)
+
+
+def reward(
+    config: Config, overrides: Overrides = None, json: Json = False, resume: Resume = None, home: Home = None
+) -> None:
+    """Train a reward model on pairs and rankings."""
+    from reward.config import RewardStageConfig
+    from rlhf.config import load_config
+
+    settings = load_config(config, RewardStageConfig, overrides or ())
+    quiet_libraries()
+    from reward.train import train_reward
+
+    _finish(train_reward(settings, _workspace(home, json, resume, "rlhf reward")), json)
+
+
+def ppo(
+    config: Config, overrides: Overrides = None, json: Json = False, resume: Resume = None, home: Home = None
+) -> None:
+    """Optimise a policy against a reward model, held to a reference by a KL penalty."""
+    from rlhf.config import load_config
+    from rlhf.ppo.stage_config import PPOStageConfig
+
+    settings = load_config(config, PPOStageConfig, overrides or ())
+    quiet_libraries()
+    from rlhf.ppo.stage import train_ppo
+
+    _finish(train_ppo(settings, _workspace(home, json, resume, "rlhf ppo")), json)
+
+
+def run_pipeline(
+    config: Config,
+    overrides: Overrides = None,
+    json: Json = False,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Run every stage anew, finished ones too.")] = False,
+    home: Home = None,
+) -> None:
+    """Run all stages of one file; finished ones are not run again.
+
+    Keys begin with the stage: `rlhf run run.yaml ppo.trainer.kl_coef=0.1`.
+    """
+    from rlhf.pipeline.config import load_pipeline
+
+    plan = load_pipeline(config, overrides or ())
+    quiet_libraries()
+    from rlhf.pipeline.run import run_stages
+
+    _finish(run_stages(plan, _workspace(home, json, None, "rlhf run"), fresh=fresh), json)
+
+
+def demo(
+    json: Json = False,
+    home: Annotated[
+        Path, typer.Option("--home", help="Where the demo keeps its artefacts, runs and data.")
+    ] = Path("rlhf-demo"),
+    seed: Annotated[int, typer.Option(help="Seed of every random draw, the simulated annotators' included.")] = 0,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Run every stage anew, finished ones too.")] = False,
+) -> None:
+    """Watch a tiny model being aligned: minutes on two cores, no network, no account.
+
+    The people who rank its replies are **simulated**.
+    """
+    quiet_libraries()
+    from rlhf.demo.run import run_demo
+
+    workspace = _workspace(home, json, None, "rlhf demo")
+    summary = run_demo(workspace, seed=seed, fresh=fresh)
+    _finish(summary, json)
+    if not json:
+        from rlhf.demo.run import next_steps
+
+        typer.echo(next_steps(workspace, summary), err=True)
+
+
+def eval_policy(config: Config, overrides: Overrides = None, json: Json = False, home: Home = None) -> None:
+    """Compare two language models on held-out prompts under a judge."""
+    from rlhf.config import load_config
+    from rlhf.evaluation.config import EvaluationConfig
+
+    settings = load_config(config, EvaluationConfig, overrides or ())
+    quiet_libraries()
+    from rlhf.evaluation.stage import run_policy_evaluation
+
+    _finish(run_policy_evaluation(settings, _workspace(home, json, None, "rlhf eval policy")), json)
+
+
+def eval_reward(config: Config, overrides: Overrides = None, json: Json = False, home: Home = None) -> None:
+    """Measure a reward model on held-out preferences, beside "the longest wins"."""
+    from rlhf.config import load_config
+    from rlhf.evaluation.config import RewardEvaluationConfig
+
+    settings = load_config(config, RewardEvaluationConfig, overrides or ())
+    quiet_libraries()
+    from rlhf.evaluation.stage import run_reward_evaluation
+
+    _finish(run_reward_evaluation(settings, _workspace(home, json, None, "rlhf eval reward")), json)
+
+
+def export(
+    ref: Annotated[str, typer.Argument(help="What to export: a registry ref such as support/policy@v2.")],
+    path: Annotated[Path, typer.Argument(help="The folder to write.")],
+    format: Annotated[str, typer.Option(help="merged: a whole model; adapter: the adapter alone.")] = "merged",
+    dtype: Annotated[
+        str | None, typer.Option(help="float32, bfloat16 or float16; as the weights are stored when left out.")
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a folder that is no earlier export.")] = False,
+    json: Json = False,
+    home: Home = None,
+) -> None:
+    """Write a model out of the registry as a folder that stands alone, with a card that names its ancestors."""
+    from rlhf.config import Located, validate
+    from rlhf.export.config import ExportConfig
+
+    given: dict[str, Any] = {"model": ref, "path": Located(str(path), Path.cwd()), "format": format, "overwrite": overwrite}
+    settings = validate(given | ({"dtype": dtype} if dtype else {}), ExportConfig, origin="rlhf export")
+    quiet_libraries()
+    from rlhf.export.export import export_model
+
+    workspace = _workspace(home, json, None, "rlhf export")
+    summary = export_model(
+        settings.model,
+        settings.path,
+        registry=workspace.registry,
+        format=settings.format,
+        dtype=settings.dtype,
+        overwrite=settings.overwrite,
+    )
+    _finish(summary, json)
+
+
+def _workspace(home: Path | None, json: bool, resume: str | None, command: str) -> Any:
+    from rlhf.workspace import Workspace
+
+    workspace = Workspace.open(home, run_id=resume, progress=not json)
+    if resume is not None and workspace.existing_run() is None:
+        from rlhf.errors import UserError
+
+        raise UserError(f"{command} --resume {resume}: there is no such run in {workspace.home / 'runs'}")
+    return workspace
+
+
+def _finish(summary: dict[str, Any], json: bool) -> None:
+    if json:
+        as_json(summary)
+    else:
+        show_summary(summary)

@@ -1,0 +1,25 @@
+"""What `rlhf ppo` takes. Imports no torch."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from rlhf.config import ModelRef, StageConfig, TrainerArgs
+from rlhf.datasets import DataConfig
+from rlhf.scoring_config import ScorerSection
+from rlhf.tracking import TrackingConfig
+
+
+class PPOStageConfig(StageConfig):
+    """PPO on prompts, against one or more scorers."""
+
+    reward: Annotated[list[ScorerSection], Field(min_length=1)]
+    reference: ModelRef | None = None
+    """What the KL penalty is measured from; the model that training starts from when left out."""
+    critic: Literal["reward", "policy"] = "reward"
+    """Where the critic's weights come from: the first reward model that reads the policy's tokens, or the policy with a
+    head of zeros. Without such a reward model it is the policy."""
+    data: DataConfig
+    """Every row gives its prompt; the held-out ones are evaluated on before and after."""
+    trainer: Annotated[dict[str, Any], TrainerArgs("PPOConfig")] = {}
+    tracking: TrackingConfig = TrackingConfig()

@@ -1,0 +1,227 @@
+"""What the three training stages share: the trainer's callbacks, checkpoints that are sealed, runs that resume."""
+
+import json
+import logging
+import math
+import signal
+import sys
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from transformers import (
+    PrinterCallback,
+    ProgressCallback,
+    Trainer,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
+
+from rlhf import checkpoint
+from rlhf.errors import Interrupted
+from rlhf.tracking import Run
+from rlhf.workspace import Workspace
+
+logger = logging.getLogger(__name__)
+
+
+def owned_args(run: Run, seed: int, trainer: Mapping[str, Any]) -> dict[str, Any]:
+    """The trainer fields that are the framework's to set, and defaults that depend on the machine.
+
+    bfloat16 is TRL's default; without an accelerator it is off unless asked for.
+    """
+    owned: dict[str, Any] = {
+        "output_dir": str(run.checkpoints),
+        "seed": seed,
+        "report_to": "none",
+        "run_name": run.id,
+    }
+    if not torch.accelerator.is_available():
+        machine = {"bf16": False, "dataloader_pin_memory": False}
+        owned |= {name: value for name, value in machine.items() if name not in trainer}
+    return owned
+
+
+class RunLogger(TrainerCallback):
+    """Passes what the trainer logs on to the run; a resumed run forgets what it logged beyond the checkpoint."""
+
+    def __init__(self, run: Run) -> None:
+        self.run = run
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        self.run.rewind(self.run.stage, state.global_step)
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, Any] | None = None,
+        **_: Any,
+    ) -> None:
+        if logs and state.is_world_process_zero:
+            self.run.log(logs, step=state.global_step)
+
+
+class Seal(TrainerCallback):
+    """Gives every checkpoint its manifest, so that a broken one is recognised when it is needed."""
+
+    def on_save(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        folder = Path(args.output_dir or "") / f"checkpoint-{state.global_step}"
+        if state.is_world_process_zero and folder.is_dir():
+            checkpoint.seal(folder)
+
+
+class StopOnSignal(TrainerCallback):
+    """SIGINT or SIGTERM: finish the step, save, stop. A second one ends the process as usual."""
+
+    def __init__(self) -> None:
+        self.received: int | None = None
+
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        """Signals are taken while this lasts; in a thread other than the main one they cannot be."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        before = {number: signal.signal(number, self._note) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        if self.received is not None:
+            raise KeyboardInterrupt
+        self.received = number
+        logger.warning(
+            "%s: saving and stopping after this step; once more to end at once", signal.Signals(number).name
+        )
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        if self.received is not None:
+            control.should_save = True
+            control.should_training_stop = True
+
+
+class Bar(TrainerCallback):
+    """One progress bar on stderr with the figure that matters beside it."""
+
+    def __init__(self, stage: str, shown: tuple[str, ...]) -> None:
+        self.stage = stage
+        self.shown = shown
+        self.progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[figures]}"),
+            console=Console(file=sys.stderr),
+        )
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        self.progress.start()
+        self.task = self.progress.add_task(
+            self.stage, total=state.max_steps, completed=state.global_step, figures=""
+        )
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        self.progress.update(self.task, completed=state.global_step)
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, Any] | None = None,
+        **_: Any,
+    ) -> None:
+        figures = "  ".join(
+            f"{key} {logs[key]:.3g}" for key in self.shown if logs and isinstance(logs.get(key), int | float)
+        )
+        if figures and hasattr(self, "task"):
+            self.progress.update(self.task, figures=figures)
+
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        self.progress.stop()
+
+
+def train(
+    trainer: Trainer, run: Run, workspace: Workspace, *, shown: tuple[str, ...], seals: bool = False
+) -> None:
+    """Run the trainer as a stage does: logged, sealed, stoppable, resumed where the run left off.
+
+    `seals` says that the trainer gives its checkpoints their manifests itself.
+
+    Raises:
+        Interrupted: a signal came; a checkpoint has been saved.
+    """
+    without_own_output(trainer)
+    stop = StopOnSignal()
+    bar = Bar(run.stage, shown)
+    for callback in (
+        RunLogger(run),
+        *([] if seals else [Seal()]),
+        stop,
+        *([bar] if workspace.progress else []),
+    ):
+        trainer.add_callback(callback)
+    resume_from = checkpoint.latest_intact(run.checkpoints)
+    try:
+        with stop.listening():
+            trainer.train(resume_from_checkpoint=str(resume_from) if resume_from else None)
+    finally:
+        bar.progress.stop()
+    if stop.received is not None:
+        raise Interrupted(
+            f"stopped by a signal at step {trainer.state.global_step}; the checkpoint is in {run.checkpoints}"
+        )
+
+
+def without_own_output(trainer: Trainer) -> None:
+    """Take away transformers' own bars and its printing of logs on stdout, which is for summaries alone."""
+    trainer.remove_callback(PrinterCallback)
+    trainer.remove_callback(ProgressCallback)
+
+
+def finite(metrics: Mapping[str, Any]) -> dict[str, float]:
+    """The numbers among `metrics`, rounded to six digits."""
+    return {
+        key: float(f"{value:.6g}")
+        for key, value in metrics.items()
+        if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    }
+
+
+def write_json(path: Path, value: Mapping[str, Any]) -> None:
+    """Write a small JSON file that a model folder carries."""
+    path.write_text(json.dumps(value, indent=2, sort_keys=True, allow_nan=False) + "\n", encoding="utf-8")

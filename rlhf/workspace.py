@@ -1,0 +1,127 @@
+"""Where the stages of one project meet: the registry, the run folders, and how a stage opens one."""
+
+import logging
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from rlhf.config import StageConfig
+from rlhf.datasets import DataConfig, Loaded
+from rlhf.errors import UserError
+from rlhf.records import Problem, write_jsonl
+from rlhf.registry import Artefact, Kind, Registry
+from rlhf.tracking import Run, TrackingConfig
+
+logger = logging.getLogger(__name__)
+
+HOME_VARIABLE = "RLHF_HOME"
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """One `$RLHF_HOME`.
+
+    Attributes:
+        home: the folder.
+        registry: its artefacts.
+        group: W&B group of the runs opened from here.
+        run_id: the run to open, or to go on with; a new one when None.
+        progress: whether to show bars.
+    """
+
+    home: Path
+    registry: Registry
+    group: str | None = None
+    run_id: str | None = None
+    progress: bool = True
+
+    @classmethod
+    def open(cls, home: Path | None = None, **options: Any) -> "Workspace":
+        """The workspace at `home`, else at `$RLHF_HOME`, else at ./.rlhf; made if need be."""
+        folder = Path(home or os.environ.get(HOME_VARIABLE) or ".rlhf").expanduser().absolute()
+        return cls(folder, Registry(folder), **options)
+
+    def within(self, *, group: str | None = None, run_id: str | None = None) -> "Workspace":
+        """The same workspace for another run."""
+        return replace(self, group=group or self.group, run_id=run_id)
+
+    def existing_run(self) -> Path | None:
+        """The folder of the run to go on with; None for a new run."""
+        if self.run_id is None:
+            return None
+        folder = self.home / "runs" / self.run_id
+        return folder if folder.is_dir() else None
+
+    @contextmanager
+    def run(self, stage: str, config: StageConfig | Any, tracking: TrackingConfig) -> Iterator[Run]:
+        """Open a run for `stage`, known to the registry while it lasts. Call it once all input has been read."""
+        run = Run.create(
+            self.home,
+            stage=stage,
+            config=config.model_dump(mode="json"),
+            seed=config.seed,
+            tracking=tracking,
+            group=self.group,
+            run_id=self.run_id,
+        )
+        self.registry.start_run(run.id)
+        status = "failed"
+        try:
+            with run:
+                yield run
+            status = "done"
+        finally:
+            self.registry.finish_run(run.id, status)
+
+    def open_ref(self, ref: str) -> Path | None:
+        """The folder of a data artefact; None if the registry has no such name."""
+        artefact = self.registry.find(ref)
+        return None if artefact is None else self.registry.open(artefact)
+
+    def publish_data(
+        self,
+        data: Loaded,
+        config: DataConfig,
+        *,
+        name: str,
+        kind: Kind,
+        run: Run,
+        metadata: Mapping[str, Any] | None = None,
+    ) -> Artefact:
+        """The rows a stage has used, as an artefact: `train.jsonl` and `dev.jsonl` after cleaning and splitting.
+
+        The artefacts among the sources become its parents.
+        """
+        sources = [self.registry.find(source.path) for source in (*config.sources, *config.dev)]
+        with TemporaryDirectory(dir=run.folder) as scratch:
+            write_jsonl(Path(scratch) / "train.jsonl", data.train)
+            if data.dev:
+                write_jsonl(Path(scratch) / "dev.jsonl", data.dev)
+            counts = {"num_train": len(data.train), "num_dev": len(data.dev)}
+            return self.registry.publish(
+                Path(scratch),
+                kind=kind,
+                name=name,
+                parents=[("source", artefact) for artefact in sources if artefact is not None],
+                metadata={**counts, **(metadata or {})},
+                run_id=run.id,
+            )
+
+
+def report_problems(problems: list[Problem], where: Path | None = None) -> None:
+    """Say how many rows were set aside and show the first; all of them go to `where`."""
+    if not problems:
+        return
+    logger.warning("%d rows set aside; the first: %s", len(problems), problems[0])
+    if where is not None:
+        write_jsonl(where, [{"path": p.path, "line": p.line, "what": p.what} for p in problems])
+
+
+def require(condition: Any, problem: str) -> None:
+    """Raise `UserError(problem)` unless `condition` holds."""
+    if not condition:
+        raise UserError(problem)

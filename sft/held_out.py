@@ -1,0 +1,48 @@
+"""How well a language model predicts text it was not trained on."""
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+IGNORED = -100
+"""The label of a token that does not count."""
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """Means over all tokens that count, whatever batch they were in."""
+
+    loss: float
+    """Nats per token."""
+    token_accuracy: float
+    """Share of tokens that were the likeliest."""
+    num_tokens: int
+
+    @property
+    def perplexity(self) -> float:
+        """exp(loss); infinite where that is beyond a float."""
+        try:
+            return math.exp(self.loss)
+        except OverflowError:
+            return math.inf
+
+
+@torch.no_grad()
+def held_out(model: nn.Module, batches: Iterable[Mapping[str, Tensor]], device: torch.device) -> HeldOut:
+    """Score `batches` of `input_ids` and `labels` [B, T] (and `attention_mask`); the model's mode is left as it was."""
+    was_training = model.training
+    model.eval()
+    nll, correct, count = 0.0, 0, 0
+    for batch in batches:
+        inputs = {name: value.to(device) for name, value in batch.items() if isinstance(value, Tensor)}
+        labels = inputs.pop("labels")[:, 1:]
+        logits = model(**inputs, use_cache=False).logits[:, :-1].float()
+        counts = labels != IGNORED
+        nll += float(nn.functional.cross_entropy(logits[counts], labels[counts], reduction="sum"))
+        correct += int((logits.argmax(-1)[counts] == labels[counts]).sum())
+        count += int(counts.sum())
+    model.train(was_training)
+    return HeldOut(loss=nll / max(count, 1), token_accuracy=correct / max(count, 1), num_tokens=count)

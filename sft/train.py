@@ -1,0 +1,183 @@
+"""The SFT stage: from a config to an `sft` artefact, on TRL's SFTTrainer."""
+
+import logging
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from transformers import EarlyStoppingCallback, set_seed
+from trl import SFTConfig, SFTTrainer
+
+from rlhf.datasets import load
+from rlhf.errors import UserError
+from rlhf.generation import context_length
+from rlhf.modeling import ModelSource, find_model, load_causal_lm, load_tokenizer, save_model
+from rlhf.modeling.trainer_config import build_args
+from rlhf.tracking import Run
+from rlhf.training import finite, owned_args, train
+from rlhf.workspace import Workspace, report_problems
+from sft.config import SFTStageConfig
+from sft.data import KINDS, to_dataset
+from sft.held_out import held_out
+
+logger = logging.getLogger(__name__)
+
+DEFAULT_MAX_LENGTH = 1024
+"""SFTConfig's own, which a shorter context lowers."""
+
+
+def train_sft(config: SFTStageConfig, workspace: Workspace) -> dict[str, Any]:
+    """Fine-tune, measure, publish.
+
+    Returns:
+        The run's summary: held-out loss before and after (nats per token), perplexity, token accuracy, the artefact.
+
+    Raises:
+        UserError: the input is wrong; nothing has been published.
+        Interrupted: stopped by a signal; the run can be resumed.
+    """
+    # 1. read all input before anything is written
+    source = find_model(config.model.ref, workspace.registry, kinds=("base", "sft", "policy"))
+    tokenizer = load_tokenizer(source)
+    _check_chat_template(config, tokenizer.chat_template)
+    data = load(config.data, KINDS, seed=config.seed, open_ref=workspace.open_ref)
+    set_seed(config.seed)
+    model = load_causal_lm(source, config.model, trainable=True)
+    max_length = _max_length(config, context_length(model), source)
+    train_rows = to_dataset(data.train, tokenizer)
+    dev_rows = to_dataset(data.dev, tokenizer) if data.dev else None
+
+    with workspace.run("sft", config, config.tracking) as run:
+        report_problems(data.problems, run.folder / "set_aside.jsonl")
+        # 2. train
+        trainer = SFTTrainer(
+            model=model,
+            args=build_args(
+                SFTConfig, _trainer_fields(config, max_length), **owned_args(run, config.seed, config.trainer)
+            ),
+            train_dataset=train_rows,
+            eval_dataset=dev_rows,
+            processing_class=tokenizer,
+            callbacks=_early_stopping(config),
+        )
+        _report_dropped(len(train_rows), trainer, config)
+        before = _held_out(trainer) if dev_rows else {}
+        train(trainer, run, workspace, shown=("loss", "eval_loss", "mean_token_accuracy"))
+        # 3. measure
+        after = _held_out(trainer) if dev_rows else {}
+        summary: dict[str, Any] = {
+            **({"eval_loss_before": before["eval_loss"]} if before else {}),
+            **after,
+            **_last(trainer.state.log_history, "train_loss"),
+            "num_train": len(data.train),
+            "num_dev": len(data.dev),
+            "num_set_aside": len(data.problems),
+        }
+        run.log(finite(after), step=trainer.state.global_step)
+        # 4. publish
+        summary["artefact"] = _publish(config, workspace, run, source, trainer, data, finite(summary))
+        return run.finish(summary)
+
+
+def _trainer_fields(config: SFTStageConfig, max_length: int) -> dict[str, Any]:
+    """The `trainer` section with the defaults that follow from the rest of the config."""
+    fields: dict[str, Any] = {"max_length": max_length, "eval_packing": False, "save_only_model": False}
+    has_dev = bool(config.data.dev or config.data.dev_fraction)
+    fields["eval_strategy"] = "epoch" if has_dev else "no"
+    fields["save_strategy"] = (
+        config.trainer.get("eval_strategy", fields["eval_strategy"]) if config.early_stopping else "epoch"
+    )
+    if config.early_stopping:
+        if not has_dev:
+            raise UserError(
+                "early_stopping: there are no held-out rows to watch; set data.dev_fraction or data.dev"
+            )
+        fields |= {
+            "load_best_model_at_end": True,
+            "metric_for_best_model": "eval_loss",
+            "greater_is_better": False,
+        }
+        if "eval_steps" in config.trainer:
+            fields["save_steps"] = config.trainer["eval_steps"]
+    return fields | config.trainer
+
+
+def _early_stopping(config: SFTStageConfig) -> list[EarlyStoppingCallback]:
+    if config.early_stopping is None:
+        return []
+    return [EarlyStoppingCallback(config.early_stopping.patience, config.early_stopping.threshold)]
+
+
+def _max_length(config: SFTStageConfig, context: int | None, source: ModelSource) -> int:
+    wanted = config.trainer.get("max_length")
+    if wanted and context and wanted > context:
+        raise UserError(f"trainer.max_length = {wanted}: {source.ref} reads at most {context} tokens")
+    return wanted or min(DEFAULT_MAX_LENGTH, context or DEFAULT_MAX_LENGTH)
+
+
+def _check_chat_template(config: SFTStageConfig, own: str | None) -> None:
+    """A second chat template would silently take the place of the one the model was trained with."""
+    given = config.trainer.get("chat_template_path")
+    if not given or own is None:
+        return
+    path = Path(given)
+    if path.is_file() and path.read_text(encoding="utf-8") == own:
+        return
+    raise UserError(
+        f"trainer.chat_template_path = {given!r}: {config.model.ref} has a chat template of its own, and they differ; "
+        "leave the key out to keep the model's, or take `chat_template` out of the model's folder to replace it"
+    )
+
+
+def _report_dropped(num_rows: int, trainer: SFTTrainer, config: SFTStageConfig) -> None:
+    kept = len(trainer.train_dataset)
+    if trainer.args.packing or kept == num_rows:
+        return
+    if kept == 0:
+        raise UserError(
+            f"data: every prompt alone fills trainer.max_length = {trainer.args.max_length} tokens, so nothing is left "
+            "to learn; raise it, shorten the prompts, or set trainer.truncation_mode: keep_end"
+        )
+    logger.warning(
+        "%d of %d rows left out: the prompt alone fills max_length = %d",
+        num_rows - kept,
+        num_rows,
+        trainer.args.max_length,
+    )
+
+
+def _held_out(trainer: SFTTrainer) -> dict[str, float]:
+    found = held_out(trainer.model, trainer.get_eval_dataloader(), trainer.args.device)
+    return {"eval_loss": found.loss, "perplexity": found.perplexity, "token_accuracy": found.token_accuracy}
+
+
+def _last(history: list[dict[str, Any]], key: str) -> dict[str, float]:
+    return next(({key: line[key]} for line in reversed(history) if key in line), {})
+
+
+def _publish(
+    config: SFTStageConfig,
+    workspace: Workspace,
+    run: Run,
+    source: ModelSource,
+    trainer: SFTTrainer,
+    data: Any,
+    metrics: dict[str, float],
+) -> str:
+    base = source.publish(workspace.registry)
+    rows = workspace.publish_data(
+        data, config.data, name=f"{config.output.name}-data", kind="dataset", run=run
+    )
+    with TemporaryDirectory(dir=run.folder) as scratch:
+        model = trainer.accelerator.unwrap_model(trainer.model)
+        save_model(model, trainer.processing_class, Path(scratch), base_ref=base.ref)
+        artefact = workspace.registry.publish(
+            Path(scratch),
+            kind="sft",
+            name=config.output.name,
+            parents=[("base", base), ("data", rows)],
+            metadata={"metrics": metrics, "seed": config.seed},
+            alias=config.output.alias,
+            run_id=run.id,
+        )
+    return artefact.ref
