@@ -42,8 +42,7 @@ def test_a_function_may_be_named_by_its_file(tmp_path, registry):
     (tmp_path / "rewards").mkdir()
     (tmp_path / "rewards" / "helper.py").write_text("FACTOR = 10\n")
     (tmp_path / "rewards" / "short.py").write_text(
-        "from helper import FACTOR\n"
-        "def brevity(prompts, completions): return [-FACTOR * len(c) for c in completions]\n"
+        "from helper import FACTOR\ndef brevity(prompts, completions): return [-FACTOR * len(c) for c in completions]\n"
     )
     sections = read(tmp_path, 'reward: [{function: "rewards/short.py:brevity"}]')
     assert build_scorer(sections, registry).score(["q"], ["abc"]).tolist() == [-30]

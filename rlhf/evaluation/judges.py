@@ -1,0 +1,75 @@
+"""Who won: two completions of each prompt in, verdicts out."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from rlhf.evaluation.statistics import Floats, wins
+from rlhf.generation import Messages
+from rlhf.scoring import Columns, Scorer
+
+Prompts = Sequence[str | Messages]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What a judge said of B pairs.
+
+    Attributes:
+        verdicts: [B], 1 where the first completion won, 0 where the second did, 0.5 for a tie.
+        first_scores: [B] where the judge scores completions one by one, else None.
+        second_scores: likewise.
+    """
+
+    verdicts: Floats
+    first_scores: Floats | None = None
+    second_scores: Floats | None = None
+
+
+class Judge(Protocol):
+    """Compares completions. `order_matters` says whether who stands first can change the verdict."""
+
+    name: str
+    order_matters: bool
+
+    def compare(
+        self, prompts: Prompts, first: Sequence[str], second: Sequence[str], columns: Columns | None = None
+    ) -> Comparison:
+        """The verdicts on `first[i]` against `second[i]` as answers to `prompts[i]`."""
+
+
+class ScoreJudge:
+    """The higher score wins; equal scores tie. Each completion is scored by itself, so order cannot matter."""
+
+    order_matters = False
+
+    def __init__(self, scorer: Scorer) -> None:
+        self.scorer = scorer
+        self.name = scorer.name
+
+    def compare(
+        self, prompts: Prompts, first: Sequence[str], second: Sequence[str], columns: Columns | None = None
+    ) -> Comparison:
+        """As `Judge.compare`, with scores."""
+        scores = [self.scorer.score(prompts, texts, columns).double().numpy() for texts in (first, second)]
+        return Comparison(wins(*scores), *scores)
+
+
+def compare_in_both_orders(
+    judge: Judge,
+    prompts: Prompts,
+    first: Sequence[str],
+    second: Sequence[str],
+    columns: Columns | None = None,
+) -> tuple[Comparison, float]:
+    """The mean verdict of both orders of presentation, and the share of pairs on which the two orders disagree.
+
+    A judge that favours whoever stands first so gives a tie, and the share tells how often it did. A judge whose
+    verdict cannot depend on the order is asked once, and its share is 0.
+    """
+    there = judge.compare(prompts, first, second, columns)
+    if not judge.order_matters:
+        return there, 0.0
+    back = 1 - judge.compare(prompts, second, first, columns).verdicts
+    disagreement = float((there.verdicts != back).mean())
+    return Comparison((there.verdicts + back) / 2, there.first_scores, there.second_scores), disagreement

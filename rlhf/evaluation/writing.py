@@ -1,0 +1,154 @@
+"""What a model writes, and how likely another model finds it."""
+
+import gc
+import inspect
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedTokenizerBase
+
+from rlhf.config import ModelSection
+from rlhf.evaluation.config import GenerationSection
+from rlhf.generation import Completion, Messages, context_length, encode_prompt, eval_mode, sample
+from rlhf.modeling import ModelSource, load_causal_lm
+
+Progress = Callable[[int, int, str], None]
+"""Told how many are done, of how many, of what."""
+
+
+class Loaded:
+    """A language model that is in memory while the `with` block lasts: several are compared, one is held."""
+
+    def __init__(self, source: ModelSource, dtype: str) -> None:
+        self.source = source
+        self._section = ModelSection(ref=source.ref, dtype=dtype)  # type: ignore[arg-type]
+        self._model: nn.Module | None = None
+
+    def __enter__(self) -> Self:
+        self._model = load_causal_lm(self.source, self._section).to(device()).eval()  # type: ignore[arg-type]
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._model = None
+        gc.collect()
+        if torch.accelerator.is_available():
+            torch.accelerator.memory.empty_cache()
+
+    @property
+    def model(self) -> nn.Module:
+        """The model; keep no reference to it beyond the block."""
+        assert self._model is not None
+        return self._model
+
+
+def device() -> torch.device:
+    """The accelerator, if there is one."""
+    found = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    return found or torch.device("cpu")
+
+
+@dataclass(frozen=True)
+class Written:
+    """Completions of N prompts by one model; `prompt_ids` are the prompts as it read them."""
+
+    prompt_ids: list[list[int]]
+    completions: list[Completion]
+
+    @property
+    def texts(self) -> list[str]:
+        return [completion.text for completion in self.completions]
+
+    @property
+    def token_ids(self) -> list[list[int]]:
+        return [completion.token_ids for completion in self.completions]
+
+    def only(self, rows: Sequence[int]) -> "Written":
+        """These rows of it, in this order."""
+        return Written([self.prompt_ids[i] for i in rows], [self.completions[i] for i in rows])
+
+
+def fitting_rows(
+    model: nn.Module,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[str | Messages],
+    max_new_tokens: int,
+) -> list[int]:
+    """The rows whose prompt leaves room for `max_new_tokens` in the model's context."""
+    limit = context_length(model)
+    if limit is None:
+        return list(range(len(prompts)))
+    return [i for i, prompt in enumerate(prompts) if len(encode_prompt(tokenizer, prompt)) + max_new_tokens <= limit]
+
+
+def write(
+    model: nn.Module,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[str | Messages],
+    section: GenerationSection,
+    *,
+    seed: int,
+    progress: Callable[[int], None] | None = None,
+) -> Written:
+    """One completion for each prompt; the same seed gives the same ones, and no other random draw is disturbed."""
+    completions = sample(
+        model,
+        tokenizer,
+        prompts,
+        max_new_tokens=section.max_new_tokens,
+        temperature=section.temperature,
+        top_k=section.top_k,
+        top_p=section.top_p,
+        batch_size=section.batch_size,
+        seed=seed,
+        progress=progress,
+    )
+    return Written([encode_prompt(tokenizer, prompt) for prompt in prompts], completions)
+
+
+@torch.no_grad()
+def sequence_logprobs(model: nn.Module, written: Written, *, temperature: float, batch_size: int) -> Tensor:
+    """Log p(completion | prompt) [N] in nats, float64 on the CPU: the sum over the completion's tokens.
+
+    Args:
+        model: may be another than the one that wrote, with the same vocabulary.
+        written: N prompts and completions; a stop token that was reached counts as a token.
+        temperature: the logits are divided by it, as in sampling.
+        batch_size: rows at once.
+    """
+    rows = list(zip(written.prompt_ids, written.token_ids, strict=True))
+    order = sorted(range(len(rows)), key=lambda i: len(rows[i][0]) + len(rows[i][1]))
+    sums = torch.zeros(len(rows), dtype=torch.float64)
+    with eval_mode(model):
+        for start in range(0, len(order), batch_size):
+            picked = order[start : start + batch_size]
+            sums[picked] = _batch_logprobs(model, [rows[i] for i in picked], temperature)
+    return sums
+
+
+def _batch_logprobs(model: nn.Module, rows: Sequence[tuple[list[int], list[int]]], temperature: float) -> Tensor:
+    """Sums [b] for one batch, padded on the right: a causal model never looks there."""
+    where = next(model.parameters()).device
+    lengths = torch.tensor([len(prompt) + len(completion) for prompt, completion in rows])
+    ids = nn.utils.rnn.pad_sequence(
+        [torch.tensor(prompt + completion) for prompt, completion in rows], batch_first=True
+    )
+    columns = torch.arange(ids.size(1))
+    mask = columns < lengths[:, None]
+    in_completion = mask & (columns >= torch.tensor([len(prompt) for prompt, _ in rows])[:, None])
+    # logits only from where the first completion token of any row is predicted
+    width = ids.size(1) - min(len(prompt) for prompt, _ in rows) + 1
+    options: dict[str, Any] = {"use_cache": False}
+    if "logits_to_keep" in inspect.signature(model.forward).parameters:
+        options["logits_to_keep"] = width
+    logits = model(input_ids=ids.to(where), attention_mask=mask.long().to(where), **options).logits
+    logits = logits[:, -width:-1].float() / temperature
+    targets = ids[:, 1 - width :].to(where) if width > 1 else ids[:, :0].to(where)
+    logprobs = logits.gather(-1, targets[..., None]).squeeze(-1) - logits.logsumexp(-1)
+    counted = in_completion[:, ids.size(1) - (width - 1) :]
+    return (logprobs.double().cpu() * counted).sum(1)
