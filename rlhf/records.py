@@ -38,6 +38,10 @@ Text = str | list[Message]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 
 
+def _is_blank(text: Text) -> bool:
+    return not text.strip() if isinstance(text, str) else not text
+
+
 class Record(BaseModel):
     """What all records share: immutable, unknown columns kept."""
 
@@ -49,9 +53,7 @@ class Record(BaseModel):
     @field_validator("prompt", "chosen", "rejected", "messages", check_fields=False)
     @classmethod
     def _not_empty(cls, value: Text) -> Text:
-        if isinstance(value, str) and not value.strip():
-            raise ValueError("is empty")
-        if not value:
+        if _is_blank(value):
             raise ValueError("is empty")
         return value
 
@@ -178,7 +180,8 @@ class Ranking(Record):
         """All pairs in which one completion stands above another; ties give none.
 
         Each weighs 1/C(K, 2) with K the number of completions placed, so that a ranking counts as one judgement
-        however long it is (InstructGPT, Ouyang et al. 2022, eq. 1). Pairs of equal texts are left out.
+        however long it is (InstructGPT, Ouyang et al. 2022, eq. 1). Pairs of equal texts are left out, and so are
+        those with an empty one.
         """
         num_placed = sum(len(tier) for tier in self.tiers)
         if num_placed < 2:
@@ -196,6 +199,8 @@ class Ranking(Record):
             for upper, lower in itertools.combinations(self.tiers, 2)
             for better, worse in itertools.product(upper, lower)
             if self.completions[better] != self.completions[worse]
+            and not _is_blank(self.completions[better])
+            and not _is_blank(self.completions[worse])
         ]
 
 

@@ -43,7 +43,7 @@ def _load_hub(source: DataSource, name: str) -> Any:
             split=source.split or "train",
             revision=source.revision,
         )
-    except (OSError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
         first = (str(error).splitlines() or [type(error).__name__])[0]
         raise UserError(
             f"{name}: is no file, folder or artefact here, and could not be had from the Hub "

@@ -108,8 +108,8 @@ def judgement_stats(records: Sequence[Record]) -> dict[str, Any]:
     """What can be said of preferences and rankings before anything is trained on them.
 
     `longest_wins` is the share of strict pairs in which the longer completion is the better one (a draw in length
-    counts half), `tie_share` the share of judged pairs that are ties, `contradictory` the number of pairs of texts
-    that were judged both ways, and `agreement` the share of pairs of annotators who gave the same verdict (better,
+    counts half), `tie_share` the share of judged pairs that are ties, `judged_both_ways` the number of pairs of texts
+    of which each was the better one once, and `agreement` the share of pairs of annotators who gave the same verdict (better,
     worse or tie) on the same two completions.
     """
     wins = strict = ties = 0.0
@@ -136,7 +136,7 @@ def judgement_stats(records: Sequence[Record]) -> dict[str, Any]:
         "pairs": int(strict + ties),
         "longest_wins": round(wins / strict, 4) if strict else None,
         "tie_share": round(ties / (strict + ties), 4),
-        "contradictory": sum(len(better) > 1 for better in both_ways.values()),
+        "judged_both_ways": sum(len(better) > 1 for better in both_ways.values()),
         "annotators": len({name for votes in verdicts.values() for name in votes}),
         "agreement": round(agreeing / compared, 4) if compared else None,
         "agreement_pairs": compared,
