@@ -36,9 +36,7 @@ def redact(value: Any) -> Any:
         return _URL_PASSWORD.sub(rf"\1:{_HIDDEN}@", _SECRET_VALUE.sub(_HIDDEN, value))
     if isinstance(value, Mapping):
         return {
-            key: _HIDDEN
-            if inner and isinstance(inner, str) and _SECRET_NAME.search(str(key))
-            else redact(inner)
+            key: _HIDDEN if inner and isinstance(inner, str) and _SECRET_NAME.search(str(key)) else redact(inner)
             for key, inner in value.items()
         }
     if isinstance(value, Sequence):
@@ -85,9 +83,7 @@ def environment() -> dict[str, Any]:
 
 def packages() -> dict[str, str]:
     """Every installed distribution and its version, by name."""
-    found = {
-        dist.metadata["Name"]: dist.version for dist in metadata.distributions() if dist.metadata["Name"]
-    }
+    found = {dist.metadata["Name"]: dist.version for dist in metadata.distributions() if dist.metadata["Name"]}
     return dict(sorted(found.items(), key=lambda item: item[0].lower()))
 
 

@@ -78,10 +78,7 @@ def read_metrics(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
     if path.is_dir():
         path = path / "metrics.jsonl"
     return [
-        {
-            key: _NON_FINITE.get(value, value) if isinstance(value, str) else value
-            for key, value in row.items()
-        }
+        {key: _NON_FINITE.get(value, value) if isinstance(value, str) else value for key, value in row.items()}
         for row in read_lines(path)
     ]
 

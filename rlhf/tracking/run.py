@@ -168,9 +168,7 @@ class Run:
             What was written.
         """
         seconds = round(time.monotonic() - self._started, 3)
-        written: dict[str, Any] = plain_value(
-            {"run": self.id, "seconds": seconds, **summary, "status": status}
-        )
+        written: dict[str, Any] = plain_value({"run": self.id, "seconds": seconds, **summary, "status": status})
         text = json.dumps(written, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
         write_atomically(self.folder / "summary.json", text.encode("utf-8", "backslashreplace"))
         self.finished = True
@@ -180,9 +178,7 @@ class Run:
         if self._sink:
             self._sink.finish(written, failed=status == "failed")
             if self._sink.offline_folder:
-                logger.info(
-                    "W&B was offline; to send this run later: wandb sync %s", self._sink.offline_folder
-                )
+                logger.info("W&B was offline; to send this run later: wandb sync %s", self._sink.offline_folder)
         _unlock(self._lock)
         return written
 
@@ -265,9 +261,7 @@ def _lock(folder: Path) -> int | None:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         os.close(handle)
-        raise UserError(
-            f"{folder}: another process has this run open; wait for it, or end it first"
-        ) from None
+        raise UserError(f"{folder}: another process has this run open; wait for it, or end it first") from None
     return handle
 
 

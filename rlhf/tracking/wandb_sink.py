@@ -59,11 +59,7 @@ def has_key(environ: Mapping[str, str]) -> bool:
         return True
     host = urlsplit(environ.get("WANDB_BASE_URL") or "https://api.wandb.ai").netloc
     named = environ.get("NETRC")
-    paths = (
-        [Path(named).expanduser()]
-        if named
-        else [Path("~/.netrc").expanduser(), Path("~/_netrc").expanduser()]
-    )
+    paths = [Path(named).expanduser()] if named else [Path("~/.netrc").expanduser(), Path("~/_netrc").expanduser()]
     path = next((path for path in paths if path.is_file()), None)
     if path is None:
         return False
@@ -166,9 +162,7 @@ class WandbSink:
 
         def send() -> None:
             with _data_folder(self._folder / "wandb" / "data"):
-                self._run.log(
-                    {name: self._wandb.Table(columns=columns, data=data), "train/global_step": step}
-                )
+                self._run.log({name: self._wandb.Table(columns=columns, data=data), "train/global_step": step})
 
         self._at_its_own_risk(send)
 

@@ -40,9 +40,7 @@ def test_a_run_leaves_config_environment_metrics_and_summary(tmp_path):
     environment = json.loads((run.folder / "environment.json").read_text())
     assert (environment["seed"], environment["stage"], environment["run"]) == (7, "ppo", "r1")
     assert environment["python"] == ".".join(map(str, sys.version_info[:3]))
-    assert rows_without_time(run) == [
-        {"stage": "ppo", "step": 1, "objective/kl": 1.5, "objective/scores": -0.25}
-    ]
+    assert rows_without_time(run) == [{"stage": "ppo", "step": 1, "objective/kl": 1.5, "objective/scores": -0.25}]
     assert list(read_metrics(run.folder)[0])[:3] == ["time", "stage", "step"]
     assert written == {"run": "r1", "seconds": 12.0, "ppo": {"kl": 1.5}, "status": "done"}
     assert json.loads((run.folder / "summary.json").read_text()) == written
@@ -97,9 +95,7 @@ def test_each_line_is_on_disk_before_log_returns_and_kill_9_tears_nothing_before
         "for step in range(100): run.log({'loss': step / 2}, step=step)\n"
         "os.kill(os.getpid(), signal.SIGKILL)\n"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", script], stdin=subprocess.DEVNULL, cwd=Path(__file__).parents[2]
-    )
+    done = subprocess.run([sys.executable, "-c", script], stdin=subprocess.DEVNULL, cwd=Path(__file__).parents[2])
     assert done.returncode == -signal.SIGKILL
     rows = read_metrics(tmp_path / "runs" / "killed")
     assert [row["loss"] for row in rows] == [step / 2 for step in range(100)]

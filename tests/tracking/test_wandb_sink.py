@@ -112,9 +112,7 @@ print("children:", children.read_text().split() if children.exists() else [])
         for text in (b"support", b"train/objective/kl", b"train/global_step"):
             assert text in content
         assert f"wandb sync {file.parent}" in done.stderr
-        assert list(
-            (folder / "wandb" / "data").rglob("staging/*")
-        )  # a table's file is in the run's own folder
+        assert list((folder / "wandb" / "data").rglob("staging/*"))  # a table's file is in the run's own folder
     assert not (tmp_path / "home" / ".local").exists()
 
 
@@ -144,9 +142,7 @@ def test_a_failure_inside_wandb_is_said_once_and_training_goes_on(tmp_path, capl
         def log(self, *_: object) -> None:
             raise ConnectionResetError("service is gone")
 
-    run = Run.create(
-        tmp_path, stage="ppo", config={}, seed=1, tracking=TrackingConfig(wandb="off"), run_id="r"
-    )
+    run = Run.create(tmp_path, stage="ppo", config={}, seed=1, tracking=TrackingConfig(wandb="off"), run_id="r")
     run._sink = wandb_sink.WandbSink(None, Broken(), run.folder, online=True)
     run.log({"loss": 1.0}, step=1)
     run.log({"loss": 2.0}, step=2)

@@ -1,0 +1,161 @@
+"""What a report says, as plain data: `html` writes it, `collect` reads it back from run folders."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Headline:
+    """One big figure on top.
+
+    Attributes:
+        label: what it is.
+        value: as it is to be read ("94.0%").
+        note: what stands under it: the interval, a comparison.
+    """
+
+    label: str
+    value: str
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class MetricRow:
+    """One line of a stage's table of results."""
+
+    label: str
+    value: str
+    explanation: str = ""
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One drawn figure.
+
+    Attributes:
+        title: its heading.
+        svg: inline SVG as `plots.svg` makes it; the only thing in a report that is not escaped.
+        description: the same in words, for those who do not see it.
+        primary: shown at once; the others wait behind a fold.
+    """
+
+    title: str
+    svg: str
+    description: str
+    primary: bool = True
+
+
+@dataclass(frozen=True)
+class StageReport:
+    """One stage: how it ended, how long it took, what it published, what came of it.
+
+    Attributes:
+        name: sft, reward, ppo, eval, export.
+        status: done, failed, stopped, interrupted, or that it has not finished.
+        title: what people call it; its name when empty.
+        result: the one result by which it is known.
+        seconds: how long it took.
+        ref: what it published.
+        metrics: all its results.
+        curves: its figures.
+        notes: what else a reader should know, such as the error that ended it.
+    """
+
+    name: str
+    status: str
+    title: str = ""
+    result: str = ""
+    seconds: float | None = None
+    ref: str | None = None
+    metrics: tuple[MetricRow, ...] = ()
+    curves: tuple[Curve, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One prompt answered before and after training."""
+
+    prompt: str
+    before: str
+    after: str
+    score_before: float | None = None
+    score_after: float | None = None
+
+
+@dataclass(frozen=True)
+class LineageNode:
+    """One artefact and, below it, what it was made from.
+
+    Attributes:
+        ref: `group/name@v3`.
+        kind: base, dataset, preferences, sft, reward, policy or report.
+        role: what it was to the artefact above it; empty for the root.
+        digest: sha256 of its content, or the beginning of it.
+        created: when, as text.
+        children: what it was made from.
+        repeated: its ancestors stand elsewhere in the tree.
+        note: what else is worth knowing, such as who annotated.
+    """
+
+    ref: str
+    kind: str
+    role: str = ""
+    digest: str = ""
+    created: str = ""
+    children: tuple["LineageNode", ...] = ()
+    repeated: bool = False
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Who wins, how often, and how sure that is.
+
+    Attributes:
+        left: the one whose wins are counted.
+        right: what it was compared with.
+        judge: who or what decided.
+        win_rate: share of wins of `left`, ties counted half, in [0, 1].
+        interval: its 95% interval.
+        num_prompts: how many held-out prompts were compared.
+    """
+
+    left: str
+    right: str
+    judge: str
+    win_rate: float
+    interval: tuple[float, float]
+    num_prompts: int | None = None
+
+
+@dataclass(frozen=True)
+class Report:
+    """A whole report.
+
+    Attributes:
+        title: its heading.
+        status: done, failed, stopped or interrupted.
+        command: the command line that made the run.
+        seed: where all random draws come from.
+        environment: what `rlhf.tracking.environment` found.
+        warnings: what nobody may overlook, such as that the annotators were simulated.
+        notes: what else a reader should know.
+        created: when, as text.
+    """
+
+    title: str
+    status: str
+    command: str = ""
+    seed: int | None = None
+    environment: Mapping[str, Any] = field(default_factory=dict)
+    headlines: tuple[Headline, ...] = ()
+    stages: tuple[StageReport, ...] = ()
+    samples: tuple[Sample, ...] = ()
+    comparisons: tuple[Comparison, ...] = ()
+    lineage: LineageNode | None = None
+    warnings: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    created: str = ""
+    seconds: float | None = None

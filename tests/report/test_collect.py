@@ -1,0 +1,229 @@
+import json
+import math
+import re
+import subprocess
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from rlhf.errors import UserError
+from rlhf.registry import Artefact, LineageNode
+from rlhf.report import (
+    headlines,
+    lineage,
+    render,
+    report_from_run,
+    samples_from_run,
+    save_pngs,
+    stage_report,
+    stage_report_from_run,
+)
+from rlhf.report.collect import comparison, metric_rows
+from rlhf.report.metrics import METRICS, describe, duration, format_value
+from rlhf.report.plots import ReferenceLine, curves, drawable, series
+from rlhf.tracking import read_metrics
+
+
+def test_a_stage_is_read_back_from_its_folder(runs):
+    stage = stage_report_from_run(runs["reward"])
+    assert (stage.name, stage.status, stage.seconds, stage.ref) == (
+        "reward",
+        "done",
+        48.2,
+        "support/reward@v1",
+    )
+    assert stage.result == "Reward-model accuracy 87.3% [85.1, 89.4%]"
+    shown = {row.label: row.value for row in stage.metrics}
+    assert shown == {
+        "Reward-model accuracy": "87.3% [85.1, 89.4%]",
+        "Accuracy of “longest wins”": "55.1%",
+        "Judged pairs": "2\u202f950",
+    }
+    assert [curve.title for curve in stage.curves if curve.primary] == ["Loss", "Accuracy on judged pairs"]
+
+
+def test_the_kl_target_of_an_adaptive_controller_is_drawn(runs):
+    (curve,) = [c for c in stage_report_from_run(runs["ppo"]).curves if c.title == "Divergence from the reference"]
+    assert curve.description.startswith("Divergence from the reference (nats per answer). KL divergence: from ")
+    assert curve.description.endswith("; target: 6.00.")
+    assert "stroke-dasharray" in curve.svg
+
+
+def test_the_report_of_one_run_is_made_from_its_folder_alone(runs):
+    report = report_from_run(runs["ppo"])
+    assert report.title == "Policy optimisation · ppo"
+    assert (report.status, report.seed) == ("done", 7)
+    assert [headline.value for headline in report.headlines] == ["+2.49", "4.13"]
+    assert report.samples[0].score_after == 1.91
+    assert "support/policy@v1" in render(report)
+
+
+def test_a_killed_run_says_so_and_keeps_its_curves(runs):
+    (runs["ppo"] / "summary.json").unlink()
+    with open(runs["ppo"] / "metrics.jsonl", "ab") as file:
+        file.write(b'{"time": 1, "stage": "ppo", "st')
+    stage = stage_report_from_run(runs["ppo"])
+    assert stage.status == "not finished"
+    assert stage.notes == ("No summary was written: the run is still going, or it was killed.",)
+    assert len(stage.curves) == 15
+
+
+def test_a_failed_stage_names_its_error():
+    stage = stage_report("ppo", {"status": "stopped", "error": "StoppedByMonitor: objective/kl 11.2 > 10"})
+    assert (stage.status, stage.notes) == ("stopped", ("StoppedByMonitor: objective/kl 11.2 > 10",))
+
+
+def test_the_stage_of_a_pipeline_is_found_under_its_name():
+    summary = {"sft": {"perplexity": 2.5}, "artefacts": {"sft": "support/sft@v2"}, "status": "done", "seconds": 3}
+    stage = stage_report("sft", summary)
+    assert (stage.ref, stage.result, stage.seconds) == ("support/sft@v2", "Perplexity 2.50", 3.0)
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [("{", "is not JSON"), ("[1]", "holds a JSON list, not an object")],
+)
+def test_a_broken_summary_is_named(tmp_path, content, says):
+    (tmp_path / "config.yaml").write_text("{}\n")
+    (tmp_path / "summary.json").write_text(content)
+    with pytest.raises(UserError, match=rf"summary\.json: {says}"):
+        stage_report_from_run(tmp_path)
+
+
+def test_a_folder_that_is_no_run_is_refused(tmp_path):
+    with pytest.raises(UserError, match="not a run folder: it has neither"):
+        report_from_run(tmp_path)
+
+
+def test_unknown_keys_are_shown_by_name_and_nested_ones_under_their_parent():
+    rows = metric_rows({"my_metric": 3.14159, "judge": {"kappa": 0.5}, "list": [1, 2], "flag": True, "none": None})
+    assert [(row.label, row.value, row.explanation) for row in rows] == [
+        ("my_metric", "3.14", ""),
+        ("judge: kappa", "0.500", ""),
+        ("list", "1, 2", ""),
+        ("flag", "yes", ""),
+        ("none", "–", ""),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "shown"),
+    [
+        ("win_rate", 0.9425, "94.2%"),
+        ("win_rate", 1, "100.0%"),
+        ("objective/kl", 4.126, "4.13 nats"),
+        ("objective/scores", -0.8, "−0.80"),
+        ("score_after", 2, "2.00"),
+        ("num_prompts", 12000, "12\u202f000"),
+        ("eval_loss", 123.4, "123"),
+        ("lr", 3e-6, "3.00e−06"),
+        ("eval_loss", 0.0, "0"),
+        ("eval_loss", math.nan, "not a number"),
+        ("kl", math.inf, "∞ nats"),
+        ("path", "aligned/", "aligned/"),
+        ("seconds", 4.25, "4.2 s"),
+        ("whatever", 7, "7"),
+    ],
+)
+def test_numbers_are_written_for_people(key, value, shown):
+    assert format_value(key, value) == shown
+
+
+def test_durations_are_written_for_people():
+    assert [duration(s) for s in (0.04, 59.4, 61, 3600, 7512)] == [
+        "0.0 s",
+        "59 s",
+        "1 min 01 s",
+        "1 h 00 min",
+        "2 h 05 min",
+    ]
+
+
+def test_every_metric_that_ppo_logs_has_a_name_for_people(runs):
+    keys = {key for row in read_metrics(runs["ppo"]) for key in row} - {"time", "stage", "step"}
+    assert not keys - METRICS.keys()
+    assert describe("no/such/key").label == "no/such/key"
+
+
+def test_headlines_need_their_figures():
+    assert headlines({"status": "done"}) == ()
+    assert [h.value for h in headlines({"sft": {"perplexity": 2.5}})] == ["2.50"]
+    assert headlines({"ppo": {"score_before": "NaN", "score_after": 1.0}}) == ()
+
+
+def test_a_win_rate_without_an_interval_gives_no_bar():
+    assert comparison({"eval": {"win_rate": 0.9}}) is None
+    found = comparison({"eval": {"win_rate": 0.9, "win_rate_ci": [0.8, 0.95]}})
+    assert (found.left, found.right, found.interval) == ("policy", "SFT", (0.8, 0.95))
+
+
+def test_the_registrys_tree_keeps_roles_and_marks_simulated_annotators():
+    when = datetime(2026, 11, 20, 14, 2, tzinfo=UTC)
+    metadata = {"annotators": [{"name": "ada"}, {"name": "ben"}], "simulated": True}
+    labels = Artefact("s/preferences", 1, "preferences", "b" * 64, when, Path("x"), metadata)
+    reward = Artefact("s/reward", 2, "reward", "a" * 64, when, Path("y"))
+    tree = lineage(LineageNode(reward, None, (LineageNode(labels, "data"),)))
+    assert (tree.ref, tree.kind, tree.role, tree.created) == ("s/reward@v2", "reward", "", "2026-11-20 14:02")
+    assert (tree.children[0].role, tree.children[0].note) == ("data", "annotators: ada, ben (simulated)")
+
+
+def test_first_and_last_completions_of_a_prompt_are_before_and_after(tmp_path):
+    rows = [
+        {"step": 1, "prompt": "p", "completion": "NaN", "score": -1.0},
+        {"step": 1, "prompt": "q", "completion": "only once", "score": 0.0},
+        {"step": 9, "prompt": "p", "completion": "new", "score": "NaN"},
+    ]
+    (tmp_path / "samples.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (sample,) = samples_from_run(tmp_path)
+    assert (sample.before, sample.after) == ("NaN", "new")
+    assert (sample.score_before, sample.score_after) == (-1.0, None)
+
+
+def test_steps_without_a_number_are_marked_and_said():
+    rows = [{"step": s, "objective/kl": math.nan if s == 3 else float(s)} for s in range(1, 6)]
+    line = series(rows, "objective/kl")
+    assert (line.steps, line.values, line.gaps) == ((1, 2, 4, 5), (1.0, 2.0, 4.0, 5.0), (3,))
+    (curve,) = curves(rows)
+    assert "KL divergence was not a number at 1 steps, first at step 3" in curve.description
+    assert "var(--bad)" in curve.svg
+
+
+def test_long_series_are_thinned_and_keep_both_ends():
+    line = series([{"step": s, "loss": s} for s in range(10_000)], "loss")
+    assert len(line.steps) <= 401
+    assert (line.steps[0], line.steps[-1]) == (0, 9999)
+
+
+def test_one_point_is_no_curve():
+    assert drawable([{"step": 1, "loss": 1.0}]) == []
+
+
+def test_the_svg_is_in_the_pages_colours_and_its_ids_are_its_own():
+    rows = [{"step": s, "loss": float(s), "eval_loss": 2.0 * s, "lr": 1e-3} for s in range(3)]
+    first, second = curves(rows)
+    for curve in (first, second):
+        assert curve.svg.startswith('<svg viewBox="')
+        assert "#2f5d8c" not in curve.svg
+        assert "xmlns" not in curve.svg
+        assert "DejaVu" not in curve.svg
+    assert "var(--line-1)" in first.svg
+    assert "var(--line-2)" in first.svg
+    ids = [set(re.findall(r' id="([^"]+)"', curve.svg)) for curve in (first, second)]
+    assert not ids[0] & ids[1]
+
+
+def test_pngs_are_written_one_a_family(runs, tmp_path):
+    rows = [row for row in read_metrics(runs["reward"]) if row["step"] <= 30]
+    paths = save_pngs(rows, tmp_path / "curves", [ReferenceLine("accuracy", 0.5512, "longest wins")])
+    assert [path.name for path in paths] == ["loss.png", "accuracy.png", "margin.png", "reward_range.png"]
+    assert all(path.read_bytes().startswith(b"\x89PNG") for path in paths)
+
+
+def test_importing_the_report_loads_neither_matplotlib_nor_jinja():
+    script = "import sys, rlhf.report; print(sorted({'matplotlib', 'jinja2', 'torch'} & set(sys.modules)))"
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, cwd=Path(__file__).parents[2], check=True
+    )
+    assert done.stdout == "[]\n"
