@@ -14,7 +14,7 @@ from rlhf.datasets import DataConfig, Loaded
 from rlhf.errors import UserError
 from rlhf.records import Problem, write_jsonl
 from rlhf.registry import Artefact, Kind, Registry
-from rlhf.tracking import Run, TrackingConfig
+from rlhf.tracking import Run, TrackingConfig, read_metrics
 
 logger = logging.getLogger(__name__)
 
@@ -76,6 +76,18 @@ class Workspace:
             status = "done"
         finally:
             self.registry.finish_run(run.id, status)
+            self.write_report(run.folder)
+
+    def write_report(self, folder: Path) -> None:
+        """Write `report.html` and the curves as PNGs for a run that has ended, however it ended."""
+        from rlhf import report  # draws with matplotlib: not needed to open a workspace
+
+        page = report.report_from_run(folder)
+        ref = page.stages[0].ref
+        if ref is not None:
+            page = replace(page, lineage=report.lineage(self.registry.lineage(ref)))
+        report.write_report(folder / "report.html", page)
+        report.save_pngs(read_metrics(folder), folder / "curves")
 
     def open_ref(self, ref: str) -> Path | None:
         """The folder of a data artefact; None if the registry has no such name."""

@@ -126,9 +126,9 @@ def eval_policy(config: Config, overrides: Overrides = None, json: Json = False,
 
     settings = load_config(config, EvaluationConfig, overrides or ())
     quiet_libraries()
-    from rlhf.evaluation.stage import run_policy_evaluation
+    from rlhf.evaluation.policy import evaluate_policy
 
-    _finish(run_policy_evaluation(settings, _workspace(home, json, None, "rlhf eval policy")), json)
+    _finish(evaluate_policy(settings, _workspace(home, json, None, "rlhf eval policy")), json)
 
 
 def eval_reward(config: Config, overrides: Overrides = None, json: Json = False, home: Home = None) -> None:
@@ -138,9 +138,9 @@ def eval_reward(config: Config, overrides: Overrides = None, json: Json = False,
 
     settings = load_config(config, RewardEvaluationConfig, overrides or ())
     quiet_libraries()
-    from rlhf.evaluation.stage import run_reward_evaluation
+    from rlhf.evaluation.rewards import evaluate_reward
 
-    _finish(run_reward_evaluation(settings, _workspace(home, json, None, "rlhf eval reward")), json)
+    _finish(evaluate_reward(settings, _workspace(home, json, None, "rlhf eval reward")), json)
 
 
 def export(
@@ -161,7 +161,7 @@ def export(
     given: dict[str, Any] = {"model": ref, "path": Located(str(path), Path.cwd()), "format": format, "overwrite": overwrite}
     settings = validate(given | ({"dtype": dtype} if dtype else {}), ExportConfig, origin="rlhf export")
     quiet_libraries()
-    from rlhf.export.export import export_model
+    from rlhf.export.exporting import export_model
 
     workspace = _workspace(home, json, None, "rlhf export")
     summary = export_model(

@@ -20,6 +20,10 @@ class Located(str):
         self.base = base
         return self
 
+    def __getnewargs__(self) -> tuple[str, Path]:
+        """What a copy is made from."""
+        return str(self), self.base
+
 
 def is_explicit_path(value: str) -> bool:
     """Whether `value` can only be meant as a path: it starts with `/`, `./`, `../` or `~`."""

@@ -1,0 +1,57 @@
+"""`rlhf demo`: the whole path on a world of its own, from a tiny base model to an exported policy."""
+
+import shutil
+from importlib import resources
+from importlib.resources.abc import Traversable
+from pathlib import Path
+from typing import Any
+
+from rlhf.demo.world import write_data
+from rlhf.pipeline.config import load_pipeline
+from rlhf.pipeline.run import run_stages
+from rlhf.workspace import Workspace
+
+
+def run_demo(workspace: Workspace, *, seed: int = 0, fresh: bool = False) -> dict[str, Any]:
+    """Lay out the demo in the workspace's home (base model, data, configs) and run it.
+
+    Configs that are there already stay as they are: they are the user's to change.
+
+    Args:
+        workspace: everything the demo writes lies in its home.
+        seed: of the world, the simulated annotators and every stage.
+        fresh: run finished stages anew.
+
+    Returns:
+        The summary of `rlhf run`.
+    """
+    home = workspace.home
+    write_data(home / "data", seed)
+    for part in ("base", "configs"):
+        target = home / "base" if part == "base" else home
+        _copy_missing(resources.files("rlhf.demo") / part, target)
+    return run_stages(load_pipeline(home / "run.yaml", [f"seed={seed}"]), workspace, fresh=fresh)
+
+
+def next_steps(workspace: Workspace, summary: dict[str, Any]) -> str:
+    """The next commands, as they can be typed where the demo was run."""
+    home = workspace.home
+    shown = home.relative_to(Path.cwd()) if home.is_relative_to(Path.cwd()) else home
+    return "\n".join(
+        [
+            "",
+            "What next:",
+            f"  look at the report:            {summary['report']}",
+            f"  see where the policy is from:  rlhf models lineage {summary['artefacts']['ppo']} --home {shown}",
+            f"  change something, run again:   rlhf run {shown}/run.yaml ppo.trainer.kl_coef=0.2 --home {shown}",
+            "  point it at a real model:      rlhf run configs/qwen.yaml",
+        ]
+    )
+
+
+def _copy_missing(source: Traversable, target: Path) -> None:
+    target.mkdir(parents=True, exist_ok=True)
+    for file in source.iterdir():
+        if file.is_file() and not (target / file.name).exists():
+            with resources.as_file(file) as path:
+                shutil.copy2(path, target / file.name)

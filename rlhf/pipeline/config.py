@@ -1,0 +1,147 @@
+"""The file of `rlhf run`: which stages, in which order, each with its own config. Imports no torch."""
+
+import copy
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BaseModel, Field
+
+from reward.config import RewardStageConfig
+from rlhf.config import Located, Section, apply_override, read_yaml, validate
+from rlhf.errors import UserError
+from rlhf.evaluation.config import EvaluationConfig
+from rlhf.export.config import ExportConfig
+from rlhf.pipeline.labels_config import LabelsConfig
+from rlhf.ppo.stage_config import PPOStageConfig
+from rlhf.tracking import TrackingConfig
+from sft.config import SFTStageConfig
+
+SCHEMAS: dict[str, type[BaseModel]] = {
+    "sft": SFTStageConfig,
+    "labels": LabelsConfig,
+    "reward": RewardStageConfig,
+    "ppo": PPOStageConfig,
+    "eval": EvaluationConfig,
+    "export": ExportConfig,
+}
+"""The stages a file may have, in the order in which they run."""
+
+NAMES = {"sft": "sft", "labels": "preferences", "reward": "reward", "ppo": "policy", "eval": "eval"}
+"""What a stage's artefact is called after the group, unless its config says otherwise."""
+
+
+class PipelineFile(Section):
+    """What stands at the top of the file."""
+
+    group: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+    """The W&B group, and the first half of the artefacts' names."""
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+    """The seed of every stage that does not set its own."""
+    tracking: TrackingConfig = TrackingConfig()
+    """Of every stage that does not set its own."""
+    stages: Annotated[dict[str, Any], Field(min_length=1)]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is to be run.
+
+    Attributes:
+        path: the file.
+        file: its top.
+        stages: stage -> its config as written, with the defaults that follow from the other stages; refs not pinned.
+    """
+
+    path: Path
+    file: PipelineFile
+    stages: dict[str, dict[str, Any]]
+
+    def config(self, stage: str, data: Mapping[str, Any]) -> Any:
+        """`data`, a stage's config with its refs pinned, as that stage takes it."""
+        return validate(data, SCHEMAS[stage], origin=f"{self.path}: stages.{stage}")
+
+    def output_name(self, stage: str) -> str | None:
+        """The name of the artefact a stage publishes; None for a stage that publishes none."""
+        output = self.stages[stage].get("output")
+        return str(output["name"]) if output else None
+
+
+def load_pipeline(path: Path, overrides: Sequence[str] = ()) -> Plan:
+    """Read the file and the stages it names, and check all of them before anything runs.
+
+    Overrides begin with a stage (`ppo.trainer.kl_coef=0.1`) or name a key of the file's top (`seed=3`).
+
+    Raises:
+        UserError: with one line for each thing that is wrong in any of the files.
+    """
+    data = read_yaml(path)
+    stage_names = set(data["stages"]) if isinstance(data.get("stages"), dict) else set()
+    of_stages = [text for text in overrides if text.split(".")[0] in stage_names]
+    for text in overrides:
+        if text not in of_stages:
+            apply_override(data, text)
+    file = validate(data, PipelineFile, origin=str(path), overridden=_keys(overrides))
+    unknown = [name for name in file.stages if name not in SCHEMAS]
+    if unknown:
+        raise UserError([f"{path}: stages.{name}: no such stage; known: {', '.join(SCHEMAS)}" for name in unknown])
+    stages = {name: _read_stage(path, name, data["stages"][name]) for name in SCHEMAS if name in file.stages}
+    origins = {name: _origin(path, name, data["stages"][name]) for name in stages}
+    problems: list[str] = []
+    for text in of_stages:
+        stage, _, rest = text.partition(".")
+        apply_override(stages[stage], rest)
+    _fill_in(stages, file)
+    for name, config in stages.items():
+        mine = {key.partition(".")[2] for key in _keys(of_stages) if key.startswith(f"{name}.")}
+        try:
+            validate(config, SCHEMAS[name], origin=origins[name], overridden=mine)
+        except UserError as error:
+            problems += error.problems
+    if problems:
+        raise UserError(problems)
+    return Plan(path, file, stages)
+
+
+def _read_stage(path: Path, name: str, value: Any) -> dict[str, Any]:
+    if isinstance(value, str):
+        base = value.base if isinstance(value, Located) else path.parent
+        return read_yaml(base / value)
+    if isinstance(value, dict):
+        return copy.deepcopy(value)
+    raise UserError(f"{path}: stages.{name} = {value!r}: expected the path of a YAML file, or the mapping itself")
+
+
+def _origin(path: Path, name: str, value: Any) -> str:
+    return str(path.parent / value) if isinstance(value, str) else f"{path}: stages.{name}"
+
+
+def _keys(overrides: Sequence[str]) -> set[str]:
+    return {text.partition("=")[0].strip() for text in overrides}
+
+
+def _fill_in(stages: dict[str, dict[str, Any]], file: PipelineFile) -> None:
+    """Defaults that follow from the file as a whole: seed, tracking, names, and what one stage takes from another."""
+    for name, config in stages.items():
+        if name != "export":
+            config.setdefault("seed", file.seed)
+            config.setdefault("tracking", file.tracking.model_dump())
+            output = config.setdefault("output", {})
+            if isinstance(output, dict):
+                output.setdefault("name", f"{file.group}/{NAMES[name]}")
+    made = {name: config["output"]["name"] for name, config in stages.items() if isinstance(config.get("output"), dict)}
+    if "sft" in made:
+        for name in ("labels", "reward", "ppo"):
+            if name in stages and isinstance(stages[name].setdefault("model", {}), dict):
+                stages[name]["model"].setdefault("ref", made["sft"])
+        if "eval" in stages:
+            stages["eval"].setdefault("baseline", made["sft"])
+    if "ppo" in stages and "reward" in made:
+        stages["ppo"].setdefault("reward", [{"ref": made["reward"]}])
+    if "eval" in stages and "ppo" in made:
+        stages["eval"].setdefault("candidate", made["ppo"])
+    if "export" in stages and "ppo" in made:
+        stages["export"].setdefault("model", made["ppo"])
+    if "labels" in made and "reward" in stages:
+        stages["reward"].setdefault("data", {"sources": [{"path": made["labels"]}], "dev_fraction": 0.1})

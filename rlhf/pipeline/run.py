@@ -1,0 +1,187 @@
+"""Run the stages of a plan in order; what has been done with the same config, data and ancestors is not done again."""
+
+import hashlib
+import json
+import logging
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import rlhf
+from rlhf import report
+from rlhf.errors import StoppedByMonitor
+from rlhf.export.config import ExportConfig
+from rlhf.export.exporting import export_model
+from rlhf.pipeline.config import Plan
+from rlhf.report.collect import read_summary
+from rlhf.tracking import TrackingConfig
+from rlhf.workspace import Workspace
+
+logger = logging.getLogger(__name__)
+
+StageFunction = Callable[[Any, Workspace], dict[str, Any]]
+
+STAGES = {
+    "sft": "sft.train:train_sft",
+    "labels": "rlhf.pipeline.labels:simulate_labels",
+    "reward": "reward.train:train_reward",
+    "ppo": "rlhf.ppo.stage:train_ppo",
+    "eval": "rlhf.evaluation.policy:evaluate_policy",
+}
+"""The function of each stage that has a run of its own; imported when its turn comes."""
+
+
+def run_stages(plan: Plan, workspace: Workspace, *, fresh: bool = False) -> dict[str, Any]:
+    """Run every stage that has not been run yet.
+
+    Args:
+        plan: what to run.
+        workspace: where; its artefacts are what later stages take from earlier ones.
+        fresh: run finished stages anew.
+
+    Returns:
+        `{stage: its summary, ..., "artefacts": {stage: ref}, "seconds", "status"}`.
+
+    Raises:
+        UserError: the input of a stage is wrong; what is finished stays finished.
+        StoppedByMonitor: a stage stopped training.
+        Interrupted: stopped by a signal; the same command goes on from there.
+    """
+    started = time.monotonic()
+    summary: dict[str, Any] = {}
+    artefacts: dict[str, str] = {}
+    folders: list[Path] = []
+    pins: dict[str, str] = {}
+    with workspace.within(group=plan.file.group).run("run", _Whole(plan), TrackingConfig(wandb="off")) as run:
+        for stage, written in plan.stages.items():
+            config = plan.config(stage, _pinned(written, pins))
+            if isinstance(config, ExportConfig):
+                summary[stage] = _export(config, workspace)
+                continue
+            result, folder = _run_stage(stage, config, plan, workspace, fresh)
+            folders.append(folder)
+            summary[stage] = result
+            if "artefact" in result:
+                artefacts[stage] = result["artefact"]
+                pins[str(plan.output_name(stage))] = result["artefact"]
+        summary |= {"artefacts": artefacts, "seconds": round(time.monotonic() - started, 1)}
+        written_summary = run.finish(summary)
+    _write_report(plan, workspace, run.folder, folders, written_summary)
+    return written_summary | {"report": str(run.folder / "report.html")}
+
+
+class _Whole:
+    """The plan as a run's config."""
+
+    def __init__(self, plan: Plan) -> None:
+        self.seed = plan.file.seed
+        self.plan = plan
+
+    def model_dump(self, mode: str = "json") -> dict[str, Any]:
+        return {**self.plan.file.model_dump(mode=mode), "stages": self.plan.stages}
+
+
+def _run_stage(
+    stage: str, config: Any, plan: Plan, workspace: Workspace, fresh: bool
+) -> tuple[dict[str, Any], Path]:
+    """The summary and the run folder of `stage`: found finished, resumed, or run now."""
+    prefix = f"{plan.file.group}-{stage}-{_fingerprint(stage, config, workspace)}"
+    number = 1
+    while (workspace.home / "runs" / f"{prefix}-{number + 1}").is_dir():
+        number += 1
+    folder = workspace.home / "runs" / f"{prefix}-{number}"
+    before = read_summary(folder) if folder.is_dir() else {}
+    if before and fresh:
+        folder = workspace.home / "runs" / f"{prefix}-{number + 1}"
+        before = {}
+    if before.get("status") == "done" and _still_there(before, workspace):
+        logger.info("%s: done before, in %s", stage, folder.name)
+        return before, folder
+    if before.get("status") == "stopped":
+        raise StoppedByMonitor(f"{stage}: {before.get('stopped')} (in {folder}); change its config, or run with --fresh")
+    logger.info("%s: %s", stage, "goes on" if folder.is_dir() else "starts")
+    module, _, name = STAGES[stage].partition(":")
+    function: StageFunction = getattr(import_module(module), name)
+    return function(config, workspace.within(group=plan.file.group, run_id=folder.name)), folder
+
+
+def _still_there(summary: Mapping[str, Any], workspace: Workspace) -> bool:
+    ref = summary.get("artefact")
+    return ref is None or workspace.registry.find(ref) is not None
+
+
+def _fingerprint(stage: str, config: Any, workspace: Workspace) -> str:
+    """Equal for stages that would do the same: config, content of the data and of the ancestors, our version."""
+    values = config.model_dump(mode="json", exclude={"tracking"})
+    contents = {text: _content(text, workspace) for text in sorted(_strings(values))}
+    body = json.dumps([rlhf.__version__, stage, values, contents], sort_keys=True)
+    return hashlib.sha256(body.encode()).hexdigest()[:10]
+
+
+def _content(text: str, workspace: Workspace) -> str | None:
+    """What stands behind a string of a config if it names an artefact, a file or a folder."""
+    path = Path(text)
+    if path.is_absolute() and path.is_file():
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    if path.is_absolute() and path.is_dir():
+        files = sorted(file for file in path.rglob("*") if file.is_file())
+        return str([(str(file.relative_to(path)), file.stat().st_size, file.stat().st_mtime_ns) for file in files])
+    if "/" in text and workspace.registry.exists():
+        artefact = workspace.registry.find(text)
+        return artefact.digest if artefact else None
+    return None
+
+
+def _strings(value: Any) -> set[str]:
+    if isinstance(value, str):
+        return {value}
+    if isinstance(value, Mapping):
+        return set().union(*(_strings(inner) for key, inner in value.items() if key != "output"))
+    if isinstance(value, list):
+        return set().union(*map(_strings, value))
+    return set()
+
+
+def _pinned(value: Any, pins: Mapping[str, str]) -> Any:
+    """`value` with the names of artefacts made in this run replaced by the very versions."""
+    if isinstance(value, str):
+        return pins.get(value, value)
+    if isinstance(value, Mapping):
+        return {key: inner if key == "output" else _pinned(inner, pins) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_pinned(inner, pins) for inner in value]
+    return value
+
+
+def _export(config: ExportConfig, workspace: Workspace) -> dict[str, Any]:
+    return export_model(
+        config.model,
+        config.path,
+        registry=workspace.registry,
+        format=config.format,
+        dtype=config.dtype,
+        overwrite=config.overwrite,
+    )
+
+
+def _write_report(plan: Plan, workspace: Workspace, folder: Path, folders: list[Path], summary: dict[str, Any]) -> None:
+    """One page for the whole run: every stage with its curves, and the way back from the policy."""
+    page = report.report_from_run(folder, title=plan.file.group)
+    last = next((summary["artefacts"][stage] for stage in ("ppo", "reward", "sft") if stage in summary["artefacts"]), None)
+    compared = report.comparison(summary)
+    simulated = any(isinstance(part, dict) and part.get("simulated") for part in summary.values())
+    samples = [sample for each in reversed(folders) for sample in report.samples_from_run(each)]
+    page = replace(
+        page,
+        stages=tuple(report.stage_report_from_run(each) for each in folders),
+        headlines=report.headlines(summary),
+        comparisons=(compared,) if compared else (),
+        samples=tuple(samples[:8]),
+        lineage=report.lineage(workspace.registry.lineage(last)) if last else None,
+        warnings=("The annotators were simulated: no person judged anything here.",) if simulated else (),
+    )
+    report.write_report(folder / "report.html", page)
