@@ -49,7 +49,8 @@ def engine(url: str) -> Engine:
     """Open the database `sqlite:///FILE` or `postgresql+psycopg://USER@HOST/DATABASE`, and try it once.
 
     SQLite: write-ahead log, every commit synced to disk, foreign keys enforced, the file's folder made if
-    need be. Connections are not pooled there, so the file is whole and closed whenever nobody works on it.
+    need be. Connections are not pooled: nothing to close, nothing that a fork could share, no connection that
+    idles away through days of training, and SQLite's file is whole whenever nobody works on it.
 
     Raises:
         UserError: the URL is malformed or of another database, the driver is missing, the server is out of
@@ -63,6 +64,16 @@ def engine(url: str) -> Engine:
     except DBAPIError as error:
         raise _cannot_use(parsed, error) from error
     return opened
+
+
+def exists(url: str) -> bool:
+    """Whether there is a database yet; asking makes none. A server's is always taken to be there.
+
+    Raises:
+        UserError: the URL is malformed.
+    """
+    parsed = _parse(url)
+    return parsed.get_backend_name() != "sqlite" or Path(parsed.database or "").exists()
 
 
 @contextmanager
@@ -133,9 +144,7 @@ def _parse(url: str) -> URL:
     if backend in ("postgres", "postgresql"):
         return parsed.set(drivername="postgresql+psycopg")
     if backend != "sqlite":
-        raise UserError(
-            f"{show(parsed)}: `{backend}` is not supported; use postgresql+psycopg:// or sqlite:///"
-        )
+        raise UserError(f"{show(parsed)}: `{backend}` is not supported; use postgresql+psycopg:// or sqlite:///")
     if parsed.database in (None, "", ":memory:"):
         raise UserError(f"{show(parsed)}: names no file; write sqlite:///FILE")
     return parsed.set(drivername="sqlite")
@@ -145,7 +154,7 @@ def _postgresql(url: URL) -> Engine:
     try:
         return sa.create_engine(
             url,
-            pool_pre_ping=True,
+            poolclass=NullPool,
             connect_args={"connect_timeout": CONNECT_TIMEOUT_SECONDS, "application_name": "rlhf"},
         )
     except ModuleNotFoundError as error:

@@ -37,9 +37,7 @@ def plan(connection: Connection, store: ObjectStore, grace: timedelta, *, delete
     )
 
 
-def collect(
-    write: Callable[[], AbstractContextManager[Connection]], store: ObjectStore, grace: timedelta
-) -> GcPlan:
+def collect(write: Callable[[], AbstractContextManager[Connection]], store: ObjectStore, grace: timedelta) -> GcPlan:
     """Do it. `write` opens a transaction under the registry's writer lock: publishers wait meanwhile."""
     with write() as connection:
         done = plan(connection, store, grace, deleted=True)

@@ -2,7 +2,7 @@
 
 `objects/<digest>/` holds the files as they were published and a `manifest.json` that lists every one with its
 size and sha256. The digest is the sha256 of that manifest: `sha256sum manifest.json` must print the folder's
-name. Files are read-only. A folder comes into `objects/` by one rename of a wholly written, synced copy: it is
+name. Files are read-only. A folder comes into `objects/` by one rename of a whole, synced copy: it is
 there or it is not.
 """
 
@@ -104,23 +104,37 @@ class ObjectStore:
     def verify(self, digest: str) -> list[str]:
         """What is wrong with an object, one line a file; empty when it is what it was when published."""
         folder = self.path(digest)
-        try:
-            raw = (folder / MANIFEST).read_bytes()
-        except (FileNotFoundError, NotADirectoryError):
-            return [f"{folder / MANIFEST}: missing" if folder.exists() else f"{folder}: missing"]
-        found = hashlib.sha256(raw).hexdigest()
-        if found != digest:
-            return [f"{folder / MANIFEST}: changed (sha256 {found}, should be {digest})"]
-        entries = {entry["path"]: entry for entry in json.loads(raw)["files"]}
+        problem, listed = self._manifest(digest)
+        if problem is not None:
+            return [problem]
+        entries = {entry["path"]: entry for entry in listed}
         present = {relative for relative, _ in _walk(folder)} - {MANIFEST}
         problems = [_compare(folder / path, entry) for path, entry in entries.items()]
         problems += [f"{folder / path}: not in the manifest" for path in sorted(present - entries.keys())]
         return [problem for problem in problems if problem is not None]
 
     def files(self, digest: str) -> list[dict[str, Any]]:
-        """The manifest's entries: `path`, `size` in bytes, `sha256`."""
-        entries: list[dict[str, Any]] = json.loads((self.path(digest) / MANIFEST).read_bytes())["files"]
+        """The manifest's entries: `path`, `size` in bytes, `sha256`.
+
+        Raises:
+            UserError: the manifest is missing or damaged.
+        """
+        problem, entries = self._manifest(digest)
+        if problem is not None:
+            raise UserError(problem)
         return entries
+
+    def _manifest(self, digest: str) -> tuple[str | None, list[dict[str, Any]]]:
+        """What is wrong with an object's manifest, or else its entries."""
+        folder = self.path(digest)
+        file = folder / MANIFEST
+        if not file.is_file():
+            return f"{file if folder.exists() else folder}: missing", []
+        raw = file.read_bytes()
+        found = hashlib.sha256(raw).hexdigest()
+        if found != digest:
+            return f"{file}: changed (sha256 {found}, should be {digest})", []
+        return None, json.loads(raw)["files"]
 
     def _files_to_publish(self, source: Path) -> Iterator[tuple[str, Path]]:
         """Relative path and file of everything in `source`, if all of it may be published."""

@@ -103,10 +103,13 @@ def adapter_details(folder: Path, name: str, parents: list[tuple[str, AnyRow]]) 
     file = folder / "adapter_config.json"
     if not file.exists():
         return {}
-    points_to = json.loads(file.read_bytes()).get("base_model_name_or_path")
-    if points_to is not None and Path(points_to).is_absolute():
+    try:
+        points_to = json.loads(file.read_bytes()).get("base_model_name_or_path")
+    except (ValueError, AttributeError) as error:
+        raise UserError(f"{name}: adapter_config.json: not a JSON object ({error}); write it again") from error
+    if points_to is not None and points_to.startswith(("/", ".", "~")):
         raise UserError(
-            f"{name}: adapter_config.json: base_model_name_or_path = {points_to!r} is a path of this "
+            f"{name}: adapter_config.json: base_model_name_or_path = {points_to!r} is a path on this "
             "machine; write the base's registry ref or Hub id there"
         )
     bases = [row.digest for role, row in parents if role == "base"]

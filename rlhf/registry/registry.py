@@ -31,7 +31,7 @@ ANY = _Any.ANY
 """`move_alias(expected=ANY)`: wherever the alias stands."""
 
 
-class AliasMoved(UserError):  # noqa: N818
+class AliasMoved(UserError):
     """An alias did not stand where the caller believed; `found` is the version where it stands, or None."""
 
     def __init__(self, name: str, alias: str, expected: int | None, found: int | None) -> None:
@@ -80,10 +80,10 @@ class Registry:
 
         It is visible to others once it is wholly on disk, and not before. If the newest version already has
         the same content, parents and metadata, that version is returned and none is made: a stage that runs
-        again does not multiply versions. (So keep what differs from run to run, like seconds, out of `metadata`.)
+        again does not multiply versions. (So keep what differs from run to run, as seconds do, out of it.)
 
-        An adapter (a folder with `adapter_config.json`) needs a parent in the role `base`; its digest is added
-        to the metadata as `base_digest`.
+        An adapter (a folder with `adapter_config.json`) needs a parent in the role `base`, whose digest is
+        added to the metadata as `base_digest`.
 
         Args:
             source: holds nothing but safetensors, JSON, text and the like (`objects.ALLOWED_SUFFIXES`).
@@ -95,8 +95,8 @@ class Registry:
             run_id: the run that made it.
 
         Raises:
-            UserError: the name or alias is malformed, the name is in use for another kind, a parent is unknown,
-                or `source` is missing, empty, or holds files that no artefact may hold.
+            UserError: the name or alias is malformed, the name holds another kind, a parent is unknown, or
+                `source` is missing, empty, or holds files that no artefact may hold.
         """
         check_name(name)
         if kind not in KINDS:
@@ -122,6 +122,10 @@ class Registry:
                 return self._artefact(connection, row)
         finally:
             self._store.discard(staged)
+
+    def exists(self) -> bool:
+        """Whether anything was ever published here; asking makes nothing."""
+        return db.exists(self._url)
 
     def resolve(self, ref: str, kinds: Collection[Kind] | None = None) -> Artefact:
         """The artefact that `name`, `name@v3` or `name@alias` stands for now.
@@ -160,9 +164,7 @@ class Registry:
                 runs.add_input(connection, run_id, row.id)
         problems = self._store.verify(found.digest)
         if problems:
-            way_out = (
-                f"{found.ref}: is damaged on disk; publish it again from its source, or use another version"
-            )
+            way_out = f"{found.ref}: is damaged on disk; publish it again from its source, or use another version"
             raise UserError([*problems, way_out])
         return found.path
 
@@ -243,20 +245,24 @@ class Registry:
         return self._store.verify(artefact.digest)
 
     def files(self, artefact: Artefact) -> list[dict[str, Any]]:
-        """What an artefact holds: `path`, `size` in bytes and `sha256` of every file."""
+        """What an artefact holds: `path`, `size` in bytes and `sha256` of every file.
+
+        Raises:
+            UserError: its manifest is missing or damaged.
+        """
         return self._store.files(artefact.digest)
 
     def gc(self, *, dry_run: bool = True, grace: timedelta = gc.GRACE) -> GcPlan:
         """Find what nothing leads to any more, and with `dry_run=False` delete it.
 
         Kept are: what an alias stands at (so the newest version of every name), what an unfinished run made
-        or opened, what is younger than `grace`, and all ancestors of these. Deleted versions keep their row and
-        number.
+        or opened, what is younger than `grace`, and all ancestors of these. A deleted version's number is not
+        given again.
         """
+        if not dry_run:
+            return gc.collect(lambda: db.write(self._engine, LOCK), self._store, grace)
         with self._engine.connect() as connection:
-            if dry_run:
-                return gc.plan(connection, self._store, grace)
-        return gc.collect(lambda: db.write(self._engine, LOCK), self._store, grace)
+            return gc.plan(connection, self._store, grace)
 
     def start_run(self, run_id: str, command: Iterable[str] = ()) -> None:
         """Say that this process now works at `run_id`; a run that was interrupted is taken up again.
