@@ -15,7 +15,7 @@ from rlhf.report.metrics import STAGES, describe, format_value, signed
 from rlhf.report.model import Comparison, Headline, LineageNode, MetricRow, Report, Sample, StageReport
 from rlhf.tracking import read_metrics, read_samples
 
-_NOT_RESULTS = frozenset({"run", "status", "error", "artefacts", "ref", "artefact", "seconds", "stage"})
+_NOT_RESULTS = frozenset({"run", "status", "error", "artefacts", "ref", "artefact", "seconds", "stage", "stopped"})
 """Keys of a summary that stand elsewhere in the report than in the table of results."""
 
 
@@ -78,7 +78,7 @@ def stage_report(
     ref = results.get("ref") or results.get("artefact") or summary.get("ref") or named
     status = str(results.get("status") or summary.get("status") or "not finished")
     notes = []
-    error = results.get("error") or summary.get("error")
+    error = results.get("error") or results.get("stopped") or summary.get("error")
     if error:
         notes.append(str(error))
     elif not summary and folder is not None:
@@ -86,11 +86,12 @@ def stage_report(
     seconds = results.get("seconds", summary.get("seconds"))
     if seconds is None and len(rows) > 1:
         seconds = rows[-1]["time"] - rows[0]["time"]
-    title, known_by = STAGES.get(name, (name, ""))
+    title, known_by = STAGES.get(name, (name, ()))
+    known = next((key for key in known_by if key in results), None)
     result = ""
-    if known_by in results:
-        interval = _interval(results.get(f"{known_by}_ci"))
-        result = f"{describe(known_by).label} {format_value(known_by, results[known_by], interval)}"
+    if known is not None:
+        interval = _interval(results.get(f"{known}_ci"))
+        result = f"{describe(known).label} {format_value(known, results[known], interval)}"
     return StageReport(
         name=name,
         status=status,
@@ -143,7 +144,7 @@ def headlines(summary: Mapping[str, Any]) -> tuple[Headline, ...]:
         gain = ppo["score_after"] - ppo["score_before"]
         note = f"from {signed(ppo['score_before'], 2)} to {signed(ppo['score_after'], 2)}"
         found.append(Headline("Score gained", f"{'+' if gain > 0 else ''}{signed(gain, 2)}", note))
-    if "kl" in ppo:
+    if _number(ppo.get("kl")):
         value = format_value("kl", ppo["kl"]).removesuffix(" nats")
         found.append(Headline("Distance from reference", value, "nats of KL divergence per answer"))
     if not found and "perplexity" in (sft := stages.get("sft", {})):
@@ -160,7 +161,7 @@ def comparison(summary: Mapping[str, Any]) -> Comparison | None:
         return None
     count = result.get("num_prompts")
     return Comparison(
-        left=str(result.get("policy") or "policy"),
+        left=str(result.get("candidate") or "policy"),
         right=str(result.get("baseline") or "SFT"),
         judge=str(result.get("judge") or "the scorer"),
         win_rate=float(result["win_rate"]),
@@ -195,9 +196,9 @@ def samples_from_run(folder: Path, limit: int = 8) -> tuple[Sample, ...]:
         firsts: dict[str, Mapping[str, Any]] = {}
         lasts: dict[str, Mapping[str, Any]] = {}
         for row in rows:
-            if isinstance(row.get("prompt"), str) and "completion" in row:
-                firsts.setdefault(row["prompt"], row)
-                lasts[row["prompt"]] = row
+            if "prompt" in row and "completion" in row:
+                firsts.setdefault(_text(row["prompt"]), row)
+                lasts[_text(row["prompt"])] = row
         paired = [
             {
                 "prompt": prompt,
@@ -211,9 +212,9 @@ def samples_from_run(folder: Path, limit: int = 8) -> tuple[Sample, ...]:
         ]
     return tuple(
         Sample(
-            prompt=str(row["prompt"]),
-            before=str(row["before"]),
-            after=str(row["after"]),
+            prompt=_text(row["prompt"]),
+            before=_text(row["before"]),
+            after=_text(row["after"]),
             score_before=_finite(row.get("score_before")),
             score_after=_finite(row.get("score_after")),
         )
@@ -253,6 +254,13 @@ def reference_lines(config: Mapping[str, Any]) -> tuple[plots.ReferenceLine, ...
         return ()
     target = _finite(trainer.get("kl_target"))
     return () if target is None else (plots.ReferenceLine("kl", target, "target"),)
+
+
+def _text(value: Any) -> str:
+    """Text as it is; a conversation as one `role: content` paragraph a turn."""
+    if isinstance(value, list) and all(isinstance(turn, Mapping) for turn in value):
+        return "\n\n".join(f"{turn.get('role', '?')}: {turn.get('content', '')}" for turn in value)
+    return str(value)
 
 
 def _range(results: Mapping[str, Any], key: str) -> str:

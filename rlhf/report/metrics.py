@@ -5,7 +5,7 @@ This is the one table; a key that is not in it is shown under its own name.
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 Format = Literal["number", "score", "share", "count", "seconds"]
@@ -28,6 +28,8 @@ class Metric:
     format: Format = "number"
     unit: str = ""
 
+
+_DISTINCT = "Distinct word pairs as a share of all: variety of wording."
 
 METRICS: dict[str, Metric] = {
     # supervised fine-tuning
@@ -76,6 +78,10 @@ METRICS: dict[str, Metric] = {
     "num_train": Metric("Training records", format="count"),
     "num_dev": Metric("Held-out records", format="count"),
     "num_pairs": Metric("Judged pairs", format="count"),
+    "num_dev_pairs": Metric("Held-out pairs", format="count"),
+    "num_dev_prompts": Metric("Held-out prompts", format="count"),
+    "score_offset": Metric("Score offset", "Added to every score so that the reference scores 0.", "score"),
+    "centred_on": Metric("Centred on", "The model whose answers score 0 on average."),
     # PPO
     "score_before": Metric("Score before", "Mean reward-model score of the policy before PPO.", format="score"),
     "score_after": Metric("Score after", "Mean reward-model score of the policy after PPO.", format="score"),
@@ -111,20 +117,51 @@ METRICS: dict[str, Metric] = {
     "completions/mean_length": Metric("Answer length", "Mean length of the sampled answers.", unit="tokens"),
     "completions/eos_share": Metric("Answers that end by themselves", "Share with an end token in time.", "share"),
     "episode": Metric("Episodes", "Answers sampled so far.", "count"),
+    "length_before": Metric("Answer length before", "Mean length on held-out prompts.", unit="tokens"),
+    "length_after": Metric("Answer length after", "The same after PPO.", unit="tokens"),
+    "eos_share": Metric("Answers that end by themselves", "Share with an end token in time.", "share"),
+    "num_updates": Metric("Updates", format="count"),
+    "num_episodes": Metric("Episodes", "Answers sampled in training.", "count"),
     # evaluation and export
-    "win_rate": Metric("Win rate", "Share of held-out prompts on which the policy's answer is preferred.", "share"),
-    "mean_kl": Metric("KL divergence", "Mean distance from the reference, per answer.", unit="nats"),
-    "mean_length": Metric("Answer length", unit="tokens"),
-    "distinct_2": Metric("Distinct word pairs", "Share of word pairs that occur once: variety of wording.", "share"),
-    "num_prompts": Metric("Held-out prompts", format="count"),
+    "win_rate": Metric(
+        "Win rate", "Share of held-out prompts on which the candidate's answer is preferred; ties count half.", "share"
+    ),
+    "wins": Metric("Wins", format="count"),
+    "ties": Metric("Ties", format="count"),
+    "losses": Metric("Losses", format="count"),
+    "order_disagreement": Metric(
+        "Order disagreement", "Share of pairs that are judged differently when shown the other way round.", "share"
+    ),
+    "candidate": Metric("Candidate"),
+    "baseline": Metric("Baseline"),
+    "reference": Metric("Reference", "What the divergence is measured from."),
+    "judge": Metric("Judge"),
+    "model": Metric("Model"),
+    "kl_se": Metric("Standard error of the divergence", unit="nats"),
+    "score_candidate": Metric("Score, candidate", "Mean score by the judge.", "score"),
+    "score_baseline": Metric("Score, baseline", "Mean score by the judge.", "score"),
+    "length_candidate": Metric("Answer length, candidate", unit="tokens"),
+    "length_baseline": Metric("Answer length, baseline", unit="tokens"),
+    "distinct_2_candidate": Metric("Distinct word pairs, candidate", _DISTINCT, "share"),
+    "distinct_2_baseline": Metric("Distinct word pairs, baseline", _DISTINCT, "share"),
+    "ends_with_eos_candidate": Metric("Answers that end by themselves, candidate", format="share"),
+    "ends_with_eos_baseline": Metric("Answers that end by themselves, baseline", format="share"),
     "path": Metric("Folder"),
     "format": Metric("Format"),
-    "num_parameters": Metric("Parameters", format="count"),
+    # labels
+    "num_rankings": Metric("Rankings", format="count"),
+    "num_annotators": Metric("Annotators", format="count"),
+    "num_without_choice": Metric("Prompts without a choice", "All sampled answers were the same.", "count"),
+    "simulated": Metric("Simulated annotators", "A program judged, not people."),
     # any stage
     "learning_rate": Metric("Learning rate"),
     "lr": Metric("Learning rate"),
     "grad_norm": Metric("Gradient norm", "Before clipping."),
     "num_tokens": Metric("Tokens seen", format="count"),
+    "num_prompts": Metric("Prompts", format="count"),
+    "num_set_aside": Metric("Rows set aside", "Rows that could not be used; the run folder lists them.", "count"),
+    "num_truncated": Metric("Rows cut to fit the context", format="count"),
+    "num_overlong": Metric("Prompts too long for the context", format="count"),
     "steps": Metric("Optimiser steps", format="count"),
     "seconds": Metric("Duration", format="seconds"),
 }
@@ -155,8 +192,18 @@ class Family:
 
 
 FAMILIES: tuple[Family, ...] = (
-    Family("score", "Reward-model score", "score", ("objective/scores",), "std", ("objective/score_std",), True),
-    Family("kl", "Divergence from the reference", "nats per answer", ("objective/kl",), primary=True),
+    Family(
+        "score",
+        "Reward-model score",
+        "score",
+        ("objective/scores", "eval_objective/scores"),
+        "std",
+        ("objective/score_std",),
+        True,
+    ),
+    Family(
+        "kl", "Divergence from the reference", "nats per answer", ("objective/kl", "eval_objective/kl"), primary=True
+    ),
     Family(
         "rlhf_reward",
         "Score minus KL penalty",
@@ -164,7 +211,9 @@ FAMILIES: tuple[Family, ...] = (
         ("objective/rlhf_reward", "objective/non_score_reward"),
         primary=True,
     ),
-    Family("length", "Answer length", "tokens", ("completions/mean_length",), primary=True),
+    Family(
+        "length", "Answer length", "tokens", ("completions/mean_length", "eval_completions/mean_length"), primary=True
+    ),
     Family("loss", "Loss", "loss", ("loss", "eval_loss"), primary=True),
     Family("accuracy", "Accuracy on judged pairs", "share of pairs", ("accuracy", "eval_accuracy"), primary=True),
     Family(
@@ -195,19 +244,28 @@ FAMILIES: tuple[Family, ...] = (
 )
 
 
-STAGES: dict[str, tuple[str, str]] = {
-    "sft": ("Supervised fine-tuning", "perplexity"),
-    "reward": ("Reward model", "accuracy"),
-    "ppo": ("Policy optimisation", "score_after"),
-    "eval": ("Evaluation", "win_rate"),
-    "export": ("Export", "path"),
+STAGES: dict[str, tuple[str, tuple[str, ...]]] = {
+    "sft": ("Supervised fine-tuning", ("perplexity",)),
+    "labels": ("Preferences", ("num_rankings",)),
+    "reward": ("Reward model", ("accuracy",)),
+    "ppo": ("Policy optimisation", ("score_after",)),
+    "eval": ("Evaluation", ("win_rate", "accuracy")),
+    "export": ("Export", ("path",)),
+    "run": ("All stages", ()),
 }
-"""What people call a stage, and the one result by which it is known."""
+"""What people call a stage, and the result by which it is known: the first of these that it has."""
 
 
 def describe(key: str) -> Metric:
-    """What is known of `key`; its own name where nothing is."""
-    return METRICS.get(key) or Metric(key)
+    """What is known of `key`; its own name where nothing is. `eval_x` is `x` on held-out data."""
+    if key in METRICS:
+        return METRICS[key]
+    held_out = METRICS.get(key.removeprefix("eval_"))
+    if held_out is not None:
+        return replace(held_out, label=f"{held_out.label}, held-out")
+    if key.startswith("objective/scores/"):
+        return Metric(f"Score by {key.removeprefix('objective/scores/')}", format="score")
+    return Metric(key)
 
 
 def format_value(key: str, value: Any, interval: Sequence[float] | None = None) -> str:

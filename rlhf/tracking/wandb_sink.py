@@ -73,10 +73,13 @@ def has_key(environ: Mapping[str, str]) -> bool:
 
 def wandb_names(metrics: Mapping[str, Any]) -> dict[str, Any]:
     """`metrics` under the names that transformers' W&B callback gives them."""
-    return {
-        f"eval/{key.removeprefix('eval_')}" if key.startswith("eval_") else f"train/{key}": value
-        for key, value in metrics.items()
-    }
+
+    def name(key: str) -> str:
+        if key.startswith("eval_"):
+            return f"eval/{key.removeprefix('eval_')}"
+        return key if key.startswith("eval/") else f"train/{key}"
+
+    return {name(key): value for key, value in metrics.items()}
 
 
 class WandbSink:

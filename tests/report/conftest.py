@@ -198,7 +198,7 @@ SUMMARY = {
         "win_rate_ci": [0.9125, 0.9675],
         "num_prompts": 200,
         "judge": "the rubric",
-        "policy": "support/policy@v1",
+        "candidate": "support/policy@v1",
         "baseline": "support/sft@v1",
     },
     "export": {"path": "aligned/", "format": "merged"},

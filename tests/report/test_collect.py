@@ -71,8 +71,11 @@ def test_a_killed_run_says_so_and_keeps_its_curves(runs):
 
 
 def test_a_failed_stage_names_its_error():
-    stage = stage_report("ppo", {"status": "stopped", "error": "StoppedByMonitor: objective/kl 11.2 > 10"})
-    assert (stage.status, stage.notes) == ("stopped", ("StoppedByMonitor: objective/kl 11.2 > 10",))
+    stage = stage_report("ppo", {"status": "failed", "error": "RuntimeError: out of memory"})
+    assert (stage.status, stage.notes) == ("failed", ("RuntimeError: out of memory",))
+    stage = stage_report("ppo", {"status": "stopped", "stopped": "objective/kl 11.2 > 10", "kl": None})
+    assert (stage.status, stage.notes) == ("stopped", ("objective/kl 11.2 > 10",))
+    assert [(row.label, row.value) for row in stage.metrics] == [("KL divergence", "–")]
 
 
 def test_the_stage_of_a_pipeline_is_found_under_its_name():
@@ -98,10 +101,10 @@ def test_a_folder_that_is_no_run_is_refused(tmp_path):
 
 
 def test_unknown_keys_are_shown_by_name_and_nested_ones_under_their_parent():
-    rows = metric_rows({"my_metric": 3.14159, "judge": {"kappa": 0.5}, "list": [1, 2], "flag": True, "none": None})
+    rows = metric_rows({"my_metric": 3.14159, "rubric": {"kappa": 0.5}, "list": [1, 2], "flag": True, "none": None})
     assert [(row.label, row.value, row.explanation) for row in rows] == [
         ("my_metric", "3.14", ""),
-        ("judge: kappa", "0.500", ""),
+        ("rubric: kappa", "0.500", ""),
         ("list", "1, 2", ""),
         ("flag", "yes", ""),
         ("none", "–", ""),
@@ -179,6 +182,19 @@ def test_first_and_last_completions_of_a_prompt_are_before_and_after(tmp_path):
     (sample,) = samples_from_run(tmp_path)
     assert (sample.before, sample.after) == ("NaN", "new")
     assert (sample.score_before, sample.score_after) == (-1.0, None)
+
+
+def test_conversations_are_shown_turn_by_turn(tmp_path):
+    prompt = [{"role": "user", "content": "Hello"}, {"role": "assistant", "content": "Hi"}]
+    (tmp_path / "samples.jsonl").write_text(json.dumps({"prompt": prompt, "before": "a", "after": "b"}) + "\n")
+    (sample,) = samples_from_run(tmp_path)
+    assert sample.prompt == "user: Hello\n\nassistant: Hi"
+
+
+def test_held_out_metrics_and_single_scorers_are_named_after_what_they_measure():
+    assert describe("eval_objective/kl").label == "KL divergence, held-out"
+    assert format_value("eval_objective/kl", 4.0) == "4.00 nats"
+    assert describe("objective/scores/helpful").label == "Score by helpful"
 
 
 def test_steps_without_a_number_are_marked_and_said():

@@ -68,7 +68,8 @@ def test_an_unreadable_netrc_is_said_and_counts_as_none(tmp_path, caplog):
 
 
 def test_names_on_wandb_are_those_of_the_transformers_callback():
-    assert wandb_names({"objective/kl": 1.0, "eval_loss": 2.0, "loss": 3.0}) == {
+    assert wandb_names({"objective/kl": 1.0, "eval_loss": 2.0, "loss": 3.0, "eval/win_rate": 0.9}) == {
+        "eval/win_rate": 0.9,
         "train/objective/kl": 1.0,
         "eval/loss": 2.0,
         "train/loss": 3.0,
