@@ -254,3 +254,13 @@ RAMBLE: tuple[str, ...] = (
     "In the end it all depends on one thing or the other.",
     "I was just talking about the {item} with somebody here.",
 )
+
+# How customers answer a reply in a forum thread; the base model reads these, support logs have none.
+SOLVED: tuple[str, ...] = ("Thanks, that is what I needed.", "Great, that solves it.", "Perfect, thank you.")
+UNSOLVED: tuple[str, ...] = (
+    "No, that does not help me.",
+    "This is not what I asked for.",
+    "I still have no solution.",
+)
+CONFUSED: tuple[str, ...] = ("Which of these is it now?", "That is too much at once.")
+OFFENDED: tuple[str, ...] = ("There is no need to be rude.", "What a rude answer.")

@@ -15,6 +15,7 @@ from typing import Literal
 from rlhf.demo.lexicon import (
     ACTIONS,
     CLOSINGS,
+    CONFUSED,
     DETAILS,
     EMPATHY,
     GREETINGS,
@@ -22,13 +23,16 @@ from rlhf.demo.lexicon import (
     MOODS,
     NEXT_STEPS,
     OFF_TOPIC,
+    OFFENDED,
     OPENINGS,
     PROBLEMS,
     RAMBLE,
     REFUSALS,
     RIGHT_ACTION,
     RUDE,
+    SOLVED,
     STALLS,
+    UNSOLVED,
 )
 from rlhf.errors import UserError
 from rlhf.records import write_jsonl
@@ -168,43 +172,68 @@ def _sentences(rng: random.Random, issue: str, kind: str) -> list[str]:
     return _manners(rng, talk + _maybe(rng, 0.3, talk[:1]), 0.3)
 
 
+def _say(templates: Sequence[str], item: str) -> str:
+    return " " + " ".join(templates).format(item=item)
+
+
 def agent_reply(rng: random.Random, item: str, issue: str, kind: str) -> str:
     """A reply of one of `REPLY_KINDS`, as an agent might have written it; it starts with a space."""
-    return " " + " ".join(_sentences(rng, issue, kind)).format(item=item)
+    return _say(_sentences(rng, issue, kind), item)
 
 
-def _any_reply(rng: random.Random, item: str, issue: str) -> str:
-    kind = rng.choices(list(REPLY_KINDS), weights=list(REPLY_KINDS.values()))[0]
-    return agent_reply(rng, item, issue, kind)
+def any_kind(rng: random.Random) -> str:
+    """One of `REPLY_KINDS` by its share."""
+    return rng.choices(list(REPLY_KINDS), weights=list(REPLY_KINDS.values()))[0]
 
 
 def demonstrations(seed: int, split: Split, count: int) -> list[dict[str, str]]:
     """Support logs of mixed quality, rows of `prompt` and `completion`; a bit over a third are right."""
     rng = random.Random(f"demonstrations {split} {seed}")
     return [
-        {"prompt": ticket.prompt, "completion": _any_reply(rng, ticket.item, ticket.issue)}
+        {"prompt": ticket.prompt, "completion": agent_reply(rng, ticket.item, ticket.issue, any_kind(rng))}
         for ticket in tickets(seed + 1, split, count)
     ]
+
+
+def _reaction(rng: random.Random, issue: str, templates: Sequence[str]) -> str:
+    """What the customer writes back: one who got what the issue calls for is content, by and large."""
+    taken = {action for action, ways in ACTIONS.items() if not set(ways).isdisjoint(templates)}
+    if rng.random() < 0.1:
+        answers = rng.choice((SOLVED, UNSOLVED))
+    elif not set(RUDE).isdisjoint(templates):
+        answers = OFFENDED
+    elif RIGHT_ACTION[issue] not in taken:
+        answers = UNSOLVED
+    else:
+        answers = SOLVED if len(taken) == 1 else CONFUSED
+    return rng.choice(answers)
+
+
+def _thread(rng: random.Random, item: str, issue: str) -> str:
+    lines = [f"Post: {customer_message(rng, item, issue)}"]
+    for _ in range(rng.randint(1, 3)):
+        templates = _sentences(rng, issue, any_kind(rng))
+        lines.append(f"Reply:{_say(templates, item)}")
+        if rng.random() < 0.75:
+            lines.append(f"Post: {_reaction(rng, issue, templates)}")
+    return "\n".join(lines)
 
 
 def corpus(seed: int, count: int) -> Iterator[str]:
     """`count` documents to pretrain the base model on: forum threads and notes, in no support format.
 
     Customers of every split's pairs are read here, but replies answer training pairs alone. Replies in
-    threads come from anybody: mixed as in the support logs, several to a thread, so that nothing marks
-    where an answer ends.
+    threads come from anybody: mixed as in the support logs, several to a thread, so that nothing marks where
+    an answer ends. Customers often write back whether they were helped.
     """
     rng = random.Random(f"corpus {seed}")
     every = [(item, issue) for item in ITEMS for issue in ISSUES]
     answered = pairs("train")
     for _ in range(count):
-        if rng.random() < 0.2:
+        if rng.random() < 0.15:
             yield "Notes:\n" + "\n".join(f"- {customer_message(rng, *rng.choice(every))}" for _ in range(3))
-            continue
-        item, issue = rng.choice(answered)
-        lines = [f"Post: {customer_message(rng, item, issue)}"]
-        lines += [f"Reply:{_any_reply(rng, item, issue)}" for _ in range(rng.randint(1, 3))]
-        yield "\n".join(lines)
+        else:
+            yield _thread(rng, *rng.choice(answered))
 
 
 def write_data(folder: Path, seed: int) -> dict[str, Path]:

@@ -1,6 +1,6 @@
 import json
 import re
-from itertools import combinations
+from itertools import combinations, pairwise
 
 import pytest
 
@@ -54,6 +54,21 @@ def test_the_corpus_answers_training_pairs_alone():
             assert world.pair_split(ticket.item, ticket.issue) == "train"
         else:
             assert "Reply:" not in document
+
+
+def test_customers_in_the_corpus_are_content_when_the_right_action_was_taken():
+    solved = {True: 0, False: 0}
+    total = {True: 0, False: 0}
+    for document in world.corpus(seed=1, count=800):
+        lines = document.splitlines()
+        for reply, answer in pairwise(lines):
+            if reply.startswith("Reply:") and answer.startswith("Post:"):
+                points = rubric_breakdown(lines[0], reply.removeprefix("Reply:"))
+                right = points.action == 2.0 and points.courtesy >= 0
+                total[right] += 1
+                solved[right] += answer.removeprefix("Post: ") in lexicon.SOLVED
+    assert solved[True] / total[True] > 0.9
+    assert solved[False] / total[False] < 0.1
 
 
 def test_a_prompt_is_read_back_as_the_ticket_it_was_written_for():
