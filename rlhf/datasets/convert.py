@@ -14,7 +14,7 @@ A rating becomes no Completion: an answer that somebody graded is no answer to l
 from collections.abc import Sequence
 from typing import Any
 
-from rlhf.records import Completion, Conversation, Preference, Prompt, Ranking, Rating, Record
+from rlhf.records import Completion, Conversation, Preference, Prompt, Ranking, Rating, Record, plain
 
 
 def convert(record: Record, kinds: Sequence[type[Record]]) -> list[Record]:
@@ -38,34 +38,34 @@ def name_kinds(kinds: Sequence[type[Record]]) -> str:
 
 
 def _as_completions(record: Record) -> list[Record] | None:
-    extra = _extra(record)
     match record:
         case Preference():
-            return [Completion(prompt=record.prompt, completion=record.chosen, **extra)]
+            return [_made(Completion, record, prompt=record.prompt, completion=record.chosen)]
         case Ranking():
-            if record.all_bad or not record.tiers:
+            best = [] if record.all_bad or not record.tiers else record.tiers[0]
+            texts = [record.completions[place] for place in best if plain(record.completions[place]).strip()]
+            if not texts:
                 raise ValueError("is a ranking without a good completion, so there is none to learn")
-            best = [record.completions[place] for place in record.tiers[0]]
-            return [Completion(prompt=record.prompt, completion=text, **extra) for text in best]
+            return [_made(Completion, record, prompt=record.prompt, completion=text) for text in texts]
         case Conversation() if record.messages[-1].role == "assistant" and len(record.messages) > 1:
-            return [Completion(prompt=record.messages[:-1], completion=record.messages[-1:], **extra)]
+            return [_made(Completion, record, prompt=record.messages[:-1], completion=record.messages[-1:])]
     return None
 
 
 def _as_prompts(record: Record) -> list[Record] | None:
-    extra = _extra(record)
     match record:
         case Completion():
-            return [Prompt(prompt=record.prompt, **({"reference": record.completion} | extra))]
+            return [_made(Prompt, record, prompt=record.prompt, reference=record.completion)]
         case Preference() | Ranking() | Rating():
-            return [Prompt(prompt=record.prompt, **extra)]
+            return [_made(Prompt, record, prompt=record.prompt)]
         case Conversation():
             turns = record.messages[:-1] if record.messages[-1].role == "assistant" else record.messages
             if not turns:
                 raise ValueError("is a conversation without a prompt")
-            return [Prompt(prompt=turns, **extra)]
+            return [_made(Prompt, record, prompt=turns)]
     return None
 
 
-def _extra(record: Record) -> dict[str, Any]:
-    return dict(record.model_extra or {})
+def _made(kind: type[Record], record: Record, **columns: Any) -> Record:
+    """A record of `kind` that keeps the columns nobody named."""
+    return kind.model_validate((record.model_extra or {}) | columns)

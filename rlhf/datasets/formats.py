@@ -4,6 +4,7 @@ A format is a pair of functions: does a row look like this, and which of our row
 format of a source by its first rows and then treats all alike, so that a bad row is a problem and not another format.
 """
 
+import contextlib
 import difflib
 import itertools
 import math
@@ -59,10 +60,10 @@ def read_rows(raws: Iterable[RawRow], source: DataSource) -> tuple[str, Iterator
     sample = list(itertools.islice(iterator, SAMPLE))
     rows = [raw.row for raw in sample if isinstance(raw.row, dict)]
     _check_columns(rows, source)
-    renamed = [_renamed(row, source) for row in rows]
+    renamed = list(_that_can_be_renamed(rows, source))
     name = source.format if source.format not in ("auto", "text", "lines") else _detect(renamed, source)
     every: Iterable[RawRow] = itertools.chain(sample, iterator)
-    if name == "openassistant" and rows and "replies" not in str(rows[0].get("prompt")):
+    if name == "openassistant" and not any(isinstance(row.get("prompt"), dict) for row in rows):
         every = transcripts.gather_trees(every)
     return name, ((raw, _expand(raw, FORMATS[name], source)) for raw in every)
 
@@ -132,6 +133,13 @@ def _renamed(row: Row, source: DataSource) -> Row:
         except KeyError:
             raise ValueError(f"has no column `{name}`") from None
     return new
+
+
+def _that_can_be_renamed(rows: Iterable[Row], source: DataSource) -> Iterator[Row]:
+    for row in rows:
+        # The rows that cannot are reported one by one when their turn comes.
+        with contextlib.suppress(ValueError):
+            yield _renamed(row, source)
 
 
 def _word(row: Row, column: str, words: Mapping[str, str]) -> str:

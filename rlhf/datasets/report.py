@@ -109,8 +109,8 @@ def judgement_stats(records: Sequence[Record]) -> dict[str, Any]:
 
     `longest_wins` is the share of strict pairs in which the longer completion is the better one (a draw in length
     counts half), `tie_share` the share of judged pairs that are ties, `judged_both_ways` the number of pairs of texts
-    of which each was the better one once, and `agreement` the share of pairs of annotators who gave the same verdict (better,
-    worse or tie) on the same two completions.
+    of which each was the better one once, and `agreement` the share of pairs of annotators who gave the same verdict
+    (better, worse or tie) on the same two completions.
     """
     wins = strict = ties = 0.0
     both_ways: dict[tuple[str, frozenset[str]], set[str]] = defaultdict(set)
