@@ -3,6 +3,8 @@
 Their names start with `sim-` and every ranking they write is marked `simulated`.
 """
 
+# ruff: noqa: S311 - seeded draws that make the demo's data, nothing secret
+
 import random
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -68,9 +70,7 @@ def panel(seed: int) -> list[SimulatedAnnotator]:
     return [SimulatedAnnotator(name, noise, seed) for name, noise in noises.items()]
 
 
-def annotate(
-    prompts: Sequence[str], completions_per_prompt: Sequence[Sequence[str]], seed: int
-) -> list[Ranking]:
+def annotate(prompts: Sequence[str], completions_per_prompt: Sequence[Sequence[str]], seed: int) -> list[Ranking]:
     """Rankings of every prompt's completions by one annotator of the panel, a quarter of them by two.
 
     `task` names the prompt's place, so that rankings of the same task by different people can be compared.

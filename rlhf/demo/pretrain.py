@@ -6,7 +6,7 @@ the same files.
 """
 
 import argparse
-import json
+import logging
 import math
 import random
 import shutil
@@ -19,6 +19,8 @@ from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTra
 
 from rlhf.demo import world
 from rlhf.demo.lexicon import ITEMS, PROBLEMS
+
+logger = logging.getLogger(__name__)
 
 BASE_FOLDER = Path(__file__).parent / "base"
 EOS, PAD = "<|end|>", "<|pad|>"
@@ -35,7 +37,7 @@ library_name: transformers
 
 A Llama of {parameters:,} parameters (float32) with a byte-level BPE vocabulary of {vocabulary}. It is the
 raw material of `rlhf demo`, good for nothing else. `python -m rlhf.demo.pretrain` writes it: seed {seed},
-{steps} steps of {batch} x {length} tokens, {minutes:.0f} minutes on two cores, last loss {loss:.3f}.
+{steps} steps of {batch} x {length} tokens, last loss {loss:.3f}.
 
 It was trained on text that `rlhf.demo.world.corpus` generates: forum threads and lists of customers' notes
 about {items} products and {issues} kinds of trouble. It read customers of every (item, issue) pair, but
@@ -122,7 +124,7 @@ def pretrain(folder: Path, steps: int, batch: int, length: int, seed: int) -> No
         loss_value = loss.item()
         if step % 50 == 0 or step == 1:
             seconds = time.monotonic() - started
-            print(f"step {step}/{steps} loss {loss_value:.3f} seconds {seconds:.0f}", flush=True)
+            logger.info("step %d/%d loss %.3f seconds %.0f", step, steps, loss_value, seconds)
 
     shutil.rmtree(folder, ignore_errors=True)
     model.generation_config = GenerationConfig(
@@ -130,7 +132,6 @@ def pretrain(folder: Path, steps: int, batch: int, length: int, seed: int) -> No
     )
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-    seconds = time.monotonic() - started
     card = _CARD.format(
         parameters=model.num_parameters(),
         vocabulary=len(tokenizer),
@@ -138,13 +139,12 @@ def pretrain(folder: Path, steps: int, batch: int, length: int, seed: int) -> No
         steps=steps,
         batch=batch,
         length=length,
-        minutes=seconds / 60,
         loss=loss_value,
         items=len(ITEMS),
         issues=len(PROBLEMS),
     )
     (folder / "README.md").write_text(card, encoding="utf-8")
-    print(json.dumps({"folder": str(folder), "loss": loss_value, "seconds": round(seconds)}))
+    logger.info("wrote %s after %.0f seconds", folder, time.monotonic() - started)
 
 
 def main() -> None:
@@ -156,6 +156,7 @@ def main() -> None:
     parser.add_argument("--length", type=int, default=160)
     parser.add_argument("--seed", type=int, default=SEED)
     options = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
     pretrain(options.folder, options.steps, options.batch, options.length, options.seed)
 
 

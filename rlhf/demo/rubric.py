@@ -34,9 +34,7 @@ _COMMITMENTS: dict[str, re.Pattern[str]] = {
         r"\b(?:i|we) (?:have refunded the second payment"
         r"|(?:will pay the extra charge|have sent the money)\b.* back)"
     ),
-    "send_part": re.compile(
-        rf"\b(?:i|we) {_SEND} (?:you )?the (?:missing (?:part|piece)|part that is missing)"
-    ),
+    "send_part": re.compile(rf"\b(?:i|we) {_SEND} (?:you )?the (?:missing (?:part|piece)|part that is missing)"),
     "cancel_order": re.compile(
         r"\b(?:i|we) (?:have cancelled the order|will stop the ITEM before it ships|have taken the ITEM off)"
     ),

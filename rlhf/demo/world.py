@@ -5,6 +5,8 @@ and does not depend on a seed: the shipped base model has seen replies to traini
 `corpus`).
 """
 
+# ruff: noqa: S311 - seeded draws that make the demo's data, nothing secret
+
 import random
 import re
 from collections.abc import Iterator, Sequence
@@ -133,9 +135,7 @@ def read_ticket(prompt: str) -> Ticket:
     for issue, pattern in _ISSUE_PATTERNS:
         if match := pattern.search(prompt):
             return Ticket(match["item"], issue, prompt)
-    raise UserError(
-        f"prompt {prompt[:80]!r}: not a ticket of the demo's world, which alone its rubric can judge"
-    )
+    raise UserError(f"prompt {prompt[:80]!r}: not a ticket of the demo's world, which alone its rubric can judge")
 
 
 def _maybe(rng: random.Random, share: float, templates: Sequence[str]) -> list[str]:
