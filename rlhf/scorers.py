@@ -3,13 +3,14 @@
 import difflib
 import importlib
 import importlib.util
+import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, Literal, cast
 
 import torch
 
@@ -19,6 +20,11 @@ from rlhf.modeling import ModelSource, find_model, load_reward_model, load_token
 from rlhf.registry import Registry
 from rlhf.scoring import FunctionScorer, RewardModelScorer, Scorer, WeightedScorer
 from rlhf.scoring_config import ScorerSection
+
+Dtype = Literal["float32", "bfloat16", "float16"]
+
+REWARD_FILE = "reward.json"
+"""Beside a reward model: what is taken from its scores, and how long a text it reads."""
 
 REWARD_KINDS = ("base", "reward")
 """What a scorer may be; `base` is what a model from outside the registry is taken in as."""
@@ -43,9 +49,7 @@ class FoundScorer:
         return name.rpartition("/")[2]
 
 
-def find_scorers(
-    sections: Sequence[ScorerSection], registry: Registry, *, key: str = "reward"
-) -> list[FoundScorer]:
+def find_scorers(sections: Sequence[ScorerSection], registry: Registry, *, key: str = "reward") -> list[FoundScorer]:
     """Look every scorer up, before anything is loaded.
 
     Args:
@@ -81,7 +85,7 @@ def load_scorers(
     *,
     batch_size: int = 32,
     device: torch.device | str | None = None,
-    dtype: str = "float32",
+    dtype: Dtype = "float32",
 ) -> Scorer:
     """The scorer that `found` make together: the only one as it is, several as their weighted sum.
 
@@ -125,29 +129,43 @@ def load_function(section: ScorerSection, *, key: str = "function") -> Callable[
     module = _import_file(file, given) if file else _import_module(module_name, section.folder, given)
     found = getattr(module, name, None)
     if found is None:
-        known = [
-            other for other, value in vars(module).items() if callable(value) and not other.startswith("_")
-        ]
+        known = [other for other, value in vars(module).items() if callable(value) and not other.startswith("_")]
         close = difflib.get_close_matches(name, known, n=1)
         hint = f"did you mean {close[0]}?" if close else f"functions there: {', '.join(known) or 'none'}"
         raise UserError(f"{given}: {module_name} has no function {name}; {hint}")
     if not callable(found):
-        raise UserError(
-            f"{given}: is {found!r:.40}, not a function (prompts, completions, **columns) -> scores"
-        )
+        raise UserError(f"{given}: is {found!r:.40}, not a function (prompts, completions, **columns) -> scores")
     function: Callable[..., Any] = found
     return function
 
 
-def _load(found: FoundScorer, batch_size: int, device: torch.device | str | None, dtype: str) -> Scorer:
+def reward_model_scorer(
+    source: ModelSource,
+    name: str,
+    *,
+    batch_size: int = 32,
+    device: torch.device | str | None = None,
+    dtype: Dtype = "float32",
+) -> RewardModelScorer:
+    """A trained reward model as a scorer, with the offset and the length limit that it was trained with.
+
+    Raises:
+        UserError: the model cannot be loaded or has no scalar head.
+    """
+    model, offset = load_reward_model(source, ModelSection(ref=source.ref, dtype=dtype))
+    tokenizer = load_tokenizer(source, generates=False)
+    sidecar = source.folder / REWARD_FILE
+    max_length = json.loads(sidecar.read_text()).get("max_length") if sidecar.is_file() else None
+    if device is not None:
+        torch.nn.Module.to(model, device)
+    return RewardModelScorer(model, tokenizer, name, batch_size=batch_size, offset=offset, max_length=max_length)
+
+
+def _load(found: FoundScorer, batch_size: int, device: torch.device | str | None, dtype: Dtype) -> Scorer:
     if found.source is None:
         assert found.function is not None
-        return FunctionScorer(found.function, name=found.name)
-    model, offset = load_reward_model(found.source, ModelSection(ref=found.source.ref, dtype=dtype))
-    tokenizer = load_tokenizer(found.source, generates=False)
-    if device is not None:
-        model.to(device)  # type: ignore[arg-type]
-    return RewardModelScorer(model, tokenizer, found.name, batch_size=batch_size, offset=offset)
+        return cast(Scorer, FunctionScorer(found.function, name=found.name))
+    return reward_model_scorer(found.source, found.name, batch_size=batch_size, device=device, dtype=dtype)
 
 
 def _import_file(file: Path, given: str) -> ModuleType:

@@ -112,7 +112,8 @@ def evaluate_policy(
 
 def _read(config: EvaluationConfig, workspace: Workspace) -> _Inputs:
     """Everything that can be wrong with the input, before anything is written or a model is loaded."""
-    registry, problems = workspace.registry, []
+    registry = workspace.registry
+    problems: list[str] = []
     reference = config.reference or config.baseline
     wanted = {"candidate": config.candidate, "baseline": config.baseline, "reference": reference}
     sources: dict[str, ModelSource] = {}

@@ -5,7 +5,6 @@ from typing import Any
 
 import numpy as np
 
-from rlhf.config import ModelSection
 from rlhf.datasets import load
 from rlhf.errors import UserError
 from rlhf.evaluation.config import RewardEvaluationConfig
@@ -13,9 +12,9 @@ from rlhf.evaluation.publishing import publish_report, rounded
 from rlhf.evaluation.statistics import accuracy_with_interval, longest_wins
 from rlhf.evaluation.writing import Progress, device
 from rlhf.generation import Messages
-from rlhf.modeling import find_model, load_reward_model, load_tokenizer
+from rlhf.modeling import find_model
 from rlhf.records import Preference, Ranking, Record, Text, plain, prompt_key
-from rlhf.scorers import REWARD_KINDS
+from rlhf.scorers import REWARD_KINDS, reward_model_scorer
 from rlhf.scoring import RewardModelScorer
 from rlhf.workspace import Workspace, report_problems
 
@@ -35,13 +34,10 @@ def evaluate_reward(
         UserError: the input is wrong; nothing has been published.
     """
     source = find_model(config.model, workspace.registry, REWARD_KINDS, key="model")
-    tokenizer = load_tokenizer(source, generates=False)
     data = load(config.data, (Ranking, Preference), seed=config.seed, open_ref=workspace.open_ref)
     pairs = _pairs(data.dev or data.train)
     exchanges = [(_exchange(pair.prompt, pair.chosen), _exchange(pair.prompt, pair.rejected)) for pair in pairs]
-    model, offset = load_reward_model(source, ModelSection(ref=source.ref, dtype=config.dtype))
-    model.to(device())  # type: ignore[arg-type]
-    scorer = RewardModelScorer(model, tokenizer, source.ref, batch_size=config.batch_size, offset=offset)
+    scorer = reward_model_scorer(source, source.ref, batch_size=config.batch_size, device=device(), dtype=config.dtype)
     with workspace.run("eval", config, config.tracking) as run:
         report_problems(data.problems, run.folder / "set_aside.jsonl")
         chosen, rejected = _scores(scorer, exchanges, progress)

@@ -144,4 +144,5 @@ def _by_cluster(values: Floats, clusters: Sequence[Hashable] | None) -> tuple[Fl
     assert len(clusters) == len(values), f"{len(clusters)} clusters for {len(values)} values"
     index: dict[Any, int] = {}
     positions = [index.setdefault(cluster, len(index)) for cluster in clusters]
-    return np.bincount(positions, weights=values), np.bincount(positions).astype(np.float64)
+    sums, sizes = np.bincount(positions, weights=values), np.bincount(positions)
+    return sums.astype(np.float64), sizes.astype(np.float64)

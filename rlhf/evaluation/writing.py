@@ -5,14 +5,14 @@ import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 from rlhf.config import ModelSection
-from rlhf.evaluation.config import GenerationSection
+from rlhf.evaluation.config import Dtype, GenerationSection
 from rlhf.generation import Completion, Messages, context_length, encode_prompt, eval_mode, sample
 from rlhf.modeling import ModelSource, load_causal_lm
 
@@ -23,13 +23,14 @@ Progress = Callable[[int, int, str], None]
 class Loaded:
     """A language model that is in memory while the `with` block lasts: several are compared, one is held."""
 
-    def __init__(self, source: ModelSource, dtype: str) -> None:
+    def __init__(self, source: ModelSource, dtype: Dtype) -> None:
         self.source = source
-        self._section = ModelSection(ref=source.ref, dtype=dtype)  # type: ignore[arg-type]
+        self._section = ModelSection(ref=source.ref, dtype=dtype)
         self._model: nn.Module | None = None
 
     def __enter__(self) -> Self:
-        self._model = load_causal_lm(self.source, self._section).to(device()).eval()  # type: ignore[arg-type]
+        model = cast(nn.Module, load_causal_lm(self.source, self._section))
+        self._model = model.to(device()).eval()
         return self
 
     def __exit__(
@@ -111,7 +112,6 @@ def write(
     return Written([encode_prompt(tokenizer, prompt) for prompt in prompts], completions)
 
 
-@torch.no_grad()
 def sequence_logprobs(model: nn.Module, written: Written, *, temperature: float, batch_size: int) -> Tensor:
     """Log p(completion | prompt) [N] in nats, float64 on the CPU: the sum over the completion's tokens.
 
@@ -124,7 +124,7 @@ def sequence_logprobs(model: nn.Module, written: Written, *, temperature: float,
     rows = list(zip(written.prompt_ids, written.token_ids, strict=True))
     order = sorted(range(len(rows)), key=lambda i: len(rows[i][0]) + len(rows[i][1]))
     sums = torch.zeros(len(rows), dtype=torch.float64)
-    with eval_mode(model):
+    with torch.no_grad(), eval_mode(model):
         for start in range(0, len(order), batch_size):
             picked = order[start : start + batch_size]
             sums[picked] = _batch_logprobs(model, [rows[i] for i in picked], temperature)
