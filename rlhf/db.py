@@ -1,6 +1,7 @@
 """Databases: SQLite on one machine, PostgreSQL for several, and one way of using both.
 
-`engine` opens one, `write` is a transaction that may change things, `migrate` brings its tables up to date.
+`engine` opens one, `read` and `write` are its transactions, `migrate` brings its tables up to date. SQLite's file
+must lie on a disk of this machine (its log needs shared memory); what several machines share goes to PostgreSQL.
 """
 
 import sqlite3
@@ -45,7 +46,7 @@ class UtcDateTime(sa.TypeDecorator[datetime]):
         return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
 
 
-def engine(url: str) -> Engine:
+def engine(url: str | URL) -> Engine:
     """Open the database `sqlite:///FILE` or `postgresql+psycopg://USER@HOST/DATABASE`, and try it once.
 
     SQLite: write-ahead log, every commit synced to disk, foreign keys enforced, the file's folder made if
@@ -66,7 +67,7 @@ def engine(url: str) -> Engine:
     return opened
 
 
-def exists(url: str) -> bool:
+def exists(url: str | URL) -> bool:
     """Whether there is a database yet; asking makes none. A server's is always taken to be there.
 
     Raises:
@@ -74,6 +75,15 @@ def exists(url: str) -> bool:
     """
     parsed = _parse(url)
     return parsed.get_backend_name() != "sqlite" or Path(parsed.database or "").exists()
+
+
+@contextmanager
+def read(engine: Engine) -> Iterator[Connection]:
+    """A transaction that only reads: all its statements see the same moment, whatever others write meanwhile."""
+    with engine.connect() as connection:
+        if engine.dialect.name == "postgresql":
+            connection.execution_options(isolation_level="REPEATABLE READ")  # SQLite has no less
+        yield connection
 
 
 @contextmanager
@@ -131,7 +141,7 @@ def show(url: URL) -> str:
     return url.render_as_string(hide_password=True)
 
 
-def _parse(url: str) -> URL:
+def _parse(url: str | URL) -> URL:
     try:
         parsed = sa.make_url(url)
         backend = parsed.get_backend_name()

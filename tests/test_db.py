@@ -82,6 +82,18 @@ def test_a_writer_keeps_others_waiting_from_its_first_statement(url: str, monkey
         assert second.execute(sa.select(THING)).all() == [(1,)]
 
 
+def test_a_reader_sees_one_moment(url: str) -> None:
+    engine = db.engine(url)
+    THING.create(engine)
+    with db.read(engine) as reader:
+        assert reader.execute(sa.select(THING)).all() == []
+        with db.write(engine) as writer:
+            writer.execute(sa.insert(THING).values(id=1))
+        assert reader.execute(sa.select(THING)).all() == []
+    with db.read(engine) as reader:
+        assert reader.execute(sa.select(THING)).all() == [(1,)]
+
+
 def test_moments_come_back_in_utc(url: str) -> None:
     engine = db.engine(url)
     table = sa.Table("moments", sa.MetaData(), sa.Column("at", db.UtcDateTime))

@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from rlhf.cli import output
 from rlhf.errors import UserError
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ def ls(
     registry = Registry()
     found = registry.artefacts(prefix, kind) if registry.exists() else []
     if as_json:
-        _print_json([artefact.as_dict() for artefact in found])
+        output.as_json([artefact.as_dict() for artefact in found])
     elif found:
         _print(_table_of_artefacts(found))
     else:
@@ -50,7 +51,7 @@ def show(ref: Ref, as_json: Json = False) -> None:
     artefact = registry.resolve(ref)
     files = registry.files(artefact)
     if as_json:
-        _print_json(artefact.as_dict() | {"files": files})
+        output.as_json(artefact.as_dict() | {"files": files})
         return
     facts = _table("", "")
     rows = {
@@ -75,7 +76,7 @@ def lineage(ref: Ref, as_json: Json = False) -> None:
     """Show what an artefact was made from, all the way back to the people who judged."""
     root = _registry().lineage(ref)
     if as_json:
-        _print_json(root.as_dict())
+        output.as_json(root.as_dict())
     else:
         _print(lineage_tree(root))
 
@@ -103,7 +104,7 @@ def alias(
     moved = _registry().move_alias(name, alias, to, expected=ANY if expect is None else expected)
     stands_at = None if moved is None else moved.ref
     if as_json:
-        _print_json({"name": name, "alias": alias, "ref": stands_at})
+        output.as_json({"name": name, "alias": alias, "ref": stands_at})
     else:
         typer.echo(f"{name}@{alias} " + ("is gone" if stands_at is None else f"-> {stands_at}"))
 
@@ -119,7 +120,7 @@ def verify(
     problems = {artefact.ref: registry.verify(artefact) for artefact in chosen}
     damaged = {ref: found for ref, found in problems.items() if found}
     if as_json:
-        _print_json([{"ref": ref, "problems": found} for ref, found in problems.items()])
+        output.as_json([{"ref": ref, "problems": found} for ref, found in problems.items()])
     else:
         for ref, found in damaged.items():
             typer.echo("\n".join([f"{ref}: damaged", *(f"  {problem}" for problem in found)]))
@@ -139,7 +140,7 @@ def gc(
 
     plan = _registry().gc(dry_run=not delete, grace=timedelta(hours=grace_hours))
     if as_json:
-        _print_json(plan.as_dict())
+        output.as_json(plan.as_dict())
     else:
         _print_plan(plan)
 
@@ -228,12 +229,6 @@ def _plain(text: str) -> Any:
     from rich.text import Text
 
     return Text(text)
-
-
-def _print_json(value: Any) -> None:
-    import json
-
-    typer.echo(json.dumps(value, indent=2, ensure_ascii=False))
 
 
 def _one_line(value: Any) -> str:

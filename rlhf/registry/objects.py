@@ -60,22 +60,26 @@ class ObjectStore:
         """Copy a folder, or one file, into `staging/`, with its manifest, synced to disk.
 
         Raises:
-            UserError: `source` is missing or empty, or holds files that no artefact may hold; all are named.
+            UserError: `source` is missing or empty, or holds files that no artefact may hold (all are named), or
+                copying failed; nothing is left behind then.
         """
         files = list(self._files_to_publish(source))
-        for folder in (self.objects, self.staging):
-            folder.mkdir(parents=True, exist_ok=True)
         target = self.staging / uuid.uuid4().hex
-        target.mkdir()
         try:
+            self.objects.mkdir(parents=True, exist_ok=True)
+            target.mkdir(parents=True)
             entries = [_copy(file, target / relative, relative) for relative, file in files]
             entries.sort(key=lambda entry: entry["path"])
             manifest = _canonical({"format": FORMAT, "files": entries})
             _write(target / MANIFEST, manifest)
             for inner, _, _ in os.walk(target, topdown=False):
                 _sync_folder(Path(inner))
-        except BaseException:
-            remove(target)
+        except BaseException as error:
+            if target.exists():
+                remove(target)
+            if isinstance(error, OSError):  # the disk is full, a file cannot be read, ...
+                where = error.filename or self.staging
+                raise UserError(f"{where}: {error.strerror}; nothing was published") from error
             raise
         digest = hashlib.sha256(manifest).hexdigest()
         return Staged(target, digest, heals=self.path(digest).exists() and bool(self.verify(digest)))
@@ -136,6 +140,10 @@ class ObjectStore:
             return f"{file}: changed (sha256 {found}, should be {digest})", []
         return None, json.loads(raw)["files"]
 
+    def _is_object(self, folder: Path) -> bool:
+        manifest = folder / MANIFEST
+        return manifest.is_file() and hashlib.sha256(manifest.read_bytes()).hexdigest() == folder.name
+
     def _files_to_publish(self, source: Path) -> Iterator[tuple[str, Path]]:
         """Relative path and file of everything in `source`, if all of it may be published."""
         if not source.exists():
@@ -144,7 +152,7 @@ class ObjectStore:
             found = [(source.name, source)]
         else:
             found = list(_walk(source))
-        if source.resolve().parent == self.objects.resolve():  # an object published again under another name
+        if self._is_object(source):  # published again under another name, or by another registry
             found = [(relative, file) for relative, file in found if relative != MANIFEST]
         if not found:
             raise UserError(f"{source}: holds no files; nothing to publish")

@@ -8,7 +8,7 @@ from sqlalchemy.engine import Connection
 
 from rlhf.errors import UserError
 from rlhf.registry import schema
-from rlhf.registry.artefact import Artefact, Kind, LineageNode, Parent
+from rlhf.registry.artefact import KINDS, Artefact, Kind, LineageNode, Parent
 from rlhf.registry.names import LATEST, Ref, did_you_mean
 from rlhf.registry.schema import AnyRow
 
@@ -98,7 +98,8 @@ def resolve_row(connection: Connection, ref: Ref, kinds: Collection[Kind] | None
         when = f"{row.deleted_at:%Y-%m-%d}"
         raise UserError(f"{shown}: deleted by gc on {when}; {_others(connection, ref, f'v{row.version}')}")
     if kinds is not None and row.kind not in kinds:
-        raise UserError(f"{shown}: is of kind {row.kind}; expected {' or '.join(kinds)}")
+        expected = " or ".join(kind for kind in KINDS if kind in kinds)
+        raise UserError(f"{shown}: is of kind {row.kind}; expected {expected}")
     return row
 
 

@@ -56,7 +56,8 @@ class Registry:
 
     def __init__(self, home: Path | str | None = None, url: str | None = None) -> None:
         self.home = Path(home or os.environ.get("RLHF_HOME") or ".rlhf").expanduser().absolute()
-        self._url = url or os.environ.get("RLHF_DATABASE_URL") or f"sqlite:///{self.home / 'registry.db'}"
+        in_home = sa.URL.create("sqlite", database=str(self.home / "registry.db"))
+        self._url = url or os.environ.get("RLHF_DATABASE_URL") or in_home
         self._store = ObjectStore(self.home)
 
     @cached_property
@@ -104,7 +105,7 @@ class Registry:
         if alias is not None and alias != LATEST:
             check_alias(alias)
         refs = [(role, parent.ref if isinstance(parent, Artefact) else parent) for role, parent in parents]
-        with self._engine.connect() as connection:  # before anything is copied
+        with db.read(self._engine) as connection:  # before anything is copied
             publishing.check_kind(connection, name, kind)
             pinned = [(role, queries.resolve_row(connection, Ref.parse(ref))) for role, ref in refs]
         details = publishing.as_json(name, metadata or {})
@@ -124,7 +125,7 @@ class Registry:
             self._store.discard(staged)
 
     def exists(self) -> bool:
-        """Whether anything was ever published here; asking makes nothing."""
+        """Whether there is a registry here yet; asking makes none."""
         return db.exists(self._url)
 
     def resolve(self, ref: str, kinds: Collection[Kind] | None = None) -> Artefact:
@@ -134,7 +135,7 @@ class Registry:
             UserError: there is none (with what was probably meant), or its kind is not among `kinds`.
         """
         parsed = Ref.parse(ref)
-        with self._engine.connect() as connection:
+        with db.read(self._engine) as connection:
             return self._artefact(connection, queries.resolve_row(connection, parsed, kinds))
 
     def find(self, ref: str) -> Artefact | None:
@@ -143,7 +144,7 @@ class Registry:
             parsed = Ref.parse(ref)
         except UserError:
             return None
-        with self._engine.connect() as connection:
+        with db.read(self._engine) as connection:
             row = queries.find_row(connection, parsed)
             return None if row is None or row.deleted_at is not None else self._artefact(connection, row)
 
@@ -156,7 +157,7 @@ class Registry:
             UserError: as `resolve`, or the content is damaged; every damaged file is named.
         """
         found = self.resolve(artefact.ref if isinstance(artefact, Artefact) else artefact, kinds)
-        with self._engine.connect() as connection:
+        with db.read(self._engine) as connection:
             run_id = runs.of_this_process(connection)
         if run_id is not None:
             with db.write(self._engine, LOCK) as connection:
@@ -188,7 +189,7 @@ class Registry:
             where.append(column.name.startswith(name_prefix, autoescape=True))
         if kind is not None:
             where.append(schema.names.c.kind == kind)
-        with self._engine.connect() as connection:
+        with db.read(self._engine) as connection:
             rows = queries.artefact_rows(connection, *where)
             return queries.artefacts(connection, self._store.objects, rows)
 
@@ -199,7 +200,7 @@ class Registry:
             UserError: as `resolve`.
         """
         parsed = Ref.parse(ref.ref if isinstance(ref, Artefact) else ref)
-        with self._engine.connect() as connection:
+        with db.read(self._engine) as connection:
             return queries.lineage(connection, self._store.objects, queries.resolve_row(connection, parsed))
 
     def move_alias(
@@ -261,7 +262,7 @@ class Registry:
         """
         if not dry_run:
             return gc.collect(lambda: db.write(self._engine, LOCK), self._store, grace)
-        with self._engine.connect() as connection:
+        with db.read(self._engine) as connection:
             return gc.plan(connection, self._store, grace)
 
     def start_run(self, run_id: str, command: Iterable[str] = ()) -> None:
@@ -279,7 +280,7 @@ class Registry:
             runs.beat(connection, run_id)
 
     def finish_run(self, run_id: str, status: runs.Ended) -> None:
-        """Say how `run_id` ended; an `interrupted` run keeps its inputs, so that it can be resumed."""
+        """Say how `run_id` ended; after `interrupted` and `failed` it holds its inputs, so that it can be resumed."""
         with db.write(self._engine, LOCK) as connection:
             runs.finish(connection, run_id, status)
 

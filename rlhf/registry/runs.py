@@ -11,12 +11,12 @@ from sqlalchemy.engine import Connection
 from rlhf.errors import UserError
 from rlhf.registry.schema import AnyRow, run_inputs, runs
 
-Ended = Literal["finished", "failed", "stopped", "interrupted"]
+Ended = Literal["done", "failed", "stopped", "interrupted"]
 
 RESUMABLE_FOR = timedelta(days=7)
 """A run that broke off keeps its inputs this long after its last sign of life, so that it can be resumed."""
 
-_UNFINISHED = ("running", "interrupted")
+_UNFINISHED = ("running", "interrupted", "failed")
 
 
 def start(connection: Connection, run_id: str, command: list[str]) -> None:

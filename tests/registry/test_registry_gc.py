@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from rlhf import db
 from rlhf.errors import UserError
-from rlhf.registry import Registry, runs, schema
+from rlhf.registry import Registry, gc, objects, runs, schema
 
 Folder = Callable[..., Path]
 NOW = timedelta(0)
@@ -77,6 +77,30 @@ def test_what_was_deleted_can_be_published_again(registry: Registry, folder: Fol
     assert registry.open("g/p") == again.path
 
 
+def test_a_gc_that_dies_half_way_is_finished_by_the_next(
+    registry: Registry, folder: Folder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lost = [registry.publish(folder(), kind="policy", name="g/p") for _ in range(3)][:2]
+
+    def die(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    for moment in ("set_aside", "remove"):
+        with monkeypatch.context() as patched:
+            if moment == "set_aside":
+                patched.setattr(objects.ObjectStore, "set_aside", die)
+            else:
+                patched.setattr(gc, "remove", die)
+            with pytest.raises(KeyboardInterrupt):
+                registry.gc(dry_run=False, grace=NOW)
+        assert [artefact.ref for artefact in registry.artefacts()] == ["g/p@v3"]
+        assert registry.verify("g/p@v3") == []
+    done = registry.gc(dry_run=False)
+    assert (done.delete, len(done.garbage)) == ((), 2)
+    assert not any(artefact.path.exists() for artefact in lost)
+    assert list((registry.home / "staging").iterdir()) == []
+
+
 def test_the_young_are_left_alone(registry: Registry, folder: Folder) -> None:
     registry.publish(folder(), kind="policy", name="g/p")
     registry.publish(folder(), kind="policy", name="g/p")
@@ -124,8 +148,9 @@ def test_an_unfinished_run_holds_what_it_made_and_opened(registry: Registry, fol
     assert [artefact.ref for artefact in registry.gc(grace=NOW).delete] == [made.ref]
     registry.start_run("r1", ["rlhf", "ppo", "ppo.yaml"])
     assert registry.gc(grace=NOW).kept[0].why == ("run r1 is at work",)
-    registry.finish_run("r1", "interrupted")
-    assert registry.gc(grace=NOW).kept[0].why == ("run r1 can be resumed",)
+    for status in ("failed", "interrupted"):
+        registry.finish_run("r1", status)
+        assert registry.gc(grace=NOW).kept[0].why == ("run r1 can be resumed",)
     long_ago = datetime.now(UTC) - runs.RESUMABLE_FOR - timedelta(minutes=1)
     with db.write(db.engine(url)) as connection:
         connection.execute(sa.update(schema.runs).values(heartbeat_at=long_ago))
@@ -136,14 +161,14 @@ def test_an_unfinished_run_holds_what_it_made_and_opened(registry: Registry, fol
     registry.start_run("r1")
     registry.open(made)
     registry.open(made)
-    for status in ("finished", "failed", "stopped"):
+    for status in ("done", "stopped"):
         registry.finish_run("r1", status)
         assert [artefact.ref for artefact in registry.gc(grace=NOW).delete] == [made.ref]
 
 
 def test_a_run_that_was_never_started_cannot_end(registry: Registry) -> None:
     with pytest.raises(UserError, match="run r9: no such run"):
-        registry.finish_run("r9", "finished")
+        registry.finish_run("r9", "done")
 
 
 def test_a_version_deleted_meanwhile_cannot_become_a_parent(registry: Registry, folder: Folder) -> None:

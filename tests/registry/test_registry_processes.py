@@ -142,7 +142,7 @@ def test_a_run_at_work_holds_what_it_opened(registry: Registry, url: str, folder
     assert registry.gc(grace=timedelta(0)).kept[0].why == ("run r1 can be resumed",)
     registry.start_run("r1", ["rlhf", "ppo"])
     assert registry.gc(grace=timedelta(0)).kept[0].why == ("run r1 is at work",)
-    registry.finish_run("r1", "finished")
+    registry.finish_run("r1", "done")
     assert [artefact.ref for artefact in registry.gc(grace=timedelta(0)).delete] == ["g/p@v1"]
 
 

@@ -1,3 +1,4 @@
+import errno
 import json
 import os
 import stat
@@ -85,6 +86,25 @@ def test_the_same_again_makes_no_new_version(registry: Registry, folder: Folder)
 def test_an_object_can_be_published_again_under_another_name(local: Registry, folder: Folder) -> None:
     first = local.publish(folder(), kind="sft", name="g/a")
     assert local.publish(local.open(first), kind="policy", name="g/b").digest == first.digest
+
+
+def test_an_object_of_one_registry_can_be_published_by_another(local: Registry, folder: Folder, tmp_path: Path) -> None:
+    theirs = local.publish(folder(), kind="sft", name="g/a")
+    assert Registry(tmp_path / "other").publish(theirs.path, kind="sft", name="g/a").digest == theirs.digest
+
+
+def test_a_copy_that_fails_leaves_nothing_and_says_why(
+    local: Registry, folder: Folder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "fsync", full)
+        with pytest.raises(UserError, match="staging: No space left on device; nothing was published"):
+            local.publish(folder(), kind="sft", name="g/a")
+    assert local.artefacts() == []
+    assert list((local.home / "staging").iterdir()) == []
 
 
 def test_a_name_holds_one_kind(registry: Registry, folder: Folder) -> None:
@@ -342,3 +362,12 @@ def test_home_and_database_come_from_the_environment(tmp_path: Path, monkeypatch
     monkeypatch.chdir(tmp_path)
     Registry().artefacts()
     assert (tmp_path / ".rlhf" / "registry.db").exists()
+
+
+def test_the_home_may_have_any_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RLHF_DATABASE_URL", raising=False)
+    home = tmp_path / "what? 100%41 #1 @home"
+    registry = Registry(home)
+    assert registry.artefacts() == []
+    assert (home / "registry.db").exists()
+    assert registry.exists()

@@ -18,6 +18,17 @@ def test_the_revisions_make_the_tables_that_the_code_expects(home: Path, url: st
         assert compare_metadata(context, schema.metadata) == []
 
 
+def test_a_reader_sees_one_moment_on_the_server_too(home: Path, url: str) -> None:
+    Registry(home, url).artefacts()
+    engine = db.engine(url)
+    counted = sa.select(sa.func.count()).select_from(schema.names)
+    with db.read(engine) as reader:
+        assert reader.execute(counted).scalar() == 0
+        with db.write(engine, "registry") as writer:
+            writer.execute(sa.insert(schema.names).values(name="g/a", kind="sft", last_version=0))
+        assert reader.execute(counted).scalar() == 0
+
+
 def test_a_registry_from_a_newer_version_is_refused(home: Path, url: str) -> None:
     Registry(home, url).artefacts()
     with db.write(db.engine(url)) as connection:
