@@ -35,7 +35,7 @@ class Completion:
 
     prompt_index: int
     text: str
-    """Decoded without special tokens."""
+    """What it adds to the prompt, without special tokens."""
     token_ids: list[int]
     """With the stop token, if it was reached."""
     ended: bool
@@ -67,6 +67,20 @@ def encode_prompt(tokenizer: PreTrainedTokenizerBase, prompt: str | Messages) ->
         )
     encoded = tokenizer.apply_chat_template(prompt, add_generation_prompt=True, tokenize=True, return_dict=True)
     return list(encoded["input_ids"])
+
+
+def decode_completion(
+    tokenizer: PreTrainedTokenizerBase, prompt_ids: Sequence[int], completion_ids: Sequence[int]
+) -> str:
+    """The text that the completion adds to its prompt, without special tokens.
+
+    Decoded behind the prompt: on their own, the first word's tokens lose its leading space in many tokenizers.
+    """
+    before = tokenizer.decode(list(prompt_ids), skip_special_tokens=True)
+    whole = tokenizer.decode([*prompt_ids, *completion_ids], skip_special_tokens=True)
+    if whole.startswith(before):
+        return str(whole[len(before) :])
+    return str(tokenizer.decode(list(completion_ids), skip_special_tokens=True))
 
 
 def left_pad(rows: Sequence[Sequence[int] | Tensor], pad_id: int, device: torch.device) -> tuple[Tensor, Tensor]:
@@ -220,7 +234,7 @@ def sample(
     completions: list[Completion | None] = [None] * len(jobs)
     for j, ids, mask, ended in zip(order, tokens.ids, tokens.mask, tokens.ended.tolist(), strict=True):
         token_ids = ids[mask].tolist()
-        text = tokenizer.decode(token_ids, skip_special_tokens=True)
+        text = decode_completion(tokenizer, encoded[jobs[j]], token_ids)
         completions[j] = Completion(jobs[j], text, token_ids, ended)
     return [completion for completion in completions if completion is not None]
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from rlhf.generation import sample_tokens
+from rlhf.generation import decode_completion, sample_tokens
 from rlhf.ppo.losses import RewardAt
 from rlhf.ppo.models import PolicyAndValue, Reference, completion_logprobs, completion_values
 from rlhf.ppo.rollout import Prompts, Rollout, assemble, blank, token_batches
@@ -72,12 +72,7 @@ def score(
     missing_eos_penalty: float | None,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Scores [B] on the rollout's device with the penalty taken off, and each scorer's own [B] by name."""
-    completion_ids = [
-        ids[mask].tolist() for ids, mask in zip(rollout.completion_ids.cpu(), rollout.mask.cpu(), strict=True)
-    ]
-    completions = [tokenizer.decode(ids, skip_special_tokens=True) for ids in completion_ids]
-    prompt_ids = [ids.tolist() for ids in rollout.prompts.ids]
-    columns = {**rollout.prompts.columns, "prompt_ids": prompt_ids, "completion_ids": completion_ids}
+    completions, columns = as_text(tokenizer, rollout.prompts, rollout.completion_ids, rollout.mask)
     each = scorer.score_each(rollout.prompts.texts, completions, columns)
     for name, values in each.items():
         require_finite(values, name)
@@ -85,6 +80,16 @@ def score(
     if missing_eos_penalty is not None:
         scores = torch.where(rollout.ended, scores, scores - missing_eos_penalty)
     return scores, each
+
+
+def as_text(
+    tokenizer: PreTrainedTokenizerBase, prompts: Prompts, completion_ids: Tensor, mask: Tensor
+) -> tuple[list[str], Columns]:
+    """Completions [B, T] as scorers take them: B texts, and the columns of the data set with both sides' token ids."""
+    completions = [ids[real].tolist() for ids, real in zip(completion_ids.cpu(), mask.cpu(), strict=True)]
+    prompt_ids = [ids.tolist() for ids in prompts.ids]
+    texts = [decode_completion(tokenizer, p, c) for p, c in zip(prompt_ids, completions, strict=True)]
+    return texts, {**prompts.columns, "prompt_ids": prompt_ids, "completion_ids": completions}
 
 
 class TokenRewardScorer(RewardModelScorer):

@@ -8,6 +8,7 @@ from rich.table import Table
 from transformers import is_wandb_available
 
 from rlhf.generation import eval_mode, sample_tokens, seeded
+from rlhf.ppo.experience import as_text
 from rlhf.ppo.rollout import Prompts
 
 if TYPE_CHECKING:
@@ -27,13 +28,7 @@ def show_samples(trainer: "PPOTrainer", prompts: Prompts, rows_on_console: int =
             pad_id=sampling.pad_id,
             batch_size=sampling.batch_size,
         )
-        completion_ids = [ids[mask].tolist() for ids, mask in zip(tokens.ids.cpu(), tokens.mask.cpu(), strict=True)]
-        completions = [tokenizer.decode(ids, skip_special_tokens=True) for ids in completion_ids]
-        columns = {
-            **prompts.columns,
-            "prompt_ids": [p.tolist() for p in prompts.ids],
-            "completion_ids": completion_ids,
-        }
+        completions, columns = as_text(tokenizer, prompts, tokens.ids, tokens.mask)
         scores = trainer.scorer.score(prompts.texts, completions, columns).tolist()
     rows = [
         {

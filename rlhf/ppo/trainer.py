@@ -98,6 +98,7 @@ class PPOTrainer(OnlineTrainer):
 
         # The models.
         policy = attach_adapter(model, peft_config, args)
+        self.scorer = build_scorer(reward_model, reward_funcs, policy, processing_class, reward_processing_class, args)
         same_tokenizer = reward_processing_class is None or reward_processing_class is processing_class
         if value_model is None:
             value_model = build_value_model(policy, reward_model, same_tokenizer)
@@ -133,8 +134,7 @@ class PPOTrainer(OnlineTrainer):
                 args.learning_rate,
             )
 
-        # Scorers, sampling, prompts, KL.
-        self.scorer = build_scorer(reward_model, reward_funcs, policy, processing_class, reward_processing_class, args)
+        # Sampling, prompts, KL.
         self.sampling = build_sampling(policy, processing_class, args)
         self._data_collator = data_collator
         self.prompts = self._read_prompts(train_dataset, "train_dataset")

@@ -3,8 +3,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ppo.tiny import count_good, make_policy, make_prompts, make_tokenizer
 
+from ppo.tiny import count_good, make_policy, make_prompts, make_tokenizer
 from rlhf.ppo import PPOConfig, PPOTrainer
 
 

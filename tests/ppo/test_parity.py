@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 import torch
-from ppo.tiny import EOS, PAD, make_classifier, make_policy, make_tokenizer
 
+from ppo.tiny import EOS, PAD, make_classifier, make_policy, make_tokenizer
 from rlhf.generation import SampledTokens, completion_mask
 from rlhf.ppo import PPOConfig, PPOTrainer, experience
 from rlhf.ppo.update import Experience

@@ -1,0 +1,589 @@
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from datasets import Dataset
+from peft import LoraConfig, get_peft_model
+from transformers import BertConfig, BertForSequenceClassification, TrainerCallback, TrainerControl, TrainerState
+
+from ppo.tiny import (
+    CHAT_TEMPLATE,
+    EOS,
+    WORDS,
+    count_good,
+    make_classifier,
+    make_policy,
+    make_prompts,
+    make_tokenizer,
+)
+from rlhf.errors import StoppedByMonitor, UserError
+from rlhf.ppo import PPOTrainer
+from rlhf.ppo.experience import score
+from rlhf.ppo.losses import masked_whiten
+from rlhf.ppo.update import Experience, accumulate_gradients
+from rlhf.scoring import NonFiniteError
+
+# peft reads a name of transformers that is on its way out.
+pytestmark = pytest.mark.filterwarnings("ignore:.*gradient_checkpointing.* is deprecated:FutureWarning")
+LORA = LoraConfig(r=2, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM")
+MakeTrainer = Callable[..., PPOTrainer]
+
+
+def history(trainer: PPOTrainer, key: str) -> list[float]:
+    return [row[key] for row in trainer.state.log_history if key in row]
+
+
+def snapshot(model: torch.nn.Module) -> dict[str, torch.Tensor]:
+    return {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
+
+
+def changed(model: torch.nn.Module, before: dict[str, torch.Tensor]) -> list[str]:
+    return [name for name, tensor in model.state_dict().items() if not torch.equal(tensor, before[name])]
+
+
+# ---- It learns, and reports what it does ----
+
+
+def test_the_score_rises(make_trainer: MakeTrainer) -> None:
+    trainer = make_trainer(
+        per_device_train_batch_size=32,
+        total_episodes=32 * 30,
+        train_dataset=make_prompts(32),
+        learning_rate=3e-3,
+        kl_coef=0.03,
+        lr_scheduler_type="constant",
+    )
+    trainer.train()
+    scores = history(trainer, "objective/scores")
+    assert len(scores) == 30
+    assert sum(scores[-3:]) / 3 > sum(scores[:3]) / 3 + 0.3
+    assert 0 < history(trainer, "objective/kl")[-1] < 25
+
+
+def test_the_first_minibatch_has_ratio_one_and_the_first_rollout_no_kl(make_trainer: MakeTrainer) -> None:
+    trainer = make_trainer(total_episodes=8, num_ppo_epochs=1)
+    trainer.train()
+    assert history(trainer, "val/ratio") == [pytest.approx(1.0, abs=1e-6)]
+    assert history(trainer, "val/ratio_var") == [0.0]
+    assert history(trainer, "policy/approxkl_avg") == [pytest.approx(0.0, abs=1e-10)]
+    assert history(trainer, "objective/kl") == [0.0]
+
+
+def test_metrics_have_trl_names_and_ours(make_trainer: MakeTrainer) -> None:
+    trainer = make_trainer(total_episodes=8)
+    trainer.train()
+    trl = """eps objective/kl objective/entropy objective/non_score_reward objective/rlhf_reward objective/scores
+        policy/approxkl_avg policy/clipfrac_avg loss/policy_avg loss/value_avg val/clipfrac_avg policy/entropy_avg
+        val/ratio val/ratio_var val/num_eos_tokens lr episode"""
+    ours = """objective/kl_coef objective/score_std objective/scores/count_good completions/mean_length
+        completions/eos_share policy/grad_norm value/grad_norm val/explained_variance
+        time/rollout time/score time/train"""
+    assert {*trl.split(), *ours.split()} <= set(trainer.state.log_history[0])
+
+
+def test_logging_steps_is_obeyed_and_averages(make_trainer: MakeTrainer) -> None:
+    every = make_trainer(total_episodes=32)
+    every.train()
+    second = make_trainer(total_episodes=32, logging_steps=2)
+    second.train()
+    scores = history(every, "objective/scores")
+    assert history(second, "objective/scores") == pytest.approx([sum(scores[:2]) / 2, sum(scores[2:]) / 2])
+    assert history(second, "episode") == [16, 32]
+
+
+def test_the_learning_rate_falls_once_an_update(make_trainer: MakeTrainer) -> None:
+    trainer = make_trainer(total_episodes=32, num_mini_batches=4)
+    trainer.train()
+    assert history(trainer, "lr") == pytest.approx([1e-3, 7.5e-4, 5e-4, 2.5e-4])
+
+
+def test_whole_length_without_a_stop_token(make_trainer: MakeTrainer) -> None:
+    trainer = make_trainer(total_episodes=8, stop_token=None)
+    trainer.train()
+    assert history(trainer, "completions/mean_length") == [6.0]
+
+
+def test_missing_eos_costs_the_penalty(make_trainer: MakeTrainer) -> None:
+    trainer = make_trainer(total_episodes=8, missing_eos_penalty=2.0)
+    trainer.train()
+    row = trainer.state.log_history[0]
+    missing = 1 - row["completions/eos_share"]
+    assert missing > 0
+    assert row["objective/scores"] == pytest.approx(row["objective/scores/count_good"] - 2.0 * missing)
+
+
+def test_the_adaptive_coefficient_moves(make_trainer: MakeTrainer) -> None:
+    trainer = make_trainer(total_episodes=24, kl_controller="adaptive", kl_target=100.0, kl_horizon=8)
+    trainer.train()
+    assert history(trainer, "objective/kl_coef") == pytest.approx([0.05, 0.05 * 0.8, 0.05 * 0.64])
+
+
+# ---- Optimisation ----
+
+
+def gradients_by_micro_batch(make_trainer: MakeTrainer, size: int) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
+    trainer = make_trainer(per_device_train_batch_size=size, gradient_accumulation_steps=8 // size)
+    rollout = trainer.collect(trainer.prompts.batch(range(8)))
+    assert len(set(rollout.lengths.tolist())) > 2
+    generator = torch.Generator().manual_seed(0)
+    noise = torch.randn(rollout.mask.shape, generator=generator)
+    experience = Experience(rollout, masked_whiten(noise, rollout.mask), noise)
+    numbers = accumulate_gradients(
+        trainer.model,
+        experience,
+        list(range(8)),
+        trainer.args,
+        trainer.sampling,
+        trainer.autocast,
+        lambda loss: loss.backward(),  # type: ignore[no-untyped-call]
+    )
+    return {name: p.grad.clone() for name, p in trainer.model.named_parameters() if p.grad is not None}, numbers
+
+
+def test_gradient_accumulation_equals_one_large_batch(make_trainer: MakeTrainer) -> None:
+    whole, whole_numbers = gradients_by_micro_batch(make_trainer, 8)
+    for size in (1, 2, 4):
+        parts, numbers = gradients_by_micro_batch(make_trainer, size)
+        torch.testing.assert_close(numbers, whole_numbers, atol=1e-6, rtol=1e-5)
+        for name, gradient in whole.items():
+            torch.testing.assert_close(parts[name], gradient, atol=1e-6, rtol=1e-4)
+
+
+def test_gradients_are_clipped_for_policy_and_critic_each(make_trainer: MakeTrainer) -> None:
+    trainer = make_trainer(total_episodes=8, num_ppo_epochs=1, max_grad_norm=1e-3, optim="sgd", learning_rate=1.0)
+    before = snapshot(trainer.policy_model)
+    trainer.train()
+    steps = [(p - before[name]).pow(2).sum() for name, p in trainer.policy_model.state_dict().items()]
+    assert float(sum(steps)) ** 0.5 == pytest.approx(1e-3, rel=1e-3)
+    assert history(trainer, "policy/grad_norm")[0] > 1e-2
+
+
+def test_num_mini_batches_is_the_number_of_optimizer_steps(make_trainer: MakeTrainer) -> None:
+    steps: list[int] = []
+
+    class Count(TrainerCallback):
+        def on_optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+            steps.append(1)
+
+    make_trainer(
+        total_episodes=8,
+        per_device_train_batch_size=2,
+        gradient_accumulation_steps=4,
+        num_mini_batches=2,
+        num_ppo_epochs=3,
+        callbacks=[Count()],
+    ).train()
+    assert len(steps) == 2 * 3
+
+
+def test_bf16_changes_the_arithmetic_and_not_the_weights(make_trainer: MakeTrainer) -> None:
+    seen: set[torch.dtype] = set()
+    for bf16, expected in ((True, {torch.bfloat16}), (False, {torch.float32})):
+        trainer = make_trainer(total_episodes=8, bf16=bf16)
+        seen.clear()
+        layers = (trainer.policy_model.model.layers[0].mlp.up_proj, trainer.value_model.backbone.layers[0].mlp.up_proj)
+        for layer in layers:
+            layer.register_forward_hook(lambda module, inputs, output: seen.add(output.dtype))
+        trainer.train()
+        assert seen == expected
+        assert {p.dtype for p in trainer.model.parameters()} == {torch.float32}
+
+
+def test_gradient_checkpointing_recomputes_and_gives_the_same_weights(make_trainer: MakeTrainer) -> None:
+    results, calls = [], []
+    for enabled in (False, True):
+        trainer = make_trainer(total_episodes=16, gradient_checkpointing=enabled)
+        count = [0]
+        layer = trainer.policy_model.model.layers[0].mlp
+        layer.register_forward_pre_hook(lambda *_, count=count: count.__setitem__(0, count[0] + 1))
+        trainer.train()
+        results.append(snapshot(trainer.model))
+        calls.append(count[0])
+    assert calls[1] == calls[0] + 2 * 2  # one more forward for each of 2 updates x 2 passes
+    for name, tensor in results[0].items():
+        torch.testing.assert_close(results[1][name], tensor, atol=1e-5, rtol=1e-4)
+
+
+# ---- Non-finite numbers stop training before the step ----
+
+
+def test_a_nan_score_stops_before_the_weights_change(make_trainer: MakeTrainer, tmp_path: Path) -> None:
+    calls = [0]
+
+    def reward(prompts: list[str], completions: list[str], **columns: Any) -> list[float]:
+        calls[0] += 1
+        return [0.1] * 7 + [float("nan") if calls[0] == 2 else 0.1]
+
+    trainer = make_trainer(total_episodes=32, reward_funcs=reward, save_strategy="steps", save_steps=1)
+    with pytest.raises(NonFiniteError, match="reward function reward: score of row 7 of the batch is nan"):
+        trainer.train()
+    from transformers import AutoModelForCausalLM
+
+    good = AutoModelForCausalLM.from_pretrained(tmp_path / "run" / "checkpoint-1")
+    assert changed(trainer.policy_model, snapshot(good)) == []
+    assert issubclass(NonFiniteError, StoppedByMonitor)
+
+
+def test_a_nan_gradient_stops_before_the_step(make_trainer: MakeTrainer) -> None:
+    trainer = make_trainer()
+    trainer.policy_model.lm_head.weight.register_hook(lambda grad: grad * float("nan"))
+    before = snapshot(trainer.model)
+    with pytest.raises(NonFiniteError, match=r"update 1, pass 1: policy/grad_norm is nan"):
+        trainer.train()
+    assert changed(trainer.model, before) == []
+
+
+def test_nan_values_of_the_critic_are_named(make_trainer: MakeTrainer) -> None:
+    value_model = make_classifier()
+    with torch.no_grad():
+        value_model.score.weight.fill_(float("nan"))
+    with pytest.raises(NonFiniteError, match="the critic's values are not finite in 8 of 8 completions"):
+        make_trainer(value_model=value_model).train()
+
+
+# ---- Callbacks and evaluation ----
+
+
+def test_a_callback_can_stop_and_save_in_the_middle(make_trainer: MakeTrainer, tmp_path: Path) -> None:
+    class SaveAndStop(TrainerCallback):
+        def on_step_end(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+            if state.global_step == 2:
+                control.should_save = control.should_training_stop = True
+
+    trainer = make_trainer(total_episodes=80, callbacks=[SaveAndStop()])
+    result = trainer.train()
+    assert result.global_step == trainer.state.global_step == 2
+    assert [path.name for path in (tmp_path / "run").glob("checkpoint-*")] == ["checkpoint-2"]
+
+
+def test_callbacks_see_the_whole_course_of_training(make_trainer: MakeTrainer) -> None:
+    events: list[str] = []
+
+    class Record(TrainerCallback):
+        def __getattribute__(self, name: str) -> Any:
+            if name.startswith("on_") and name != "on_init_end":
+                events.append(name)
+            return super().__getattribute__(name)
+
+    make_trainer(
+        total_episodes=16, num_ppo_epochs=1, callbacks=[Record()], eval_dataset=make_prompts(3), eval_strategy="epoch"
+    ).train()
+    update = ["on_step_begin", "on_pre_optimizer_step", "on_optimizer_step", "on_step_end", "on_log"]
+    assert events == [
+        "on_train_begin",
+        "on_epoch_begin",
+        *update,
+        *update,
+        "on_epoch_end",
+        "on_prediction_step",
+        "on_log",
+        "on_evaluate",
+        "on_log",
+        "on_train_end",
+    ]
+
+
+def test_evaluation_reports_and_leaves_training_as_it_was(make_trainer: MakeTrainer, tmp_path: Path) -> None:
+    plain = make_trainer(total_episodes=32)
+    plain.train()
+    evaluated = make_trainer(
+        total_episodes=32,
+        eval_dataset={"near": make_prompts(5), "far": make_prompts(3)},
+        eval_strategy="steps",
+        eval_steps=1,
+        num_sample_generations=4,
+        per_device_eval_batch_size=2,
+        eval_on_start=True,
+    )
+    evaluated.train()
+    assert changed(evaluated.model, snapshot(plain.model)) == []
+    row = next(row for row in evaluated.state.log_history if "eval_near_objective/scores" in row)
+    for name in ("objective/kl", "objective/scores/count_good", "completions/mean_length", "completions/eos_share"):
+        assert f"eval_near_{name}" in row
+        assert f"eval_far_{name}" in row
+
+
+def test_evaluating_twice_gives_the_same_numbers(make_trainer: MakeTrainer) -> None:
+    trainer = make_trainer(eval_dataset=make_prompts(5))
+    first, second = trainer.evaluate(), trainer.evaluate()
+    for name in first:
+        if not name.startswith(("eval_runtime", "eval_samples", "eval_steps")):
+            assert first[name] == second[name]
+    assert first["eval_objective/kl"] == 0.0
+    with pytest.raises(UserError, match="eval_dataset"):
+        make_trainer().evaluate()
+
+
+def test_the_best_model_is_kept_and_loaded_at_the_end(make_trainer: MakeTrainer, tmp_path: Path) -> None:
+    trainer = make_trainer(
+        total_episodes=32,
+        eval_dataset=make_prompts(8),
+        eval_strategy="steps",
+        eval_steps=1,
+        save_strategy="best",
+        metric_for_best_model="objective/kl",
+        greater_is_better=False,
+        load_best_model_at_end=True,
+    )
+    trainer.train()
+    scores = history(trainer, "eval_objective/kl")
+    best = 1 + scores.index(min(scores))
+    assert trainer.state.best_model_checkpoint == str(tmp_path / "run" / f"checkpoint-{best}")
+    assert trainer.evaluate()["eval_objective/kl"] == pytest.approx(min(scores))
+
+
+# ---- Models ----
+
+
+def test_lora_trains_the_adapter_against_the_base_itself(make_trainer: MakeTrainer, tmp_path: Path) -> None:
+    trainer = make_trainer(total_episodes=16, peft_config=LORA)
+    assert trainer.ref_model is None
+    before = snapshot(trainer.policy_model)
+    trainer.train()
+    assert history(trainer, "objective/kl")[0] == 0.0
+    assert history(trainer, "objective/kl")[1] != 0.0
+    assert all("lora_" in name for name in changed(trainer.policy_model, before))
+    trainer.save_model(str(tmp_path / "saved"))
+    assert {"adapter_model.safetensors", "adapter_config.json"} <= {p.name for p in (tmp_path / "saved").iterdir()}
+    assert not (tmp_path / "saved" / "model.safetensors").exists()
+
+
+def test_a_policy_that_comes_with_a_trained_adapter_is_referred_to_it(make_trainer: MakeTrainer) -> None:
+    policy = get_peft_model(make_policy(), LORA)
+    with torch.no_grad():
+        for name, p in policy.named_parameters():
+            if "lora_B" in name:
+                p.normal_(std=0.5)
+    policy.requires_grad_(False)  # as from_pretrained gives it
+    trainer = make_trainer(total_episodes=16, model=policy)
+    before = snapshot(trainer.policy_model)
+    trainer.train()
+    assert history(trainer, "objective/kl")[0] == 0.0
+    assert history(trainer, "objective/kl")[1] != 0.0
+    moved = changed(trainer.policy_model, before)
+    assert moved
+    assert all(".default." in name for name in moved)
+
+
+def test_the_reference_adapter_can_be_named(make_trainer: MakeTrainer) -> None:
+    policy = get_peft_model(make_policy(), LORA)
+    policy.add_adapter("sft", LORA)
+    trainer = make_trainer(total_episodes=8, model=policy, ref_adapter_name="sft", model_adapter_name="default")
+    trainer.train()
+    assert history(trainer, "objective/kl") == [0.0]
+    with pytest.raises(UserError, match="no adapter 'other'"):
+        make_trainer(model=policy, ref_adapter_name="other")
+
+
+def test_the_critic_is_a_copy_of_a_reward_model_that_reads_the_same_tokens(make_trainer: MakeTrainer) -> None:
+    reward_model = make_classifier()
+    trainer = make_trainer(total_episodes=8, reward_model=reward_model, reward_funcs=None)
+    assert trainer.value_model is not reward_model
+    assert changed(trainer.value_model, snapshot(reward_model)) == []
+    before = snapshot(reward_model)
+    trainer.train()
+    assert changed(reward_model, before) == []
+    assert changed(trainer.value_model, before) != []
+
+
+def test_without_a_reward_model_the_critic_starts_at_zero_on_the_policys_backbone(make_trainer: MakeTrainer) -> None:
+    trainer = make_trainer(peft_config=LORA)
+    rollout = trainer.collect(trainer.prompts.batch(range(8)))
+    assert float(rollout.values.abs().max()) == 0.0
+    assert torch.equal(trainer.value_model.backbone.embed_tokens.weight, make_policy().model.embed_tokens.weight)
+
+
+def test_a_reward_model_with_another_tokenizer(make_trainer: MakeTrainer) -> None:
+    """An encoder with its own, differently ordered vocabulary."""
+    tokenizer = make_tokenizer(["<pad>", "<eos>", "<unk>", *WORDS[:2:-1]])
+    tokenizer.padding_side = "right"
+    torch.manual_seed(0)
+    config = BertConfig(
+        vocab_size=32, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16, num_labels=1
+    )
+    reward_model = BertForSequenceClassification(config)
+    trainer = make_trainer(
+        total_episodes=8, reward_model=reward_model, reward_funcs=None, reward_processing_class=tokenizer
+    )
+    rollout = trainer.collect(trainer.prompts.batch(range(8)))
+    scores, _ = score(rollout, trainer.scorer, trainer.processing_class, None)
+    with torch.no_grad():
+        for i in range(8):
+            words = [WORDS[t] for t in rollout.completion_ids[i][rollout.mask[i]].tolist() if t > EOS + 1]
+            text = " ".join([str(rollout.prompts.texts[i]), *words, "<eos>"])
+            ids = torch.tensor([[tokenizer.vocab[word] for word in text.split()]])
+            torch.testing.assert_close(scores[i], reward_model(input_ids=ids).logits[0, 0])
+    trainer.train()
+    assert history(trainer, "objective/scores/reward_model")
+
+
+def test_reward_model_and_functions_are_added_with_weights(make_trainer: MakeTrainer) -> None:
+    def one(prompts: list[str], completions: list[str], **columns: Any) -> list[float]:
+        return [1.0] * len(completions)
+
+    trainer = make_trainer(
+        total_episodes=8, reward_model=make_classifier(), reward_funcs=[count_good, one], reward_weights=[2.0, 3.0, 0.5]
+    )
+    trainer.train()
+    row = trainer.state.log_history[0]
+    total = 2 * row["objective/scores/reward_model"] + 3 * row["objective/scores/count_good"] + 0.5
+    assert row["objective/scores"] == pytest.approx(total)
+
+
+# ---- Prompts ----
+
+
+def test_conversations_are_prompted_under_the_chat_template(make_trainer: MakeTrainer) -> None:
+    seen: list[Any] = []
+
+    def reward(prompts: list[Any], completions: list[Any], topic: list[str]) -> list[float]:
+        seen.extend(zip(prompts, completions, topic, strict=True))
+        return [0.0] * len(prompts)
+
+    tokenizer = make_tokenizer()
+    tokenizer.chat_template = CHAT_TEMPLATE
+    rows = [{"prompt": [{"role": "user", "content": f"w{i}"}], "topic": f"t{i}"} for i in range(8)]
+    trainer = make_trainer(
+        total_episodes=8, processing_class=tokenizer, train_dataset=Dataset.from_list(rows), reward_funcs=reward
+    )
+    assert trainer.prompts.batch([3]).ids[0].tolist() == [3, 6, 4]  # w0 w3 w1
+    trainer.train()
+    prompt, completion, topic = seen[0]
+    assert prompt[0]["role"] == "user"
+    assert topic == "t" + prompt[0]["content"][1:]
+    assert completion[0]["role"] == "assistant"
+
+
+def test_a_script_written_for_trl_1_12_runs_with_one_import_changed(tmp_path: Path) -> None:
+    from rlhf.ppo import PPOConfig, PPOTrainer  # was: from trl.experimental.ppo import ...
+
+    tokenizer = make_tokenizer()
+    policy, ref_policy = make_policy(), make_policy()
+    reward_model, value_model = make_classifier(), make_classifier()
+    dataset = make_prompts(24)
+
+    def tokenize(element: dict[str, Any]) -> dict[str, Any]:
+        outputs = tokenizer(element["prompt"], padding=False)
+        return {"input_ids": outputs["input_ids"]}
+
+    train_dataset = dataset.map(tokenize, batched=True, remove_columns=dataset.column_names)
+    training_args = PPOConfig(
+        output_dir=str(tmp_path),
+        per_device_train_batch_size=4,
+        gradient_accumulation_steps=2,
+        num_mini_batches=1,
+        num_ppo_epochs=1,
+        total_episodes=16,
+        response_length=6,
+        missing_eos_penalty=1.0,
+        local_rollout_forward_batch_size=4,
+        stop_token="eos",
+        use_cpu=True,
+        bf16=False,
+        gradient_checkpointing=False,
+        report_to="none",
+        disable_tqdm=True,
+    )
+    trainer = PPOTrainer(
+        args=training_args,
+        processing_class=tokenizer,
+        model=policy,
+        ref_model=ref_policy,
+        reward_model=reward_model,
+        value_model=value_model,
+        train_dataset=train_dataset,
+        eval_dataset=train_dataset.select(range(4)),
+        peft_config=None,
+    )
+    trainer.train()
+    trainer.save_model(training_args.output_dir)
+    trainer.generate_completions()
+    assert training_args.num_total_batches == 2
+    assert (tmp_path / "model.safetensors").exists()
+
+
+# ---- What cannot be trained is said at once ----
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"num_mini_batches": 3}, "num_mini_batches: 3 does not divide the batch of 8"),
+        ({"train_dataset": make_prompts(5)}, "train_dataset: 5 prompts do not fill one batch of 8"),
+        (
+            {"train_dataset": Dataset.from_dict({"text": ["a"]})},
+            "it needs a column `prompt` or `input_ids`; found text",
+        ),
+        ({"train_dataset": Dataset.from_dict({"prompt": ["w1", ""] * 4})}, "train_dataset: row 1 has no prompt"),
+        ({"response_length": 64}, "leave no room for a prompt"),
+        ({"max_prompt_length": 3}, r"row 2 has 4 tokens"),
+        (
+            {"train_dataset": Dataset.from_dict({"prompt": ["w1"] * 7 + ["w2 " * 59]})},
+            "row 7 has 59 tokens, with 6 new",
+        ),
+        ({"reward_funcs": None}, "there is nothing to score with"),
+        ({"reward_funcs": lambda prompts, completions, **_: [1.0]}, "returned 1 scores for 8 completions"),
+        ({"reward_weights": [1.0, 2.0]}, "reward_weights: 2 weights for 1 scorers"),
+        ({"stop_token": None, "stop_token_id": 32}, "stop token 32: the model's vocabulary has 32 tokens"),
+        ({"reward_model": make_classifier(vocab_size=20)}, "reward_model: its vocabulary of 20 tokens is smaller"),
+        ({"value_model": make_classifier(vocab_size=20)}, "value_model: its vocabulary of 20 tokens is smaller"),
+        ({"value_model": make_policy()}, "value_model: LlamaForCausalLM has no `score` head"),
+        ({"whiten_rewards": True, "num_mini_batches": 2}, "whiten_rewards: minibatches of 4"),
+        ({"model_adapter_name": "x"}, "the model has no adapter 'x'"),
+        (
+            {"train_dataset": Dataset.from_dict({"prompt": [[{"role": "user", "content": "w1"}]] * 8})},
+            "no chat template",
+        ),
+    ],
+)
+def test_what_cannot_be_trained_is_refused(make_trainer: MakeTrainer, changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        make_trainer(**changes).train()
+
+
+def test_one_object_in_two_roles_is_refused(make_trainer: MakeTrainer) -> None:
+    model, reward_model = make_policy(), make_classifier()
+    with pytest.raises(UserError, match="ref_model: it is the same object as model"):
+        make_trainer(model=model, ref_model=model)
+    with pytest.raises(UserError, match="value_model: it is the same object as reward_model"):
+        make_trainer(reward_model=reward_model, value_model=reward_model)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"kl_estimator": "k4"}, "kl_estimator: found 'k4'"),
+        ({"kl_controller": "pid"}, "kl_controller: found 'pid'"),
+        ({"kl_target": 0.0}, r"kl_target: found 0.0; give a number above 0"),
+        ({"kl_controller": "adaptive", "kl_coef": 0.0}, "kl_coef: found 0.0"),
+        ({"stop_token": "eos", "stop_token_id": 3}, "stop_token_id: found 3; set this or stop_token"),
+        ({"missing_eos_penalty": -1.0}, "missing_eos_penalty: found -1.0"),
+        ({"temperature": 0.0}, "temperature: found 0.0"),
+        ({"num_mini_batches": 0}, "num_mini_batches: found 0"),
+    ],
+)
+def test_settings_that_cannot_be_meant_are_refused(
+    make_trainer: MakeTrainer, changes: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(UserError, match=message):
+        make_trainer(**changes)
+
+
+def test_a_prompt_that_is_too_long_is_cut_at_its_beginning_if_asked(make_trainer: MakeTrainer) -> None:
+    trainer = make_trainer(max_prompt_length=2, truncate_prompts=True)
+    assert [len(ids) for ids in trainer.prompts.batch(range(4)).ids] == [2, 2, 2, 2]
+    assert trainer.prompts.batch([1]).ids[0].tolist() == [5, 6]  # of w1 w2 w3
+
+
+def test_padding_that_equals_eos_is_told_from_it_by_length(make_trainer: MakeTrainer) -> None:
+    tokenizer = make_tokenizer()
+    tokenizer.pad_token = "<eos>"
+    trainer = make_trainer(processing_class=tokenizer, stop_token=None)
+    with torch.no_grad():
+        trainer.policy_model.lm_head.weight[EOS] *= 4
+    rollout = trainer.collect(trainer.prompts.batch(range(16)))
+    assert bool((rollout.completion_ids == EOS).any())
+    assert bool(rollout.mask.all())  # no stop token: an EOS is a token like any other
+    assert bool((rollout.logprobs != 0).all())
