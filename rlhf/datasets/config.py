@@ -189,6 +189,7 @@ def parse_template(text: str) -> list[tuple[str, str | None]]:
 
 def resolve_path(path: str, base: Path) -> str:
     """`path` read from the folder `base`; refs, Hub ids and absolute paths stay as they are."""
+    path = str(path)  # no longer Located
     if path.startswith("hub:"):
         return path
     wanted = Path(path).expanduser()

@@ -42,8 +42,10 @@ def inspect_source(
         "duplicates": is_new.count(False),
     }
     if cleaning.dedupe == "near":
+        from rlhf.datasets.near import first_of_near
+
         distinct = [record for record, new in zip(records, is_new, strict=True) if new]
-        facts["near_duplicates"] = list(clean.first_of_near(distinct, cleaning.near_threshold)).count(False)
+        facts["near_duplicates"] = list(first_of_near(distinct, cleaning.near_threshold)).count(False)
     note = report.joint_note(records)
     return facts | {
         "lengths": report.length_stats(records),

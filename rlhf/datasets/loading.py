@@ -174,7 +174,9 @@ def _reduce(pools: list[list[Record]], cleaning: Cleaning, removed: Counter[str]
     removed["duplicate"] += new.count(False)
     flat = [one for one, is_new in zip(flat, new, strict=True) if is_new]
     if cleaning.dedupe == "near":
-        new = list(clean.first_of_near([record for _, record in flat], cleaning.near_threshold))
+        from rlhf.datasets.near import first_of_near
+
+        new = list(first_of_near([record for _, record in flat], cleaning.near_threshold))
         removed["near_duplicate"] += new.count(False)
         flat = [one for one, is_new in zip(flat, new, strict=True) if is_new]
     reduced: list[list[Record]] = [[] for _ in pools]
@@ -209,7 +211,9 @@ def _without_leaks(
     removed["prompt_in_dev"] += sum(map(len, pools)) - sum(map(len, kept))
     if cleaning.dedupe != "near":
         return kept
-    index = clean.NearIndex(cleaning.near_threshold)
+    from rlhf.datasets.near import NearIndex
+
+    index = NearIndex(cleaning.near_threshold)
     for record in dev:
         index.add_if_new([plain(split.prompt_of(record))])
     far = [[record for record in pool if not index.is_near([plain(split.prompt_of(record))])] for pool in kept]

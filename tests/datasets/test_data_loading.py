@@ -9,7 +9,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from rlhf.datasets import Cleaning, DataConfig, DataSource, Mixing, load
-from rlhf.datasets.clean import first_of_each, first_of_near, identity
+from rlhf.datasets.clean import first_of_each, identity
+from rlhf.datasets.near import first_of_near
 from rlhf.datasets.split import PromptKeys, is_held_out, mix, shares
 from rlhf.errors import UserError
 from rlhf.records import Completion, Document, Message, Preference, Prompt, Ranking, prompt_key
