@@ -123,7 +123,7 @@ def _what_it_is(source: ModelSource, model: CardModel) -> str:
 
 def _how(lineage: LineageNode | None, source: ModelSource) -> str:
     if lineage is None:
-        below = f" It is an adapter on {_plain(_name(source.base))}." if source.base else ""
+        below = f" It is an adapter on {_plain(public_name(source.base))}." if source.base else ""
         return f"It was not made here: nothing is known of where it comes from.{below}"
     intro = "Every step and what it was made from, with the first digits of the sha256 of its content:"
     return intro + "\n\n" + "\n".join(_tree(lineage))
@@ -250,10 +250,11 @@ def _limits(source: ModelSource, model: CardModel, simulated: bool) -> str:
 
 def _base_to_load(source: ModelSource) -> str | None:
     """How the base of an adapter is named: its Hub id, else its ref."""
-    return _name(source.base) if source.base else None
+    return public_name(source.base) if source.base else None
 
 
-def _name(source: ModelSource | None) -> str:
+def public_name(source: ModelSource | None) -> str:
+    """How others know a model: its Hub id, its ref, or its folder's name without the way to it."""
     if source is None:
         return "an unknown base"
     if source.hub:

@@ -10,7 +10,7 @@ from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from rlhf.errors import UserError
-from rlhf.export.card import CardModel, model_card
+from rlhf.export.card import CardModel, model_card, public_name
 from rlhf.export.config import Format
 from rlhf.export.folders import check_target, replaced, write_marker
 from rlhf.modeling import ModelSource, find_model, load_causal_lm, load_reward_model, load_tokenizer, save_model
@@ -59,7 +59,10 @@ def export_model(
     with replaced(target) as folder:
         model = _write_merged(source, folder, dtype) if format == "merged" else _write_adapter(source, folder)
         (folder / CARD).write_text(model_card(source, registry, model, target.name), encoding="utf-8")
-        about = {"ref": _public_ref(source), "digest": source.artefact.digest if source.artefact else None}
+        about = {
+            "ref": source.artefact.ref if source.artefact else public_name(source),
+            "digest": source.artefact.digest if source.artefact else None,
+        }
         files = write_marker(folder, {**about, "format": format})
     return {
         "path": str(target),
@@ -98,19 +101,19 @@ def _write_merged(source: ModelSource, folder: Path, dtype: str | None) -> CardM
 
 
 def _write_adapter(source: ModelSource, folder: Path) -> CardModel:
-    """The adapter's own files. It points to its base by Hub id where that has one, else by the ref in the card."""
+    """The adapter's own files; it points to its base by Hub id where that has one, else by its ref."""
     from safetensors import safe_open
 
     scores = is_reward_model(source)
     tokenizer = load_tokenizer(source, generates=not scores)
     _copy(source.folder, folder, _ADAPTER_FILES)
     tokenizer.save_pretrained(folder)
+    config = folder / "adapter_config.json"
+    values = json.loads(config.read_text(encoding="utf-8"))
+    values["base_model_name_or_path"] = public_name(source.base)
     if source.base and source.base.hub:
-        hub_id, revision = source.base.hub
-        config = folder / "adapter_config.json"
-        values = json.loads(config.read_text(encoding="utf-8"))
-        values |= {"base_model_name_or_path": hub_id, "revision": revision}
-        config.write_text(json.dumps(values, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+        values["revision"] = source.base.hub[1]
+    config.write_text(json.dumps(values, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     with safe_open(folder / "adapter_model.safetensors", "pt") as weights:
         tensors = [weights.get_tensor(name) for name in weights.keys()]  # noqa: SIM118 - not a mapping
     dtype = str(tensors[0].dtype).removeprefix("torch.")
@@ -128,7 +131,7 @@ def _about(
     sidecar = source.folder / REWARD_FILE
     offset = json.loads(sidecar.read_text())["score_offset"] if scores and sidecar.is_file() else 0.0
     return CardModel(
-        name=source.artefact.name if source.artefact else source.hub[0] if source.hub else source.folder.name,
+        name=source.artefact.name if source.artefact else public_name(source),
         format=format,
         scores=scores,
         dtype=dtype,
@@ -177,8 +180,3 @@ def _config(source: ModelSource) -> dict[str, Any]:
 
 def _num_parameters(model: nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
-
-
-def _public_ref(source: ModelSource) -> str:
-    """What others may read: a folder of this machine is named without the way to it."""
-    return source.ref if source.artefact or source.hub else source.folder.name

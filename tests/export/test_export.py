@@ -262,7 +262,11 @@ def test_no_path_of_this_machine_is_written(world, tmp_path):
     """Neither of the registry's folder nor of where the export was made."""
     export_model("tiny/policy", tmp_path / "aligned", registry=world.registry)
     export_model(str(world.base_folder), tmp_path / "local", registry=world.registry)
-    for file in [*(tmp_path / "aligned").iterdir(), *(tmp_path / "local").iterdir()]:
+    adapter = tmp_path / "local-adapter"
+    with_adapter(world.model(world.base_folder), world.tokenizer, "CAUSAL_LM", adapter, str(world.base_folder))
+    export_model(str(adapter), tmp_path / "adapter", registry=world.registry, format="adapter")
+    folders = [tmp_path / name for name in ("aligned", "local", "adapter")]
+    for file in [file for folder in folders for file in folder.iterdir()]:
         content = file.read_bytes()
         assert str(tmp_path).encode() not in content, file
         assert str(world.base_folder.parent).encode() not in content, file
