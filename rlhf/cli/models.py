@@ -58,7 +58,7 @@ def show(ref: Ref, as_json: Json = False) -> None:
         "ref": artefact.ref,
         "kind": artefact.kind,
         "aliases": ", ".join(artefact.aliases),
-        "created": _moment(artefact),
+        "created": f"{_moment(artefact)} UTC",
         "run": artefact.run_id or "",
         "digest": artefact.digest,
         "path": str(artefact.path),
@@ -168,8 +168,9 @@ def _label(node: "LineageNode") -> str:
     role = "" if node.role is None else f"{node.role}: "
     named = [alias for alias in node.artefact.aliases if alias != "latest"]
     aliases = f"  [{', '.join(named)}]" if named else ""
-    again = "  (see above)" if node.repeated else ""
-    return f"{role}{node.artefact.ref}  {node.artefact.kind}, {_moment(node.artefact)}{aliases}{again}"
+    if node.repeated:
+        return f"{role}{node.artefact.ref}  (see above)"
+    return f"{role}{node.artefact.ref}  {node.artefact.kind}, {node.artefact.created_at:%Y-%m-%d}{aliases}"
 
 
 def _registry() -> "Registry":
@@ -182,7 +183,7 @@ def _registry() -> "Registry":
 
 
 def _table_of_artefacts(found: "list[Artefact]") -> "Table":
-    table = _table("ref", "kind", "aliases", "created", "digest")
+    table = _table("ref", "kind", "aliases", "created (UTC)", "digest")
     for artefact in found:
         row = (
             artefact.ref,
@@ -212,16 +213,21 @@ def _table(*columns: str) -> "Table":
     from rich import box
     from rich.table import Table
 
-    table = Table(box=box.SIMPLE, show_header=any(columns))
+    table = Table(box=box.SIMPLE, show_header=any(columns), pad_edge=False)
     for column in columns:
-        table.add_column(column, overflow="fold")
+        table.add_column(column, overflow="fold", no_wrap=column in ("ref", "digest"))
     return table
 
 
 def _print(shown: Any) -> None:
+    import os
+
     from rich.console import Console
 
-    Console().print(shown)
+    console = Console()
+    if not console.is_terminal and "COLUMNS" not in os.environ:
+        console.width = 160  # into a file or another program: refs stay in one piece
+    console.print(shown)
 
 
 def _plain(text: str) -> Any:
@@ -238,7 +244,7 @@ def _one_line(value: Any) -> str:
 
 
 def _moment(artefact: "Artefact") -> str:
-    return f"{artefact.created_at:%Y-%m-%d %H:%M} UTC"
+    return f"{artefact.created_at:%Y-%m-%d %H:%M}"
 
 
 def _size(num_bytes: int) -> str:

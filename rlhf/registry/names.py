@@ -93,7 +93,7 @@ def parse_version(text: str) -> int | None:
 def did_you_mean(wrong: str, known: Iterable[str], what: str) -> str:
     """The end of a message about an unknown word: the nearest known ones, or else what there is."""
     known = list(known)
-    near = difflib.get_close_matches(wrong, known, n=3)
+    near = difflib.get_close_matches(wrong, known, n=3, cutoff=0.75)
     if near:
         return f"did you mean {' or '.join(near)}?"
     if not known:
