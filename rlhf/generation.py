@@ -128,12 +128,13 @@ def sample_tokens(
     device = next(model.parameters()).device
     config = generation_config(max_new_tokens, temperature, stop_ids, pad_id, top_k, top_p)
     pieces: list[Tensor] = []
-    for start in range(0, len(prompt_ids), batch_size):
-        ids, mask = left_pad(prompt_ids[start : start + batch_size], pad_id, device)
-        output = model.generate(input_ids=ids, attention_mask=mask.long(), generation_config=config)
-        pieces.append(output[:, ids.size(1) :])
-        if progress is not None:
-            progress(min(start + batch_size, len(prompt_ids)))
+    with _generating_by(model, config):
+        for start in range(0, len(prompt_ids), batch_size):
+            ids, mask = left_pad(prompt_ids[start : start + batch_size], pad_id, device)
+            output = model.generate(input_ids=ids, attention_mask=mask.long(), generation_config=config)
+            pieces.append(output[:, ids.size(1) :])
+            if progress is not None:
+                progress(min(start + batch_size, len(prompt_ids)))
     width = max(piece.size(1) for piece in pieces)
     ids = torch.cat([nn.functional.pad(piece, (0, width - piece.size(1)), value=pad_id) for piece in pieces])
     mask, ended = completion_mask(ids, stop_ids)
@@ -148,7 +149,7 @@ def generation_config(
     top_k: int = 0,
     top_p: float = 1.0,
 ) -> GenerationConfig:
-    """A complete config, so that nothing is taken from the model's own."""
+    """What is asked of `generate`: plain sampling, or greedy decoding at temperature 0."""
     sampling: dict[str, Any] = {"do_sample": False}
     if temperature > 0:
         sampling = {"do_sample": True, "temperature": temperature, "top_k": top_k, "top_p": top_p}
@@ -159,6 +160,25 @@ def generation_config(
         use_cache=True,
         **sampling,
     )
+
+
+@contextlib.contextmanager
+def _generating_by(model: nn.Module, config: GenerationConfig) -> Iterator[None]:
+    """Put the model's own generation config away: `generate` fills from it whatever a given one leaves at None.
+
+    A repetition penalty from there, say, would sample from another distribution than the one log-probs are taken of.
+    """
+    holders: list[Any] = [model]
+    if hasattr(model, "get_base_model"):
+        holders.append(model.get_base_model())  # type: ignore[operator]
+    kept = [holder.generation_config for holder in holders]
+    for holder in holders:
+        holder.generation_config = config
+    try:
+        yield
+    finally:
+        for holder, own in zip(holders, kept, strict=True):
+            holder.generation_config = own
 
 
 @contextlib.contextmanager
@@ -210,7 +230,7 @@ def sample(
     Raises UserError for a prompt that has no tokens or that, with `max_new_tokens`, passes the model's context.
     """
     stops = stop_token_ids(model, tokenizer) if stop_ids is None else list(stop_ids)
-    pad_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else stops[0]
+    pad_id = next((i for i in (tokenizer.pad_token_id, *stops) if i is not None), 0)
     encoded = [encode_prompt(tokenizer, prompt) for prompt in prompts]
     check_lengths([len(ids) for ids in encoded], max_new_tokens, context_length(model))
     # Rows of like length share a batch, so that little of it is padding; the order does not depend on the batch size.

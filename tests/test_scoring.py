@@ -1,0 +1,154 @@
+import logging
+import math
+from typing import Any
+
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+from ppo.tiny import CHAT_TEMPLATE, make_classifier, make_policy, make_tokenizer
+from transformers import BertConfig, BertForSequenceClassification
+
+from rlhf.errors import UserError
+from rlhf.scoring import FunctionScorer, NonFiniteError, RewardModelScorer, Scorer, WeightedScorer
+
+PROMPTS = ["w1 w2", "w3", "w4 w5 w6 w7", "w8 w9"]
+COMPLETIONS = [" w5", " w6 w7 w8 w9 w10", "", " w5 w5"]
+# peft reads a name of transformers that is on its way out.
+pytestmark = pytest.mark.filterwarnings("ignore:.*gradient_checkpointing.* is deprecated:FutureWarning")
+
+
+def make_encoder() -> BertForSequenceClassification:
+    torch.manual_seed(0)
+    config = BertConfig(
+        vocab_size=32,
+        hidden_size=16,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=16,
+        max_position_embeddings=16,
+        num_labels=1,
+    )
+    return BertForSequenceClassification(config)
+
+
+def make_lora() -> Any:
+    config = LoraConfig(task_type="SEQ_CLS", r=2, target_modules=["q_proj"], modules_to_save=["score"])
+    return get_peft_model(make_classifier(), config)
+
+
+@pytest.mark.parametrize("make_model", [make_classifier, make_encoder, make_lora], ids=["decoder", "encoder", "lora"])
+def test_a_score_does_not_depend_on_the_rows_beside_it(make_model: Any) -> None:
+    model = make_model().train()
+    together = RewardModelScorer(model, make_tokenizer(), batch_size=4).score(PROMPTS, COMPLETIONS)
+    alone = RewardModelScorer(model, make_tokenizer(), batch_size=1).score(PROMPTS, COMPLETIONS)
+    torch.testing.assert_close(together, alone, atol=1e-6, rtol=0)
+    assert len(set(alone.tolist())) == 4
+    assert model.training
+
+
+def test_text_is_read_as_in_reward_training() -> None:
+    """TRL's RewardTrainer tokenises `prompt + chosen + eos`, the EOS added where it is missing."""
+    model, tokenizer = make_classifier(), make_tokenizer()
+    scorer = RewardModelScorer(model, tokenizer, offset=0.25)
+    ids = tokenizer("w1 w2 w5<eos>", return_tensors="pt")["input_ids"]
+    assert ids.tolist() == [[4, 5, 8, 1]]
+    with torch.no_grad():
+        expected = model(input_ids=ids).logits[0, 0] - 0.25
+    assert scorer.score(["w1 w2"], [" w5"])[0] == expected
+    assert scorer.score(["w1 w2"], [" w5<eos>"])[0] == expected
+    assert RewardModelScorer(model, tokenizer, append_eos=False).encode("w1 w2", " w5") == [4, 5, 8]
+
+
+def test_conversations_are_read_under_the_models_own_template() -> None:
+    tokenizer = make_tokenizer()
+    scorer = RewardModelScorer(make_classifier(), tokenizer)
+    prompt = [{"role": "user", "content": "w5"}]
+    with pytest.raises(UserError, match="its tokenizer has no chat template"):
+        scorer.score([prompt], ["w6"])
+    tokenizer.chat_template = CHAT_TEMPLATE
+    assert scorer.encode(prompt, "w6") == [3, 8, 3, 9]  # w0 w5 w0 w6
+
+
+def test_a_text_that_is_too_long_loses_its_beginning_and_that_is_said_once(caplog: pytest.LogCaptureFixture) -> None:
+    scorer = RewardModelScorer(make_encoder(), make_tokenizer())
+    assert scorer.max_length == 16
+    with caplog.at_level(logging.WARNING):
+        long, longer, cut = scorer.score(["w1 " * 30, "w1 " * 40, "w1 " * 14], ["w5", "w5", "w5"])
+    assert long == longer == cut  # 14 of the prompt, the word and EOS are what is left of each
+    assert scorer.num_truncated == 2
+    assert len(caplog.records) == 1
+    tokenizer = make_tokenizer()
+    tokenizer.bos_token = "w1"
+    keeping = RewardModelScorer(make_encoder(), tokenizer, max_length=3)
+    assert keeping._truncate(torch.tensor([4, 5, 6, 7])).tolist() == [4, 6, 7]
+
+
+def test_a_model_that_cannot_score_is_refused() -> None:
+    with pytest.raises(UserError, match="judge: a reward model has one output, this LlamaForCausalLM has 2"):
+        RewardModelScorer(make_policy(), make_tokenizer(), "judge")
+    tokenizer = make_tokenizer()
+    tokenizer.pad_token = tokenizer.eos_token = None
+    with pytest.raises(UserError, match="neither model nor tokenizer has a pad or EOS token"):
+        RewardModelScorer(make_classifier(pad_token_id=None), tokenizer)
+
+
+def test_a_nan_of_the_model_is_named() -> None:
+    model = make_classifier()
+    with torch.no_grad():
+        model.score.weight.fill_(math.nan)
+    with pytest.raises(NonFiniteError, match="judge: score of row 0 of the batch is nan \\(1 of 1 rows"):
+        RewardModelScorer(model, make_tokenizer(), "judge").score(["w1"], ["w2"])
+
+
+def test_a_function_is_given_prompts_completions_and_columns() -> None:
+    def reward(prompts: list[str], completions: list[str], **columns: Any) -> list[float]:
+        return [len(p) + len(c) + n for p, c, n in zip(prompts, completions, columns["n"], strict=True)]
+
+    scorer = FunctionScorer(reward)
+    assert isinstance(scorer, Scorer)
+    assert scorer.name == "reward"
+    assert scorer.score(["ab", "a"], ["c", "d"], {"n": [10, 20], "other": [0, 0]}).tolist() == [13.0, 22.0]
+
+
+def test_a_function_without_keywords_is_given_the_columns_it_names() -> None:
+    def reward(completions: list[str], prompts: list[str], n: list[int]) -> list[int]:
+        return n
+
+    assert FunctionScorer(reward).score(["a"], ["b"], {"n": [7], "other": [0]}).tolist() == [7.0]
+
+
+def test_a_function_sees_conversations_as_messages() -> None:
+    def reward(prompts: list[Any], completions: list[Any]) -> list[float]:
+        return [float(completions[0] == [{"role": "assistant", "content": "hello"}])]
+
+    assert FunctionScorer(reward).score([[{"role": "user", "content": "hi"}]], ["hello"]).tolist() == [1.0]
+
+
+@pytest.mark.parametrize(
+    ("result", "error", "message"),
+    [
+        ([1.0], UserError, "reward function f: returned 1 scores for 2 completions"),
+        ([1.0, None], NonFiniteError, "reward function f: score of row 1 of the batch is nan"),
+        ([math.inf, 1.0], NonFiniteError, "reward function f: score of row 0 of the batch is inf"),
+        (["good", "bad"], UserError, "reward function f: expected a list of numbers"),
+        (3.0, UserError, "reward function f: expected a list of numbers, found 3.0"),
+    ],
+)
+def test_a_function_that_answers_wrongly_is_named(result: Any, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        FunctionScorer(lambda prompts, completions: result, name="f").score(["a", "b"], ["c", "d"])
+
+
+def test_a_weighted_score_is_the_weighted_sum() -> None:
+    one = FunctionScorer(lambda prompts, completions: [1.0, 2.0], name="one")
+    two = FunctionScorer(lambda prompts, completions: [10.0, 20.0], name="two")
+    mixed = WeightedScorer([one, two], [0.5, -1.0])
+    assert mixed.score(["a", "b"], ["c", "d"]).tolist() == [-9.5, -19.0]
+    assert {k: v.tolist() for k, v in mixed.score_each(["a", "b"], ["c", "d"]).items()} == {
+        "one": [1.0, 2.0],
+        "two": [10.0, 20.0],
+    }
+    with pytest.raises(UserError, match="reward_weights: 1 weights for 2 scorers"):
+        WeightedScorer([one, two], [1.0])
+    with pytest.raises(UserError, match="two scorers have one name"):
+        WeightedScorer([one, one])
