@@ -24,7 +24,7 @@ from rlhf.evaluation.writing import (
     sequence_logprobs,
     write,
 )
-from rlhf.generation import Messages
+from rlhf.generation import Messages, context_length
 from rlhf.modeling import ModelSource, find_model, load_tokenizer
 from rlhf.records import Prompt, plain, prompt_key
 from rlhf.registry import Registry
@@ -78,6 +78,7 @@ def evaluate_policy(
     """
     inputs = _read(config, workspace)
     with workspace.run("eval", config, config.tracking) as run:
+        run.rewind(run.stage, -1)  # what an interrupted attempt has logged
         report_problems(inputs.data.problems, run.folder / "set_aside.jsonl")
         result = _write(config, inputs, progress or (lambda done, total, what: None))
         prompts = [_prompt(record) for record in result.records]
@@ -170,13 +171,13 @@ def _write(config: EvaluationConfig, inputs: _Inputs, progress: Progress) -> _Re
     log_ratios = None
     with Loaded(inputs.candidate, config.dtype) as loaded:
         tokenizer = inputs.tokenizers["candidate"]
-        fits = fitting_rows(loaded.model, tokenizer, [_prompt(r) for r in records], section.max_new_tokens)
-        picked = fits[: config.num_prompts]
+        prompts = [_prompt(record) for record in records]
+        picked = fitting_rows(loaded.model, tokenizer, prompts, section.max_new_tokens, config.num_prompts)
         # Of the rows that were looked at, those passed over on the way to `num_prompts`.
         num_seen = picked[-1] + 1 if len(picked) == config.num_prompts else len(records)
         num_overlong = num_seen - len(picked)
         records = _some([records[i] for i in picked], config, "candidate")
-        prompts = [_prompt(record) for record in records]
+        prompts = [prompts[i] for i in picked]
         candidate = write(
             loaded.model, tokenizer, prompts, section, seed=seed,
             progress=lambda done: progress(done, len(prompts), "candidate"),
@@ -205,6 +206,12 @@ def _write(config: EvaluationConfig, inputs: _Inputs, progress: Progress) -> _Re
 
 def _logprobs(loaded: Loaded, written: Written, config: EvaluationConfig) -> Floats:
     section = config.generation
+    limit, longest = context_length(loaded.model), max(map(len, written.sequences))
+    if limit is not None and longest > limit:
+        raise UserError(
+            f"reference = {loaded.source.ref!r}: reads at most {limit} tokens, and a prompt with its completion has "
+            f"{longest}; ask for fewer new tokens or give shorter prompts"
+        )
     found: Floats = sequence_logprobs(
         loaded.model, written, temperature=section.temperature, batch_size=section.batch_size
     ).numpy()
@@ -305,5 +312,8 @@ def _publish(
     parents = [("candidate", inputs.candidate.publish(registry)), ("baseline", inputs.baseline.publish(registry))]
     if inputs.reference is not inputs.baseline:
         parents.append(("reference", inputs.reference.publish(registry)))
+    # a folder of this machine has a ref now, which means something elsewhere too
+    refs = {role: artefact.ref for role, artefact in parents}
+    summary |= {"reference": refs["baseline"], **refs}
     parents += [("judge", judge.source.publish(registry)) for judge in inputs.judges if judge.source]
     return publish_report(config, registry, run, "policy", parents, summary, samples)

@@ -39,6 +39,7 @@ def evaluate_reward(
     exchanges = [(_exchange(pair.prompt, pair.chosen), _exchange(pair.prompt, pair.rejected)) for pair in pairs]
     scorer = reward_model_scorer(source, source.ref, batch_size=config.batch_size, device=device(), dtype=config.dtype)
     with workspace.run("eval", config, config.tracking) as run:
+        run.rewind(run.stage, -1)  # what an interrupted attempt has logged
         report_problems(data.problems, run.folder / "set_aside.jsonl")
         chosen, rejected = _scores(scorer, exchanges, progress)
         measured = accuracy_with_interval(
@@ -75,6 +76,7 @@ def evaluate_reward(
                 for pair, better, worse in zip(pairs, chosen, rejected, strict=True)
             ]
             parents = [("reward", source.publish(workspace.registry))]
+            summary["model"] = parents[0][1].ref  # of a folder too, which has a ref now
             summary["artefact"] = publish_report(config, workspace.registry, run, "reward", parents, summary, samples)
         return run.finish(summary)
 

@@ -4,6 +4,7 @@ import gc
 import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from types import TracebackType
 from typing import Any, Self, cast
 
@@ -69,6 +70,11 @@ class Written:
     def token_ids(self) -> list[list[int]]:
         return [completion.token_ids for completion in self.completions]
 
+    @property
+    def sequences(self) -> list[list[int]]:
+        """Prompt and completion together."""
+        return [prompt + ids for prompt, ids in zip(self.prompt_ids, self.token_ids, strict=True)]
+
     def only(self, rows: Sequence[int]) -> "Written":
         """These rows of it, in this order."""
         return Written([self.prompt_ids[i] for i in rows], [self.completions[i] for i in rows])
@@ -79,12 +85,16 @@ def fitting_rows(
     tokenizer: PreTrainedTokenizerBase,
     prompts: Sequence[str | Messages],
     max_new_tokens: int,
+    at_most: int | None = None,
 ) -> list[int]:
-    """The rows whose prompt leaves room for `max_new_tokens` in the model's context."""
+    """The rows whose prompt leaves room for `max_new_tokens` in the model's context, the first `at_most` of them."""
     limit = context_length(model)
-    if limit is None:
-        return list(range(len(prompts)))
-    return [i for i, prompt in enumerate(prompts) if len(encode_prompt(tokenizer, prompt)) + max_new_tokens <= limit]
+    found = (
+        i
+        for i, prompt in enumerate(prompts)
+        if limit is None or len(encode_prompt(tokenizer, prompt)) + max_new_tokens <= limit
+    )
+    return list(islice(found, at_most))
 
 
 def write(

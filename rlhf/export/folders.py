@@ -74,14 +74,20 @@ def replaced(target: Path) -> Iterator[Path]:
 
 
 def write_marker(folder: Path, about: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """Write `export.json`; returns size and sha256 of every other file by its relative path."""
+    """Write `export.json`; returns size and sha256 of every other file by its relative path.
+
+    All files become readable to whoever the umask lets read new ones: safetensors makes its files private.
+    """
     files = {}
     for file in sorted(path for path in folder.rglob("*") if path.is_file()):
         with open(file, "rb") as opened:
             digest = hashlib.file_digest(opened, "sha256").hexdigest()
         files[file.relative_to(folder).as_posix()] = {"size": file.stat().st_size, "sha256": digest}
     text = json.dumps({**about, "files": files}, indent=2, ensure_ascii=False) + "\n"
-    (folder / MARKER).write_text(text, encoding="utf-8")
+    marker = folder / MARKER
+    marker.write_text(text, encoding="utf-8")
+    for name in files:
+        (folder / name).chmod(marker.stat().st_mode)
     return files
 
 

@@ -69,6 +69,7 @@ tracking: {{wandb: "off"}}
 def test_the_summary_agrees_with_the_samples(config, workspace):
     seen = []
     summary = evaluate_policy(config("output.name=tiny/eval"), workspace, progress=lambda *told: seen.append(told))
+    assert (summary["candidate"], summary["baseline"], summary["reference"]) == ("base/a@v1", "base/b@v1", "base/b@v1")
     report = workspace.registry.resolve("tiny/eval", kinds=["report"])
     folder = workspace.registry.open(report)
     rows = [json.loads(line) for line in (folder / "samples.jsonl").read_text().splitlines()]
@@ -180,6 +181,20 @@ def test_a_reference_with_other_tokens_is_refused(config, workspace, tmp_path):
     tokenizer.save_pretrained(folder)
     with pytest.raises(UserError, match="has other tokens than the candidate"):
         evaluate_policy(config(f"reference={folder}"), workspace)
+
+
+def test_a_reference_that_cannot_read_as_much_is_refused(config, workspace, tmp_path):
+    folder = tiny_model(tmp_path / "short", context=24)
+    with pytest.raises(UserError, match="reads at most 24 tokens, and a prompt with its completion has"):
+        evaluate_policy(config(f"reference={folder}"), workspace)
+
+
+def test_an_attempt_that_is_repeated_logs_its_figures_once(config, workspace):
+    again = workspace.within(run_id="tiny-eval-1")
+    for _ in range(2):
+        evaluate_policy(config(), again)
+    lines = (workspace.home / "runs" / "tiny-eval-1" / "metrics.jsonl").read_text().splitlines()
+    assert len(lines) == 1
 
 
 class LongerOrElseFirst:

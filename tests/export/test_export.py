@@ -140,6 +140,7 @@ def test_a_merged_policy_computes_what_the_adapters_did(world, tmp_path):
     assert not torch.allclose(logits(world.base_folder), world.policy_logits, atol=1e-2)
     assert sorted(path.name for path in folder.iterdir()) == sorted([*result["sha256"], "export.json"])
     assert "adapter_config.json" not in result["sha256"]
+    assert {path.stat().st_mode & 0o777 for path in folder.iterdir()} == {(folder / "README.md").stat().st_mode & 0o777}
     assert (result["kind"], result["dtype"], result["format"]) == ("policy", "float32", "merged")
     assert result["num_parameters"] == AutoModelForCausalLM.from_pretrained(folder).num_parameters()
     assert result["bytes"] == sum((folder / name).stat().st_size for name in result["sha256"])
