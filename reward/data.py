@@ -77,8 +77,10 @@ class PairCollator:
     pad_token_id: int
 
     def __call__(self, rows: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
-        """`input_ids` and `attention_mask` [N, T] of N texts; `chosen`, `rejected` (positions in 0..N-1), `weight`,
-        `margin` [P] of P pairs.
+        """Tensors of N texts and P pairs.
+
+        `input_ids` and `attention_mask` [N, T]; `chosen` and `rejected` [P] hold positions in 0..N-1;
+        `weight` and `margin` [P].
         """
         position: dict[tuple[int, ...], int] = {}
         chosen: list[int] = []
@@ -90,9 +92,7 @@ class PairCollator:
         texts = [torch.tensor(ids) for ids in position]
         masks = [torch.ones_like(ids) for ids in texts]
         return {
-            "input_ids": torch.nn.utils.rnn.pad_sequence(
-                texts, batch_first=True, padding_value=self.pad_token_id
-            ),
+            "input_ids": torch.nn.utils.rnn.pad_sequence(texts, batch_first=True, padding_value=self.pad_token_id),
             "attention_mask": torch.nn.utils.rnn.pad_sequence(masks, batch_first=True),
             "chosen": torch.tensor(chosen),
             "rejected": torch.tensor(rejected),

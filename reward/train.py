@@ -56,9 +56,7 @@ def train_reward(config: RewardStageConfig, workspace: Workspace) -> dict[str, A
     data = load(config.data, KINDS, seed=config.seed, open_ref=workspace.open_ref)
     train_groups, dev_groups = to_groups(data.train), to_groups(data.dev)
     if not train_groups:
-        raise UserError(
-            "data: no ranking places one completion above another, so there is nothing to learn from"
-        )
+        raise UserError("data: no ranking places one completion above another, so there is nothing to learn from")
     set_seed(config.seed)
     model = new_reward_model(source, config.model, seed=config.seed)
     scorer = RewardModelScorer(model, tokenizer, "reward", max_length=config.trainer.get("max_length"))
@@ -68,9 +66,7 @@ def train_reward(config: RewardStageConfig, workspace: Workspace) -> dict[str, A
         # 2. train
         trainer = RankingRewardTrainer(
             model=model,
-            args=build_args(
-                RewardConfig, _trainer_fields(config), **owned_args(run, config.seed, config.trainer)
-            ),
+            args=build_args(RewardConfig, _trainer_fields(config), **owned_args(run, config.seed, config.trainer)),
             data_collator=PairCollator(scorer.pad_id),
             train_dataset=to_dataset(train_groups, scorer.token_ids),
             eval_dataset=to_dataset(dev_groups, scorer.token_ids) if dev_groups else None,
@@ -94,7 +90,7 @@ def train_reward(config: RewardStageConfig, workspace: Workspace) -> dict[str, A
             "num_truncated": scorer.num_truncated,
             "num_set_aside": len(data.problems),
         }
-        run.log(finite(summary), step=trainer.state.global_step)
+        run.log({f"eval_{key}": value for key, value in finite(summary).items()}, step=trainer.state.global_step)
         # 5. publish
         summary["artefact"] = _publish(config, workspace, run, source, scorer, data, summary)
         return run.finish(summary)
@@ -111,9 +107,7 @@ def _trainer_fields(config: RewardStageConfig) -> dict[str, Any]:
     }
     if config.early_stopping:
         if not has_dev:
-            raise UserError(
-                "early_stopping: there are no held-out rows to watch; set data.dev_fraction or data.dev"
-            )
+            raise UserError("early_stopping: there are no held-out rows to watch; set data.dev_fraction or data.dev")
         fields |= {
             "load_best_model_at_end": True,
             "metric_for_best_model": "eval_loss",
@@ -139,9 +133,7 @@ def _centre(
     config: RewardStageConfig, source: ModelSource, workspace: Workspace, can_write: bool
 ) -> tuple[ModelSource, CentreSection] | None:
     if config.centre:
-        found = find_model(
-            config.centre.ref, workspace.registry, kinds=("base", "sft", "policy"), key="centre.ref"
-        )
+        found = find_model(config.centre.ref, workspace.registry, kinds=("base", "sft", "policy"), key="centre.ref")
         return found, config.centre
     if can_write:
         return source, CentreSection(ref=source.ref)

@@ -63,9 +63,7 @@ class RunLogger(TrainerCallback):
     def __init__(self, run: Run) -> None:
         self.run = run
 
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
-    ) -> None:
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         self.run.rewind(self.run.stage, state.global_step)
 
     def on_log(
@@ -83,9 +81,7 @@ class RunLogger(TrainerCallback):
 class Seal(TrainerCallback):
     """Gives every checkpoint its manifest, so that a broken one is recognised when it is needed."""
 
-    def on_save(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
-    ) -> None:
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         folder = Path(args.output_dir or "") / f"checkpoint-{state.global_step}"
         if state.is_world_process_zero and folder.is_dir():
             checkpoint.seal(folder)
@@ -114,13 +110,9 @@ class StopOnSignal(TrainerCallback):
         if self.received is not None:
             raise KeyboardInterrupt
         self.received = number
-        logger.warning(
-            "%s: saving and stopping after this step; once more to end at once", signal.Signals(number).name
-        )
+        logger.warning("%s: saving and stopping after this step; once more to end at once", signal.Signals(number).name)
 
-    def on_step_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
-    ) -> None:
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         if self.received is not None:
             control.should_save = True
             control.should_training_stop = True
@@ -142,17 +134,11 @@ class Bar(TrainerCallback):
             console=Console(file=sys.stderr),
         )
 
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
-    ) -> None:
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         self.progress.start()
-        self.task = self.progress.add_task(
-            self.stage, total=state.max_steps, completed=state.global_step, figures=""
-        )
+        self.task = self.progress.add_task(self.stage, total=state.max_steps, completed=state.global_step, figures="")
 
-    def on_step_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
-    ) -> None:
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         self.progress.update(self.task, completed=state.global_step)
 
     def on_log(
@@ -169,15 +155,11 @@ class Bar(TrainerCallback):
         if figures and hasattr(self, "task"):
             self.progress.update(self.task, figures=figures)
 
-    def on_train_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
-    ) -> None:
+    def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         self.progress.stop()
 
 
-def train(
-    trainer: Trainer, run: Run, workspace: Workspace, *, shown: tuple[str, ...], seals: bool = False
-) -> None:
+def train(trainer: Trainer, run: Run, workspace: Workspace, *, shown: tuple[str, ...], seals: bool = False) -> None:
     """Run the trainer as a stage does: logged, sealed, stoppable, resumed where the run left off.
 
     `seals` says that the trainer gives its checkpoints their manifests itself.

@@ -4,16 +4,19 @@ import logging
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import yaml
+
 from rlhf.config import StageConfig
 from rlhf.datasets import DataConfig, Loaded
-from rlhf.errors import UserError
+from rlhf.errors import Interrupted, StoppedByMonitor, UserError
 from rlhf.records import Problem, write_jsonl
 from rlhf.registry import Artefact, Kind, Registry
+from rlhf.registry.runs import Ended
 from rlhf.tracking import Run, TrackingConfig, read_metrics
 
 logger = logging.getLogger(__name__)
@@ -69,11 +72,17 @@ class Workspace:
             run_id=self.run_id,
         )
         self.registry.start_run(run.id)
-        status = "failed"
+        status: Ended = "failed"
         try:
             with run:
                 yield run
             status = "done"
+        except StoppedByMonitor:
+            status = "stopped"
+            raise
+        except Interrupted:
+            status = "interrupted"
+            raise
         finally:
             self.registry.finish_run(run.id, status)
             self.write_report(run.folder)
@@ -87,7 +96,8 @@ class Workspace:
         if ref is not None:
             page = replace(page, lineage=report.lineage(self.registry.lineage(ref)))
         report.write_report(folder / "report.html", page)
-        report.save_pngs(read_metrics(folder), folder / "curves")
+        references = report.reference_lines(yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8")))
+        report.save_pngs(read_metrics(folder), folder / "curves", references)
 
     def open_ref(self, ref: str) -> Path | None:
         """The folder of a data artefact; None if the registry has no such name."""
@@ -130,7 +140,7 @@ def report_problems(problems: list[Problem], where: Path | None = None) -> None:
         return
     logger.warning("%d rows set aside; the first: %s", len(problems), problems[0])
     if where is not None:
-        write_jsonl(where, [{"path": p.path, "line": p.line, "what": p.what} for p in problems])
+        write_jsonl(where, map(asdict, problems))
 
 
 def require(condition: Any, problem: str) -> None:

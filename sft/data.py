@@ -25,9 +25,7 @@ def to_dataset(records: Sequence[Record], tokenizer: PreTrainedTokenizerBase) ->
     rows = [_row(record) if len(kinds) == 1 else _prompt_completion(record) for record in records]
     conversational = {not isinstance(next(iter(row.values())), str) for row in rows}
     if len(conversational) > 1:
-        raise UserError(
-            "data: plain text and conversations are mixed; set `conversational: true` on the plain sources"
-        )
+        raise UserError("data: plain text and conversations are mixed; set `conversational: true` on the plain sources")
     if conversational == {True} and tokenizer.chat_template is None:
         raise UserError(
             "data: the rows are conversations and the tokenizer has no chat template; "

@@ -89,9 +89,7 @@ def _trainer_fields(config: SFTStageConfig, max_length: int) -> dict[str, Any]:
     )
     if config.early_stopping:
         if not has_dev:
-            raise UserError(
-                "early_stopping: there are no held-out rows to watch; set data.dev_fraction or data.dev"
-            )
+            raise UserError("early_stopping: there are no held-out rows to watch; set data.dev_fraction or data.dev")
         fields |= {
             "load_best_model_at_end": True,
             "metric_for_best_model": "eval_loss",
@@ -165,9 +163,7 @@ def _publish(
     metrics: dict[str, float],
 ) -> str:
     base = source.publish(workspace.registry)
-    rows = workspace.publish_data(
-        data, config.data, name=f"{config.output.name}-data", kind="dataset", run=run
-    )
+    rows = workspace.publish_data(data, config.data, name=f"{config.output.name}-data", kind="dataset", run=run)
     with TemporaryDirectory(dir=run.folder) as scratch:
         model = trainer.accelerator.unwrap_model(trainer.model)
         save_model(model, trainer.processing_class, Path(scratch), base_ref=base.ref)

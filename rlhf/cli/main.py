@@ -52,4 +52,4 @@ def main() -> None:
 
 def _say(lines: "tuple[str, ...] | list[str]", word: str) -> None:
     for line in lines:
-        print(f"{word}: {line}", file=sys.stderr)
+        sys.stderr.write(f"{word}: {line}\n")

@@ -27,7 +27,7 @@ def show_summary(summary: Mapping[str, Any]) -> None:
             table.add_section()
             table.add_row(f"[bold]{section}[/bold]", "")
         for key, value in values.items():
-            if value is not None and not isinstance(value, dict | list) or _is_interval(value):
+            if (value is not None and not isinstance(value, dict | list)) or _is_interval(value):
                 label = describe(key).label
                 table.add_row(f"  {label}" if section else label, _shown(value))
     Console().print(table)

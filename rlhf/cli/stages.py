@@ -10,14 +10,15 @@ from rlhf.cli.output import as_json, quiet_libraries, show_summary
 Config = Annotated[Path, typer.Argument(help="A YAML file; see docs/config.md.", show_default=False)]
 Overrides = Annotated[
     list[str] | None,
-    typer.Argument(metavar="[KEY=VALUE]...", help="Set keys of the file: trainer.learning_rate=1e-5", show_default=False),
+    typer.Argument(metavar="[KEY=VALUE]...", help="Set keys: trainer.learning_rate=1e-5", show_default=False),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print the summary as one JSON object on stdout.")]
 Resume = Annotated[
     str | None, typer.Option("--resume", metavar="RUN", help="Go on with this run from its last intact checkpoint.")
 ]
 Home = Annotated[
-    Path | None, typer.Option("--home", envvar="RLHF_HOME", help="Where artefacts and runs are kept.", show_default=".rlhf")
+    Path | None,
+    typer.Option("--home", envvar="RLHF_HOME", help="Where artefacts and runs are kept.", show_default=".rlhf"),
 ]
 
 
@@ -97,9 +98,9 @@ def run_pipeline(
 
 def demo(
     json: Json = False,
-    home: Annotated[
-        Path, typer.Option("--home", help="Where the demo keeps its artefacts, runs and data.")
-    ] = Path("rlhf-demo"),
+    home: Annotated[Path, typer.Option("--home", help="Where the demo keeps its artefacts, runs and data.")] = Path(
+        "rlhf-demo"
+    ),
     seed: Annotated[int, typer.Option(help="Seed of every random draw, the simulated annotators' included.")] = 0,
     fresh: Annotated[bool, typer.Option("--fresh", help="Run every stage anew, finished ones too.")] = False,
 ) -> None:
@@ -146,7 +147,9 @@ def eval_reward(config: Config, overrides: Overrides = None, json: Json = False,
 def export(
     ref: Annotated[str, typer.Argument(help="What to export: a registry ref such as support/policy@v2.")],
     path: Annotated[Path, typer.Argument(help="The folder to write.")],
-    format: Annotated[str, typer.Option(help="merged: a whole model; adapter: the adapter alone.")] = "merged",
+    form: Annotated[
+        str, typer.Option("--format", help="merged: a whole model; adapter: the adapter alone.")
+    ] = "merged",
     dtype: Annotated[
         str | None, typer.Option(help="float32, bfloat16 or float16; as the weights are stored when left out.")
     ] = None,
@@ -158,10 +161,15 @@ def export(
     from rlhf.config import Located, validate
     from rlhf.export.config import ExportConfig
 
-    given: dict[str, Any] = {"model": ref, "path": Located(str(path), Path.cwd()), "format": format, "overwrite": overwrite}
+    given: dict[str, Any] = {
+        "model": ref,
+        "path": Located(str(path), Path.cwd()),
+        "format": format,
+        "overwrite": overwrite,
+    }
     settings = validate(given | ({"dtype": dtype} if dtype else {}), ExportConfig, origin="rlhf export")
     quiet_libraries()
-    from rlhf.export.exporting import export_model
+    from rlhf.export.export import export_model
 
     workspace = _workspace(home, json, None, "rlhf export")
     summary = export_model(

@@ -30,9 +30,7 @@ _Loader.yaml_implicit_resolvers = {
 }
 _Loader.add_implicit_resolver(
     "tag:yaml.org,2002:float",
-    re.compile(
-        r"^[-+]?(?:\d[\d_]*\.?[\d_]*(?:[eE][-+]?\d+)?|\.\d+(?:[eE][-+]?\d+)?|\.inf|\.nan)$", re.IGNORECASE
-    ),
+    re.compile(r"^[-+]?(?:\d[\d_]*\.?[\d_]*(?:[eE][-+]?\d+)?|\.\d+(?:[eE][-+]?\d+)?|\.inf|\.nan)$", re.IGNORECASE),
     list("-+.0123456789"),
 )
 
@@ -144,9 +142,7 @@ def apply_override(data: dict[str, Any], override: str, base: Path | None = None
             here = here[index]
 
 
-def load_config(
-    path: str | os.PathLike[str], schema: type[ConfigT], overrides: Sequence[str] = ()
-) -> ConfigT:
+def load_config(path: str | os.PathLike[str], schema: type[ConfigT], overrides: Sequence[str] = ()) -> ConfigT:
     """Read a YAML file, apply the overrides and validate against `schema`.
 
     Raises:
@@ -155,9 +151,7 @@ def load_config(
     data = read_yaml(path)
     for override in overrides:
         apply_override(data, override)
-    return validate(
-        data, schema, origin=str(path), overridden={text.partition("=")[0].strip() for text in overrides}
-    )
+    return validate(data, schema, origin=str(path), overridden={text.partition("=")[0].strip() for text in overrides})
 
 
 def validate(

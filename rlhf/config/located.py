@@ -20,7 +20,7 @@ class Located(str):
         self.base = base
         return self
 
-    def __getnewargs__(self) -> tuple[str, Path]:
+    def __getnewargs__(self) -> tuple[str, Path]:  # type: ignore[override]
         """What a copy is made from."""
         return str(self), self.base
 

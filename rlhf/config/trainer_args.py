@@ -88,9 +88,7 @@ def check_trainer_args(
             problems.append((key, value, f"is not set here: {OWNED[key]}"))
         elif fields is not None and key not in fields:
             close = difflib.get_close_matches(key, [name for name in fields if name not in OWNED], n=1)
-            problems.append(
-                (key, value, f"unknown key{f'; did you mean trainer.{close[0]}?' if close else ''}")
-            )
+            problems.append((key, value, f"unknown key{f'; did you mean trainer.{close[0]}?' if close else ''}"))
         else:
             problem = None if fields is None else wrong_type(value, fields[key])
             if problem:

@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from fnmatch import fnmatch
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from peft import LoraConfig, PeftModel, TaskType, get_peft_model
@@ -23,7 +23,7 @@ from rlhf.config import AdapterSection, ModelSection
 from rlhf.errors import UserError
 from rlhf.modeling.sources import ModelSource
 
-Model = PreTrainedModel | PeftModel
+Model: TypeAlias = PreTrainedModel | PeftModel
 
 PAD_CANDIDATES = ("<pad>", "[PAD]", "<|pad|>", "<|finetune_right_pad_id|>", "<|endoftext|>")
 
@@ -41,9 +41,7 @@ def load_tokenizer(source: ModelSource, *, generates: bool = True) -> PreTrained
     Raises:
         UserError: no tokenizer lies there, it has no end token, or nothing can serve as padding.
     """
-    has_tokenizer = any(
-        (source.folder / name).is_file() for name in ("tokenizer_config.json", "tokenizer.json")
-    )
+    has_tokenizer = any((source.folder / name).is_file() for name in ("tokenizer_config.json", "tokenizer.json"))
     if not has_tokenizer:
         if source.base:
             return load_tokenizer(source.base, generates=generates)
@@ -62,18 +60,14 @@ def load_tokenizer(source: ModelSource, *, generates: bool = True) -> PreTrained
     if tokenizer.pad_token_id is None:
         vocabulary = tokenizer.get_vocab()
         by_name = [token for token in PAD_CANDIDATES if token in vocabulary and token != tokenizer.eos_token]
-        choice = next(
-            (token for token in (*by_name, tokenizer.unk_token, tokenizer.eos_token) if token), None
-        )
+        choice = next((token for token in (*by_name, tokenizer.unk_token, tokenizer.eos_token) if token), None)
         if choice is None:
             raise UserError(f"{source.ref}: the tokenizer has no padding, unknown or end token to pad with")
         tokenizer.pad_token = choice
     return tokenizer
 
 
-def load_causal_lm(
-    source: ModelSource, section: ModelSection | None = None, *, trainable: bool = False
-) -> Model:
+def load_causal_lm(source: ModelSource, section: ModelSection | None = None, *, trainable: bool = False) -> Model:
     """The language model, adapters of its own merged in.
 
     Args:
@@ -102,9 +96,7 @@ def new_reward_model(source: ModelSource, section: ModelSection, *, seed: int) -
         return _prepared(model, section, TaskType.SEQ_CLS)
 
 
-def load_reward_model(
-    source: ModelSource, section: ModelSection | None = None
-) -> tuple[PreTrainedModel, float]:
+def load_reward_model(source: ModelSource, section: ModelSection | None = None) -> tuple[PreTrainedModel, float]:
     """A trained reward model, and the offset to be taken from its scores (`reward.json`).
 
     Raises:
@@ -118,9 +110,7 @@ def load_reward_model(
     else:
         model = _load(source, AutoModelForSequenceClassification, section)
         if model.config.num_labels != 1:
-            raise UserError(
-                f"{source.ref}: has {model.config.num_labels} labels; a reward model has one score"
-            )
+            raise UserError(f"{source.ref}: has {model.config.num_labels} labels; a reward model has one score")
     sidecar = source.folder / "reward.json"
     offset = float(json.loads(sidecar.read_text())["score_offset"]) if sidecar.is_file() else 0.0
     return model.eval(), offset
@@ -143,9 +133,7 @@ def _load(source: ModelSource, auto_class: Any, section: ModelSection | None, **
         with _expected_new_head(auto_class):
             return auto_class.from_pretrained(bottom.folder, config=config, **options)
     except (OSError, ValueError, ImportError, KeyError) as error:
-        raise UserError(
-            f"{source.ref}: cannot be loaded as {auto_class.__name__}: {_one_line(error)}"
-        ) from error
+        raise UserError(f"{source.ref}: cannot be loaded as {auto_class.__name__}: {_one_line(error)}") from error
 
 
 def _merged(model: Any, source: ModelSource) -> Any:
@@ -162,9 +150,7 @@ def _prepared(model: Any, section: ModelSection, task: TaskType) -> Model:
         names = [name for name, _ in model.named_parameters()]
         for pattern in section.freeze:
             if not any(fnmatch(name, pattern) for name in names):
-                raise UserError(
-                    f"model.freeze = {pattern!r}: matches no parameter; they are named like {names[0]!r}"
-                )
+                raise UserError(f"model.freeze = {pattern!r}: matches no parameter; they are named like {names[0]!r}")
         for name, parameter in model.named_parameters():
             if any(fnmatch(name, pattern) for pattern in section.freeze):
                 parameter.requires_grad_(False)
@@ -189,9 +175,7 @@ def lora_config(section: AdapterSection, task: TaskType = TaskType.CAUSAL_LM) ->
 def _quantization(section: ModelSection) -> BitsAndBytesConfig:
     if section.quantization == "8bit":
         return BitsAndBytesConfig(load_in_8bit=True)
-    return BitsAndBytesConfig(
-        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.bfloat16
-    )
+    return BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.bfloat16)
 
 
 def _set_dropout(config: Any, value: float) -> None:

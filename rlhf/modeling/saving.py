@@ -9,9 +9,7 @@ from transformers import PreTrainedTokenizerBase
 from rlhf.modeling.loading import Model
 
 
-def save_model(
-    model: Model, tokenizer: PreTrainedTokenizerBase, folder: Path, *, base_ref: str | None = None
-) -> None:
+def save_model(model: Model, tokenizer: PreTrainedTokenizerBase, folder: Path, *, base_ref: str | None = None) -> None:
     """Write `model` (an adapter alone, if it is one) and `tokenizer` into `folder`.
 
     Args:

@@ -130,9 +130,7 @@ def _local(folder: Path, registry: Registry, key: str) -> ModelSource:
     if not folder.is_dir():
         raise UserError(f"{key} = {str(folder)!r}: no such folder")
     if not _holds_model(folder):
-        raise UserError(
-            f"{key} = {str(folder)!r}: holds no model (neither config.json nor adapter_config.json)"
-        )
+        raise UserError(f"{key} = {str(folder)!r}: holds no model (neither config.json nor adapter_config.json)")
     base = None
     adapter = folder / "adapter_config.json"
     if adapter.is_file():
@@ -183,7 +181,5 @@ def _download(hub_id: str, revision: str | None, key: str) -> Path:
 
 def _name_for(name: str) -> str:
     """`base/...` for a model from outside: letters, digits and `._-` stay."""
-    clean = "".join(
-        letter if letter.isalnum() or letter in "._-" else "-" for letter in name.replace("/", "--")
-    )
+    clean = "".join(letter if letter.isalnum() or letter in "._-" else "-" for letter in name.replace("/", "--"))
     return f"base/{clean.strip('.-_') or 'model'}"

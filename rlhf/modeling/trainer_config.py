@@ -6,6 +6,7 @@
 import dataclasses
 import enum
 import json
+import sys
 import types
 import typing
 import warnings
@@ -110,7 +111,7 @@ def main() -> None:
     """Write the description of the installed classes."""
     path = Path(trainer_args.__file__).with_name("trainer_fields.json")
     path.write_text(json.dumps(current_fields(), indent=1, sort_keys=True) + "\n", encoding="utf-8")
-    print(f"wrote {path}")
+    sys.stdout.write(f"wrote {path}\n")
 
 
 if __name__ == "__main__":

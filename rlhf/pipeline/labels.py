@@ -1,7 +1,7 @@
 """The labels stage: completions of a model, ranked by a function that stands in for people."""
 
-from tempfile import TemporaryDirectory
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from rlhf.datasets import load

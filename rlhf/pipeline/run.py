@@ -14,7 +14,7 @@ import rlhf
 from rlhf import report
 from rlhf.errors import StoppedByMonitor
 from rlhf.export.config import ExportConfig
-from rlhf.export.exporting import export_model
+from rlhf.export.export import export_model
 from rlhf.pipeline.config import Plan
 from rlhf.report.collect import read_summary
 from rlhf.tracking import TrackingConfig
@@ -84,9 +84,7 @@ class _Whole:
         return {**self.plan.file.model_dump(mode=mode), "stages": self.plan.stages}
 
 
-def _run_stage(
-    stage: str, config: Any, plan: Plan, workspace: Workspace, fresh: bool
-) -> tuple[dict[str, Any], Path]:
+def _run_stage(stage: str, config: Any, plan: Plan, workspace: Workspace, fresh: bool) -> tuple[dict[str, Any], Path]:
     """The summary and the run folder of `stage`: found finished, resumed, or run now."""
     prefix = f"{plan.file.group}-{stage}-{_fingerprint(stage, config, workspace)}"
     number = 1
@@ -101,7 +99,9 @@ def _run_stage(
         logger.info("%s: done before, in %s", stage, folder.name)
         return before, folder
     if before.get("status") == "stopped":
-        raise StoppedByMonitor(f"{stage}: {before.get('stopped')} (in {folder}); change its config, or run with --fresh")
+        raise StoppedByMonitor(
+            f"{stage}: {before.get('stopped')} (in {folder}); change its config, or run with --fresh"
+        )
     logger.info("%s: %s", stage, "goes on" if folder.is_dir() else "starts")
     module, _, name = STAGES[stage].partition(":")
     function: StageFunction = getattr(import_module(module), name)
@@ -171,13 +171,16 @@ def _export(config: ExportConfig, workspace: Workspace) -> dict[str, Any]:
 def _write_report(plan: Plan, workspace: Workspace, folder: Path, folders: list[Path], summary: dict[str, Any]) -> None:
     """One page for the whole run: every stage with its curves, and the way back from the policy."""
     page = report.report_from_run(folder, title=plan.file.group)
-    last = next((summary["artefacts"][stage] for stage in ("ppo", "reward", "sft") if stage in summary["artefacts"]), None)
+    last = next(
+        (summary["artefacts"][stage] for stage in ("ppo", "reward", "sft") if stage in summary["artefacts"]), None
+    )
     compared = report.comparison(summary)
     simulated = any(isinstance(part, dict) and part.get("simulated") for part in summary.values())
     samples = [sample for each in reversed(folders) for sample in report.samples_from_run(each)]
+    exported = [report.stage_report("export", {**summary["export"], "status": "done"})] if "export" in summary else []
     page = replace(
         page,
-        stages=tuple(report.stage_report_from_run(each) for each in folders),
+        stages=(*(report.stage_report_from_run(each) for each in folders), *exported),
         headlines=report.headlines(summary),
         comparisons=(compared,) if compared else (),
         samples=tuple(samples[:8]),

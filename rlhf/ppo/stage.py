@@ -58,7 +58,7 @@ def train_ppo(config: PPOStageConfig, workspace: Workspace) -> dict[str, Any]:
     set_seed(config.seed)
     policy = load_causal_lm(source, config.model.model_copy(update={"adapter": None}), trainable=True)
     scorer = load_scorers(found_scorers)
-    fields = {"stop_token": "eos", "num_sample_generations": 0} | config.trainer
+    fields: dict[str, Any] = {"stop_token": "eos", "num_sample_generations": 0} | config.trainer
     if fields.get("stop_token_id") is not None:
         fields["stop_token"] = None
     length = fields.get("response_length", PPOConfig.response_length)
@@ -149,10 +149,11 @@ def _critic(config: PPOStageConfig, scorer: Scorer, tokenizer: PreTrainedTokeniz
     """A copy of the first reward model that reads the policy's tokens; None for the policy's own backbone."""
     if config.critic == "policy":
         return None
-    parts = scorer.scorers if isinstance(scorer, WeightedScorer) else [scorer]
+    parts: Sequence[Scorer] = scorer.scorers if isinstance(scorer, WeightedScorer) else [scorer]
     for part in parts:
-        decoder = isinstance(part, RewardModelScorer) and hasattr(part.model, "score")
-        if decoder and part.tokenizer.get_vocab() == tokenizer.get_vocab():
+        if not isinstance(part, RewardModelScorer) or not hasattr(part.model, "score"):
+            continue
+        if part.tokenizer.get_vocab() == tokenizer.get_vocab():
             return copy.deepcopy(part.model).requires_grad_(True)
     return None
 
