@@ -2,6 +2,7 @@
 
 import gc
 import inspect
+import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -37,8 +38,10 @@ class Loaded:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
+        held = weakref.ref(self.model)
         self._model = None
-        gc.collect()
+        if held() is not None:  # in a cycle of references, as adapters leave them: only the collector frees those
+            gc.collect()
         if torch.accelerator.is_available():
             torch.accelerator.memory.empty_cache()
 
