@@ -78,6 +78,10 @@ class RewardModelScorer:
         """Scores [B], float32 on the CPU. A row's score does not depend on the rows beside it."""
         return self.score_ids([self.encode(p, c) for p, c in zip(prompts, completions, strict=True)])
 
+    def to(self, device: torch.device) -> None:
+        """Move the model."""
+        self.model.to(device)
+
     def encode(self, prompt: str | Messages, completion: str) -> list[int]:
         """Token ids of one exchange, not yet truncated."""
         if not isinstance(prompt, str):
@@ -137,7 +141,7 @@ class FunctionScorer:
 
     def __init__(self, fn: Callable[..., Sequence[float]], name: str | None = None) -> None:
         self.fn = fn
-        self.name = name or getattr(fn, "__name__", type(fn).__name__)
+        self.name: str = name or str(getattr(fn, "__name__", type(fn).__name__))
         parameters = inspect.signature(fn).parameters.values()
         takes_all = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters)
         self._accepted = None if takes_all else {p.name for p in parameters}
@@ -185,6 +189,12 @@ class WeightedScorer:
     ) -> Tensor:
         """The weighted sum [B], float32."""
         return self.combine(self.score_each(prompts, completions, columns))
+
+    def to(self, device: torch.device) -> None:
+        """Move the models of those scorers that have one."""
+        for scorer in self.scorers:
+            if isinstance(scorer, RewardModelScorer | WeightedScorer):
+                scorer.to(device)
 
     def score_each(
         self, prompts: Sequence[str | Messages], completions: Sequence[str], columns: Columns | None = None

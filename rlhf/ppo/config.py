@@ -123,8 +123,9 @@ class PPOConfig(BaseConfig):
     def __post_init__(self) -> None:
         if not torch.cuda.is_available() and not torch.xpu.is_available():
             # TrainingArguments refuses bf16 without a GPU unless told that the CPU is meant.
-            self.bf16 = bool(self.bf16) if not self.use_cpu else self.bf16
-            self.use_cpu = self.use_cpu or bool(self.bf16)
+            if not self.use_cpu:  # type: ignore[has-type]
+                self.bf16 = bool(self.bf16)  # type: ignore[has-type]
+            self.use_cpu = self.use_cpu or bool(self.bf16)  # type: ignore[has-type]
         if getattr(self, "activation_checkpointing", False) is None:
             # Newer transformers call it so and warn of the old name, TRL's default for which nobody wrote.
             self.activation_checkpointing = self.gradient_checkpointing

@@ -6,7 +6,7 @@ from typing import Any, cast
 
 from torch import nn
 from transformers import TrainerState
-from transformers.trainer_callback import ExportableState
+from transformers.trainer_callback import ExportableState, TrainerControl
 from transformers.trainer_utils import SaveStrategy, TrainOutput, set_seed, speed_metrics
 
 from rlhf.ppo import checkpointing
@@ -36,6 +36,9 @@ class OnlineTrainer(BaseTrainer):
     prompts: PromptSet
     order: PromptOrder
     kl_controller: KLController
+    control: TrainerControl
+    lr_scheduler: Any
+    _created_lr_scheduler: bool
 
     def _begin(self, resume_from_checkpoint: str | bool | None) -> int:
         """Optimizer, schedule and state, new or from a checkpoint; returns the number of updates."""

@@ -87,7 +87,19 @@ def build_scorer(
     scorers += [f if isinstance(f, Scorer) else FunctionScorer(f) for f in reward_funcs or []]
     if not scorers:
         raise UserError("reward_model: there is nothing to score with; give reward_model, reward_funcs or both")
-    return WeightedScorer(scorers, args.reward_weights)
+    return _flat(WeightedScorer(scorers, args.reward_weights))
+
+
+def _flat(scorer: WeightedScorer) -> WeightedScorer:
+    """Mixes within the mix taken apart, so that each scorer is reported by its own name."""
+    parts: list[tuple[Scorer, float]] = []
+    for part, weight in zip(scorer.scorers, scorer.weights, strict=True):
+        if isinstance(part, WeightedScorer):
+            inner = _flat(part)
+            parts += [(s, weight * w) for s, w in zip(inner.scorers, inner.weights, strict=True)]
+        else:
+            parts.append((part, weight))
+    return WeightedScorer([s for s, _ in parts], [w for _, w in parts])
 
 
 def build_sampling(policy: nn.Module, tokenizer: PreTrainedTokenizerBase, args: PPOConfig) -> Sampling:

@@ -117,7 +117,10 @@ class PPOTrainer(OnlineTrainer):
             callbacks=callbacks,
             optimizers=optimizers,
         )
+        if hasattr(policy, "add_model_tags"):
+            policy.add_model_tags(self._tag_names)
         cast(Any, policy).config.use_cache = use_cache  # the Trainer turns the cache off in the config that is saved
+        self.scorer.to(args.device)
         for part in (reference.model, reward_model):
             if part is not None:
                 part.to(args.device).requires_grad_(False).eval()

@@ -1,5 +1,6 @@
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -23,7 +24,7 @@ from rlhf.ppo import PPOTrainer
 from rlhf.ppo.experience import score
 from rlhf.ppo.losses import masked_whiten
 from rlhf.ppo.update import Experience, accumulate_gradients
-from rlhf.scoring import NonFiniteError
+from rlhf.scoring import FunctionScorer, NonFiniteError, WeightedScorer
 
 # peft reads a name of transformers that is on its way out.
 pytestmark = pytest.mark.filterwarnings("ignore:.*gradient_checkpointing.* is deprecated:FutureWarning")
@@ -334,6 +335,22 @@ def test_the_best_model_is_kept_and_loaded_at_the_end(make_trainer: MakeTrainer,
     assert trainer.evaluate()["eval_objective/kl"] == pytest.approx(min(scores))
 
 
+def test_the_policy_goes_to_the_hub(make_trainer: MakeTrainer, monkeypatch: pytest.MonkeyPatch) -> None:
+    uploads: list[tuple[str, set[str]]] = []
+
+    def upload(repo_id: str, folder_path: str, **_: Any) -> None:
+        uploads.append((repo_id, {path.name for path in Path(folder_path).iterdir()}))
+
+    created = SimpleNamespace(repo_id="me/aligned")
+    hub = SimpleNamespace(create_repo=lambda *_, **__: created, upload_folder=upload)
+    monkeypatch.setattr("transformers.trainer.hf_api", lambda: hub)
+    trainer = make_trainer(total_episodes=8, push_to_hub=True, hub_model_id="me/aligned")
+    trainer.train()
+    trainer.push_to_hub()
+    assert uploads[0][0] == "me/aligned"
+    assert {"model.safetensors", "config.json", "tokenizer.json", "README.md"} <= uploads[0][1]
+
+
 # ---- Models ----
 
 
@@ -430,6 +447,15 @@ def test_reward_model_and_functions_are_added_with_weights(make_trainer: MakeTra
     row = trainer.state.log_history[0]
     total = 2 * row["objective/scores/reward_model"] + 3 * row["objective/scores/count_good"] + 0.5
     assert row["objective/scores"] == pytest.approx(total)
+
+
+def test_a_mix_among_the_reward_functions_is_reported_by_its_parts(make_trainer: MakeTrainer) -> None:
+    inner = WeightedScorer([FunctionScorer(count_good), FunctionScorer(lambda prompts, completions: [1.0] * 8, "one")])
+    trainer = make_trainer(total_episodes=8, reward_funcs=inner, reward_weights=[2.0])
+    trainer.train()
+    row = trainer.state.log_history[0]
+    assert row["objective/scores"] == pytest.approx(2 * row["objective/scores/count_good"] + 2)
+    assert row["objective/scores/one"] == 1.0
 
 
 # ---- Prompts ----
