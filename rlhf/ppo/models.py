@@ -98,16 +98,18 @@ def build_value_model(policy: nn.Module, reward_model: nn.Module | None, same_to
     """A critic: a copy of the reward model where that can serve, else the policy's backbone with a new head.
 
     It can where it reads the policy's tokens from left to right: a decoder (with a `score` head) and one tokenizer.
+    All of it is trained, so it is kept in fp32, whatever precision it is copied from.
     """
     if reward_model is not None and same_tokenizer and hasattr(unwrap_adapters(reward_model), "score"):
         model = copy.deepcopy(reward_model)
         if isinstance(model, PeftModel):
             model = model.merge_and_unload()
-        return model.requires_grad_(True)
+        return model.float().requires_grad_(True)
     merged = copy.deepcopy(policy)
     if isinstance(merged, PeftModel):
         merged = merged.merge_and_unload()
-    return ValueModel(getattr(merged, cast(Any, merged).base_model_prefix)).requires_grad_(True)
+    backbone = getattr(merged, cast(Any, merged).base_model_prefix)
+    return ValueModel(backbone).float().requires_grad_(True)
 
 
 def check_value_model(value_model: nn.Module, policy: nn.Module) -> None:

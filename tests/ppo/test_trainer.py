@@ -613,3 +613,12 @@ def test_padding_that_equals_eos_is_told_from_it_by_length(make_trainer: MakeTra
     assert bool((rollout.completion_ids == EOS).any())
     assert bool(rollout.mask.all())  # no stop token: an EOS is a token like any other
     assert bool((rollout.logprobs != 0).all())
+
+
+def test_logits_are_made_for_completion_tokens_alone(make_trainer: MakeTrainer) -> None:
+    long = Dataset.from_dict({"prompt": ["w1 " * 40] * 8})
+    trainer = make_trainer(total_episodes=8, train_dataset=long)
+    widths: list[int] = []
+    trainer.policy_model.lm_head.register_forward_hook(lambda _, inputs, __: widths.append(inputs[0].shape[1]))
+    trainer.train()
+    assert max(widths) <= 6
