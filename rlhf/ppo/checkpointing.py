@@ -41,13 +41,17 @@ def find(resume_from_checkpoint: str | bool | None, output_dir: str) -> Path | N
     return folder
 
 
-def save_policy(policy: nn.Module, folder: Path) -> None:
-    """The policy as from_pretrained reads it; of a PEFT policy the trained adapter alone."""
+def save_policy(policy: nn.Module, folder: Path, *, as_in_memory: bool = False) -> None:
+    """The policy as from_pretrained reads it; of a PEFT policy the trained adapter alone.
+
+    `as_in_memory` keeps the names that weights have in the model, which for some (mixtures of experts) are not those
+    that they are published under.
+    """
     model = cast(Any, policy)
     if isinstance(policy, PeftModel):
         model.save_pretrained(folder, selected_adapters=[policy.active_adapter])
     else:
-        model.save_pretrained(folder)
+        model.save_pretrained(folder, save_original_format=not as_in_memory)
 
 
 def save(trainer: "PPOTrainer") -> Path:
@@ -62,13 +66,19 @@ def save(trainer: "PPOTrainer") -> Path:
         if best == target or best.is_dir():
             state.best_model_checkpoint = str(best)
     with atomic_folder(target) as folder:
-        trainer.save_model(str(folder), _internal_call=True)
+        save_policy(trainer.policy_model, folder, as_in_memory=True)
+        trainer.processing_class.save_pretrained(folder)
         files.save_value_model(trainer.value_model, folder)
         if not args.save_only_model:
             torch.save(trainer.optimizer.state_dict(), folder / files.OPTIMIZER)
             torch.save(trainer.lr_scheduler.state_dict(), folder / files.SCHEDULER)
             files.save_rng(folder)
-        files.save_ppo_state(folder, {"kl_controller": trainer.kl_controller.state_dict(), **_position(trainer)})
+        kept = {
+            "kl_controller": trainer.kl_controller.state_dict(),
+            "unlogged_metrics": trainer.metric_log.updates,
+            **_position(trainer),
+        }
+        files.save_ppo_state(folder, kept)
         exportable = [
             cb for cb in [*trainer.callback_handler.callbacks, trainer.control] if isinstance(cb, ExportableState)
         ]
@@ -107,6 +117,7 @@ def restore(trainer: "PPOTrainer", folder: Path) -> None:
     trainer.optimizer.load_state_dict(torch.load(folder / files.OPTIMIZER, map_location="cpu", weights_only=True))
     trainer.lr_scheduler.load_state_dict(torch.load(folder / files.SCHEDULER, weights_only=True))
     trainer.kl_controller.load_state_dict(kept["kl_controller"])
+    trainer.metric_log.updates = kept["unlogged_metrics"]
     trainer.state = type(trainer.state).load_from_json(os.fspath(folder / TRAINER_STATE))
     trainer._load_callback_state()
     files.load_rng(folder)

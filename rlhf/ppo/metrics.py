@@ -69,17 +69,17 @@ class MetricLog:
     """Collects the metrics of updates between two logs."""
 
     def __init__(self) -> None:
-        self._updates: list[dict[str, float]] = []
+        self.updates: list[dict[str, float]] = []
 
     def add(self, metrics: dict[str, float]) -> None:
         """Take in one update's metrics."""
-        self._updates.append(metrics)
+        self.updates.append(metrics)
 
     def take(self) -> dict[str, float]:
         """Means since the last call (the last value for LATEST); empty when nothing came in."""
-        if not self._updates:
+        if not self.updates:
             return {}
-        last = self._updates[-1]
-        means = {k: last[k] if k in LATEST else sum(u[k] for u in self._updates) / len(self._updates) for k in last}
-        self._updates.clear()
+        last = self.updates[-1]
+        means = {k: last[k] if k in LATEST else sum(u[k] for u in self.updates) / len(self.updates) for k in last}
+        self.updates.clear()
         return means

@@ -9,12 +9,21 @@ from typing import Any
 import pytest
 import torch
 from peft import LoraConfig
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import (
+    MixtralConfig,
+    MixtralForCausalLM,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
 
-from ppo.tiny import make_prompts
+from ppo.tiny import make_policy, make_prompts
 from rlhf.checkpoint import BrokenCheckpointError
 from rlhf.errors import UserError
 from rlhf.ppo import PPOTrainer
+from rlhf.ppo.checkpointing import save_policy
+from rlhf.ppo.state import load_policy
 
 SETTINGS: dict[str, Any] = {
     "total_episodes": 32,
@@ -69,6 +78,45 @@ def test_two_updates_and_two_more_are_four_updates(
     resumed = make_trainer(**SETTINGS, **changes)
     resumed.train(resume_from_checkpoint=True)
     assert_same_run(straight, resumed)
+
+
+def test_resuming_between_two_logs_averages_over_both_parts(
+    make_trainer: Callable[..., PPOTrainer], tmp_path: Path
+) -> None:
+    settings = SETTINGS | {"logging_steps": 2}
+    straight = make_trainer(**settings, output_dir=str(tmp_path / "straight"))
+    straight.train()
+    make_trainer(**settings, callbacks=[StopAfter(3)]).train()
+    resumed = make_trainer(**settings)
+    resumed.train(resume_from_checkpoint=True)
+    assert_same_run(straight, resumed)
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_a_mixture_of_experts_and_tied_weights_come_back_as_they_were(tmp_path: Path, tied: bool) -> None:
+    def make(seed: int) -> MixtralForCausalLM:
+        torch.manual_seed(seed)
+        config = MixtralConfig(
+            vocab_size=32,
+            hidden_size=16,
+            intermediate_size=16,
+            num_hidden_layers=1,
+            num_attention_heads=2,
+            num_key_value_heads=2,
+            num_local_experts=2,
+            tie_word_embeddings=tied,
+        )
+        return MixtralForCausalLM(config)
+
+    first, second = make(0), make(1)
+    save_policy(first, tmp_path, as_in_memory=True)
+    load_policy(second, tmp_path)
+    assert all(
+        torch.equal(a, b) for a, b in zip(first.state_dict().values(), second.state_dict().values(), strict=True)
+    )
+    assert (second.lm_head.weight is second.model.embed_tokens.weight) == tied
+    with pytest.raises(UserError, match="its weights are not those of this model"):
+        load_policy(make_policy(), tmp_path)
 
 
 def test_a_checkpoint_can_be_named(make_trainer: Callable[..., PPOTrainer], tmp_path: Path) -> None:
