@@ -12,8 +12,7 @@ import torch
 from datasets import Dataset
 from torch import Tensor
 
-from rlhf.errors import UserError
-from rlhf.records import Preference, Ranking, Record, Text
+from rlhf.records import Preference, Ranking, Record, exchange
 
 KINDS = (Ranking, Preference)
 
@@ -46,25 +45,6 @@ def to_dataset(groups: Sequence[Sequence[Preference]], encode: Encode) -> Datase
             for pairs in groups
         ]
     )
-
-
-def exchange(prompt: Text, completion: Text) -> tuple[str | list[dict[str, Any]], str]:
-    """Prompt and completion with the completion as text; its earlier messages, if any, join the prompt.
-
-    Raises:
-        UserError: the prompt is text and the completion a conversation, or that does not end with the assistant.
-    """
-    messages = None if isinstance(prompt, str) else [turn.model_dump(exclude_none=True) for turn in prompt]
-    if isinstance(completion, str):
-        return (prompt if isinstance(prompt, str) else messages or []), completion
-    if messages is None:
-        raise UserError(
-            f"data: the prompt is text and the completion is messages: make both messages ({prompt[:60]!r})"
-        )
-    if completion[-1].role != "assistant":
-        raise UserError(f"data: a completion ends with a {completion[-1].role} message, not the assistant's")
-    earlier = [turn.model_dump(exclude_none=True) for turn in completion[:-1]]
-    return messages + earlier, completion[-1].content
 
 
 @dataclass

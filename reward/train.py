@@ -11,14 +11,16 @@ from transformers import EarlyStoppingCallback, PreTrainedTokenizerBase, set_see
 from trl import RewardConfig
 
 from reward.config import CentreSection, RewardStageConfig
-from reward.data import KINDS, PairCollator, exchange, to_dataset, to_groups
+from reward.data import KINDS, PairCollator, to_dataset, to_groups
 from reward.trainer import RankingRewardTrainer
 from rlhf.datasets import Loaded, load
 from rlhf.errors import UserError
-from rlhf.evaluation.statistics import accuracy_with_interval, longest_wins
+from rlhf.evaluation.publishing import rounded
+from rlhf.evaluation.rewards import accuracy_figures, all_pairs, score_pairs
 from rlhf.generation import context_length, encode_prompt, sample
 from rlhf.modeling import (
     ModelSource,
+    can_write,
     find_model,
     load_causal_lm,
     load_tokenizer,
@@ -26,7 +28,7 @@ from rlhf.modeling import (
     save_model,
 )
 from rlhf.modeling.trainer_config import build_args
-from rlhf.records import Preference, prompt_key
+from rlhf.records import Preference, exchange, prompt_key
 from rlhf.scoring import RewardModelScorer
 from rlhf.tracking import Run
 from rlhf.training import finite, owned_args, train, write_json
@@ -50,9 +52,8 @@ def train_reward(config: RewardStageConfig, workspace: Workspace) -> dict[str, A
     """
     # 1. read all input before anything is written
     source = find_model(config.model.ref, workspace.registry)
-    can_write = _can_write(source)
-    tokenizer = load_tokenizer(source, generates=can_write)
-    centre = _centre(config, source, workspace, can_write)
+    tokenizer = load_tokenizer(source, generates=can_write(source))
+    centre = _centre(config, source, workspace)
     data = load(config.data, KINDS, seed=config.seed, open_ref=workspace.open_ref)
     train_groups, dev_groups = to_groups(data.train), to_groups(data.dev)
     if not train_groups:
@@ -82,11 +83,11 @@ def train_reward(config: RewardStageConfig, workspace: Workspace) -> dict[str, A
             scorer.offset = _mean_score(scorer, *centre, data=data, seed=config.seed)
         # 4. measure
         summary: dict[str, Any] = {
-            **(_held_out(scorer, dev_groups, config.seed) if dev_groups else {}),
+            **(_held_out(scorer, data, config.seed) if dev_groups else {}),
             "score_offset": round(scorer.offset, 6),
             "centred_on": centre[0].ref if centre else None,
-            "num_rankings": len(train_groups),
-            "num_pairs": sum(map(len, train_groups)),
+            "num_train_rankings": len(train_groups),
+            "num_train_pairs": sum(map(len, train_groups)),
             "num_truncated": scorer.num_truncated,
             "num_set_aside": len(data.problems),
         }
@@ -119,23 +120,13 @@ def _trainer_fields(config: RewardStageConfig) -> dict[str, Any]:
     return fields | config.trainer
 
 
-def _can_write(source: ModelSource) -> bool:
-    from transformers import AutoConfig
-
-    bottom = source
-    while bottom.base:
-        bottom = bottom.base
-    architectures = AutoConfig.from_pretrained(bottom.folder).architectures or []
-    return any("CausalLM" in name or "LMHead" in name for name in architectures)
-
-
 def _centre(
-    config: RewardStageConfig, source: ModelSource, workspace: Workspace, can_write: bool
+    config: RewardStageConfig, source: ModelSource, workspace: Workspace
 ) -> tuple[ModelSource, CentreSection] | None:
     if config.centre:
         found = find_model(config.centre.ref, workspace.registry, kinds=("base", "sft", "policy"), key="centre.ref")
         return found, config.centre
-    if can_write:
+    if can_write(source):
         return source, CentreSection(ref=source.ref)
     logger.warning("%s cannot write, and `centre` is not set: scores are left as they are", source.ref)
     return None
@@ -167,20 +158,9 @@ def _mean_score(
     return scorer.offset + sum(scores) / len(scores)
 
 
-def _held_out(scorer: RewardModelScorer, groups: Groups, seed: int) -> dict[str, Any]:
-    """Accuracy on held-out pairs with a 95% interval over prompts, and that of always preferring the longer text."""
-    pairs = [pair for group in groups for pair in group]
-    chosen = [exchange(pair.prompt, pair.chosen) for pair in pairs]
-    rejected = [exchange(pair.prompt, pair.rejected) for pair in pairs]
-    clusters = [prompt_key(pair.prompt) for pair in pairs]
-    estimate = accuracy_with_interval(_scores(scorer, chosen), _scores(scorer, rejected), clusters, seed=seed)
-    return {
-        "accuracy": estimate.value,
-        "accuracy_ci": estimate.interval,
-        "accuracy_longest": longest_wins([text for _, text in chosen], [text for _, text in rejected]),
-        "num_dev_pairs": len(pairs),
-        "num_dev_prompts": estimate.num_clusters,
-    }
+def _held_out(scorer: RewardModelScorer, data: Loaded, seed: int) -> dict[str, Any]:
+    pairs = all_pairs(data.dev)
+    return rounded(accuracy_figures(pairs, *score_pairs(scorer, pairs), seed=seed))
 
 
 def _scores(scorer: RewardModelScorer, exchanges: list[tuple[Any, str]]) -> list[float]:
@@ -216,11 +196,15 @@ def _publish(
             kind="reward",
             name=config.output.name,
             parents=[("base", base), ("preferences", rows)],
-            metadata={"metrics": finite(summary), "seed": config.seed},
+            metadata={"metrics": {**finite(summary), **_interval(summary)}, "seed": config.seed},
             alias=config.output.alias,
             run_id=run.id,
         )
     return artefact.ref
+
+
+def _interval(summary: dict[str, Any]) -> dict[str, Any]:
+    return {"accuracy_ci": summary["accuracy_ci"]} if "accuracy_ci" in summary else {}
 
 
 def who_judged(data: Loaded) -> dict[str, Any]:

@@ -32,10 +32,13 @@ class BrokenCheckpointError(UserError):
 def atomic_folder(target: str | Path) -> Iterator[Path]:
     """Yield an empty folder to write into; when the block ends well, sealed, it takes target's place.
 
-    If the block raises, nothing is left. A folder that stands at `target` already is replaced.
+    If the block raises, nothing is left. A folder that stands at `target` already is replaced. What a killed process
+    left of the same target is cleared away; one process at a time writes to it.
     """
     target = Path(target)
     target.parent.mkdir(parents=True, exist_ok=True)
+    for remnant in target.parent.glob(f".{target.name}.*.tmp"):
+        shutil.rmtree(remnant)
     staging = target.parent / f".{target.name}.{uuid.uuid4().hex[:8]}.tmp"
     staging.mkdir()
     try:

@@ -239,6 +239,26 @@ def plain(text: Text) -> str:
     return "\n\n".join(f"{turn.role}: {turn.content}" for turn in text)
 
 
+def exchange(prompt: Text, completion: Text) -> tuple[str | list[dict[str, Any]], str]:
+    """Prompt and completion with the completion as text; its earlier messages, if any, join the prompt.
+
+    Raises:
+        UserError: the prompt is text and the completion is messages, or these do not end with the assistant's.
+    """
+    if isinstance(completion, str):
+        return (prompt if isinstance(prompt, str) else _as_rows(prompt)), completion
+    if isinstance(prompt, str) or completion[-1].role != "assistant":
+        raise UserError(
+            "data: a completion in messages needs a prompt in messages and must end with the assistant's: "
+            f"{plain(prompt)[:60]!r}"
+        )
+    return _as_rows([*prompt, *completion[:-1]]), completion[-1].content
+
+
+def _as_rows(messages: Sequence[Message]) -> list[dict[str, Any]]:
+    return [message.model_dump(exclude_none=True) for message in messages]
+
+
 def parse_record(row: Mapping[str, Any], kinds: Sequence[type[Record]] = KINDS) -> Record:
     """The record that `row` is, chosen among `kinds` by its columns.
 

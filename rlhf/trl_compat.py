@@ -1,7 +1,5 @@
 """Every name of TRL that is not in its public API and that this project uses, so that a TRL release breaks one file."""
 
-from trl.data_utils import is_conversational
-from trl.models.utils import disable_gradient_checkpointing, unwrap_model_for_generation
 from trl.trainer.base_config import _BaseConfig as BaseConfig
 from trl.trainer.base_trainer import _BaseTrainer as BaseTrainer
 from trl.trainer.utils import (
@@ -15,10 +13,7 @@ __all__ = [
     "BaseConfig",
     "BaseTrainer",
     "disable_dropout_in_model",
-    "disable_gradient_checkpointing",
-    "is_conversational",
     "selective_log_softmax",
     "selective_log_softmax_and_entropy",
-    "unwrap_model_for_generation",
     "use_adapter",
 ]

@@ -6,6 +6,8 @@ Nothing heavy is imported before a command has read its config: `--help` and a t
 import os
 import sys
 import traceback
+from pathlib import Path
+from typing import Annotated
 
 import typer
 
@@ -14,12 +16,24 @@ from rlhf.errors import Interrupted, StoppedByMonitor, UserError
 
 app = typer.Typer(
     name="rlhf",
-    help="From human judgement to an aligned checkpoint: SFT, rankings, reward model, PPO, evaluation, export.",
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
 )
+
+
+@app.callback()
+def options(
+    home: Annotated[
+        Path | None, typer.Option("--home", help="Where artefacts and runs are kept: $RLHF_HOME, else ./.rlhf.")
+    ] = None,
+) -> None:
+    """From human judgement to an aligned checkpoint: SFT, rankings, reward model, PPO, evaluation, export."""
+    if home is not None:
+        os.environ["RLHF_HOME"] = str(home)
+
+
 stages.register(app)
 app.add_typer(data.app, name="data")
 app.add_typer(models.app, name="models")

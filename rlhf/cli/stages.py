@@ -16,10 +16,6 @@ Json = Annotated[bool, typer.Option("--json", help="Print the summary as one JSO
 Resume = Annotated[
     str | None, typer.Option("--resume", metavar="RUN", help="Go on with this run from its last intact checkpoint.")
 ]
-Home = Annotated[
-    Path | None,
-    typer.Option("--home", envvar="RLHF_HOME", help="Where artefacts and runs are kept.", show_default=".rlhf"),
-]
 
 
 def register(app: typer.Typer) -> None:
@@ -34,9 +30,7 @@ def register(app: typer.Typer) -> None:
     app.command()(export)
 
 
-def sft(
-    config: Config, overrides: Overrides = None, json: Json = False, resume: Resume = None, home: Home = None
-) -> None:
+def sft(config: Config, overrides: Overrides = None, json: Json = False, resume: Resume = None) -> None:
     """Fine-tune a language model on texts, prompts with completions, or conversations."""
     from rlhf.config import load_config
     from sft.config import SFTStageConfig
@@ -45,12 +39,10 @@ def sft(
     quiet_libraries()
     from sft.train import train_sft
 
-    _finish(train_sft(settings, _workspace(home, json, resume, "rlhf sft")), json)
+    _finish(train_sft(settings, _workspace(json, resume, "rlhf sft")), json)
 
 
-def reward(
-    config: Config, overrides: Overrides = None, json: Json = False, resume: Resume = None, home: Home = None
-) -> None:
+def reward(config: Config, overrides: Overrides = None, json: Json = False, resume: Resume = None) -> None:
     """Train a reward model on pairs and rankings."""
     from reward.config import RewardStageConfig
     from rlhf.config import load_config
@@ -59,12 +51,10 @@ def reward(
     quiet_libraries()
     from reward.train import train_reward
 
-    _finish(train_reward(settings, _workspace(home, json, resume, "rlhf reward")), json)
+    _finish(train_reward(settings, _workspace(json, resume, "rlhf reward")), json)
 
 
-def ppo(
-    config: Config, overrides: Overrides = None, json: Json = False, resume: Resume = None, home: Home = None
-) -> None:
+def ppo(config: Config, overrides: Overrides = None, json: Json = False, resume: Resume = None) -> None:
     """Optimise a policy against a reward model, held to a reference by a KL penalty."""
     from rlhf.config import load_config
     from rlhf.ppo.stage_config import PPOStageConfig
@@ -73,7 +63,7 @@ def ppo(
     quiet_libraries()
     from rlhf.ppo.stage import train_ppo
 
-    _finish(train_ppo(settings, _workspace(home, json, resume, "rlhf ppo")), json)
+    _finish(train_ppo(settings, _workspace(json, resume, "rlhf ppo")), json)
 
 
 def run_pipeline(
@@ -81,7 +71,6 @@ def run_pipeline(
     overrides: Overrides = None,
     json: Json = False,
     fresh: Annotated[bool, typer.Option("--fresh", help="Run every stage anew, finished ones too.")] = False,
-    home: Home = None,
 ) -> None:
     """Run all stages of one file; finished ones are not run again.
 
@@ -93,12 +82,12 @@ def run_pipeline(
     quiet_libraries()
     from rlhf.pipeline.run import run_stages
 
-    _finish(run_stages(plan, _workspace(home, json, None, "rlhf run"), fresh=fresh), json)
+    _finish(run_stages(plan, _workspace(json, None, "rlhf run"), fresh=fresh), json)
 
 
 def demo(
     json: Json = False,
-    home: Annotated[Path, typer.Option("--home", help="Where the demo keeps its artefacts, runs and data.")] = Path(
+    folder: Annotated[Path, typer.Option(help="Where the demo keeps its data, configs, artefacts and runs.")] = Path(
         "rlhf-demo"
     ),
     seed: Annotated[int, typer.Option(help="Seed of every random draw, the simulated annotators' included.")] = 0,
@@ -110,8 +99,9 @@ def demo(
     """
     quiet_libraries()
     from rlhf.demo.run import run_demo
+    from rlhf.workspace import Workspace
 
-    workspace = _workspace(home, json, None, "rlhf demo")
+    workspace = Workspace.open(folder, progress=not json)
     summary = run_demo(workspace, seed=seed, fresh=fresh)
     _finish(summary, json)
     if not json:
@@ -120,7 +110,7 @@ def demo(
         typer.echo(next_steps(workspace, summary), err=True)
 
 
-def eval_policy(config: Config, overrides: Overrides = None, json: Json = False, home: Home = None) -> None:
+def eval_policy(config: Config, overrides: Overrides = None, json: Json = False) -> None:
     """Compare two language models on held-out prompts under a judge."""
     from rlhf.config import load_config
     from rlhf.evaluation.config import EvaluationConfig
@@ -129,10 +119,10 @@ def eval_policy(config: Config, overrides: Overrides = None, json: Json = False,
     quiet_libraries()
     from rlhf.evaluation.policy import evaluate_policy
 
-    _finish(evaluate_policy(settings, _workspace(home, json, None, "rlhf eval policy")), json)
+    _finish(evaluate_policy(settings, _workspace(json, None, "rlhf eval policy")), json)
 
 
-def eval_reward(config: Config, overrides: Overrides = None, json: Json = False, home: Home = None) -> None:
+def eval_reward(config: Config, overrides: Overrides = None, json: Json = False) -> None:
     """Measure a reward model on held-out preferences, beside "the longest wins"."""
     from rlhf.config import load_config
     from rlhf.evaluation.config import RewardEvaluationConfig
@@ -141,7 +131,7 @@ def eval_reward(config: Config, overrides: Overrides = None, json: Json = False,
     quiet_libraries()
     from rlhf.evaluation.rewards import evaluate_reward
 
-    _finish(evaluate_reward(settings, _workspace(home, json, None, "rlhf eval reward")), json)
+    _finish(evaluate_reward(settings, _workspace(json, None, "rlhf eval reward")), json)
 
 
 def export(
@@ -155,7 +145,6 @@ def export(
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a folder that is no earlier export.")] = False,
     json: Json = False,
-    home: Home = None,
 ) -> None:
     """Write a model out of the registry as a folder that stands alone, with a card that names its ancestors."""
     from rlhf.config import Located, validate
@@ -171,7 +160,7 @@ def export(
     quiet_libraries()
     from rlhf.export.export import export_model
 
-    workspace = _workspace(home, json, None, "rlhf export")
+    workspace = _workspace(json, None, "rlhf export")
     summary = export_model(
         settings.model,
         settings.path,
@@ -183,10 +172,10 @@ def export(
     _finish(summary, json)
 
 
-def _workspace(home: Path | None, json: bool, resume: str | None, command: str) -> Any:
+def _workspace(json: bool, resume: str | None, command: str) -> Any:
     from rlhf.workspace import Workspace
 
-    workspace = Workspace.open(home, run_id=resume, progress=not json)
+    workspace = Workspace.open(run_id=resume, progress=not json)
     if resume is not None and workspace.existing_run() is None:
         from rlhf.errors import UserError
 

@@ -42,8 +42,8 @@ def next_steps(workspace: Workspace, summary: dict[str, Any]) -> str:
             "",
             "What next:",
             f"  look at the report:            {summary['report']}",
-            f"  see where the policy is from:  rlhf models lineage {summary['artefacts']['ppo']} --home {shown}",
-            f"  change something, run again:   rlhf run {shown}/run.yaml ppo.trainer.kl_coef=0.2 --home {shown}",
+            f"  see where the policy is from:  rlhf --home {shown} models lineage {summary['artefacts']['ppo']}",
+            f"  change something, run again:   rlhf --home {shown} run {shown}/run.yaml ppo.trainer.kl_coef=0.2",
             "  point it at a real model:      rlhf run configs/qwen.yaml",
         ]
     )

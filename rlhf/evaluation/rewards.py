@@ -11,14 +11,11 @@ from rlhf.evaluation.config import RewardEvaluationConfig
 from rlhf.evaluation.publishing import publish_report, rounded
 from rlhf.evaluation.statistics import accuracy_with_interval, longest_wins
 from rlhf.evaluation.writing import Progress, device
-from rlhf.generation import Messages
 from rlhf.modeling import find_model
-from rlhf.records import Preference, Ranking, Record, Text, plain, prompt_key
+from rlhf.records import Preference, Ranking, Record, exchange, plain, prompt_key
 from rlhf.scorers import REWARD_KINDS, reward_model_scorer
 from rlhf.scoring import RewardModelScorer
 from rlhf.workspace import Workspace, report_problems
-
-Exchange = tuple[str | Messages, str]
 
 
 def evaluate_reward(
@@ -35,30 +32,16 @@ def evaluate_reward(
     """
     source = find_model(config.model, workspace.registry, REWARD_KINDS, key="model")
     data = load(config.data, (Ranking, Preference), seed=config.seed, open_ref=workspace.open_ref)
-    pairs = _pairs(data.dev or data.train)
-    exchanges = [(_exchange(pair.prompt, pair.chosen), _exchange(pair.prompt, pair.rejected)) for pair in pairs]
+    pairs = all_pairs(data.dev or data.train)
     scorer = reward_model_scorer(source, source.ref, batch_size=config.batch_size, device=device(), dtype=config.dtype)
     with workspace.run("eval", config, config.tracking) as run:
         run.rewind(run.stage, -1)  # what an interrupted attempt has logged
         report_problems(data.problems, run.folder / "set_aside.jsonl")
-        chosen, rejected = _scores(scorer, exchanges, progress)
-        measured = accuracy_with_interval(
-            chosen,
-            rejected,
-            [prompt_key(pair.prompt) for pair in pairs],
-            num_bootstrap=config.num_bootstrap,
-            confidence=config.confidence,
-            seed=config.seed,
-        )
+        chosen, rejected = score_pairs(scorer, pairs, progress)
         summary = rounded(
             {
                 "model": source.ref,
-                "accuracy": measured.value,
-                "accuracy_ci": measured.interval,
-                "accuracy_longest": longest_wins([c[1] for c, _ in exchanges], [r[1] for _, r in exchanges]),
-                "margin": float(np.mean(chosen - rejected)),
-                "num_pairs": len(pairs),
-                "num_prompts": measured.num_clusters,
+                **accuracy_figures(pairs, chosen, rejected, config.seed, config.num_bootstrap, config.confidence),
                 "num_truncated": scorer.num_truncated,
                 "num_set_aside": len(data.problems),
             }
@@ -81,7 +64,7 @@ def evaluate_reward(
         return run.finish(summary)
 
 
-def _pairs(records: Sequence[Record]) -> list[Preference]:
+def all_pairs(records: Sequence[Record]) -> list[Preference]:
     """All pairs, those of rankings included.
 
     Raises:
@@ -98,31 +81,12 @@ def _pairs(records: Sequence[Record]) -> list[Preference]:
     return pairs
 
 
-def _exchange(prompt: Text, completion: Text) -> Exchange:
-    """Prompt and completion with the completion as text; its earlier messages, if any, join the prompt.
-
-    Raises:
-        UserError: the prompt is text and the completion is messages, or these do not end with the assistant's.
-    """
-    if isinstance(completion, str):
-        return (prompt if isinstance(prompt, str) else _messages(prompt)), completion
-    if isinstance(prompt, str) or completion[-1].role != "assistant":
-        raise UserError(
-            f"data: a completion in messages needs a prompt in messages and must end with the assistant's: "
-            f"{plain(prompt)[:60]!r}"
-        )
-    return _messages(prompt) + _messages(completion[:-1]), completion[-1].content
-
-
-def _messages(turns: Sequence[Any]) -> Messages:
-    return [turn.model_dump(exclude_none=True) for turn in turns]
-
-
-def _scores(
-    scorer: RewardModelScorer, exchanges: Sequence[tuple[Exchange, Exchange]], progress: Progress | None
+def score_pairs(
+    scorer: RewardModelScorer, pairs: Sequence[Preference], progress: Progress | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
     """Scores [P] of the chosen and of the rejected completions, each distinct text scored once."""
-    rows = [tuple(scorer.encode(*exchange)) for pair in exchanges for exchange in pair]
+    sides = [exchange(pair.prompt, text) for pair in pairs for text in (pair.chosen, pair.rejected)]
+    rows = [tuple(scorer.encode(*side)) for side in sides]
     distinct = {row: index for index, row in enumerate(dict.fromkeys(rows))}
     texts, scores = list(distinct), []
     for start in range(0, len(texts), 8 * scorer.batch_size):
@@ -131,3 +95,31 @@ def _scores(
             progress(min(start + 8 * scorer.batch_size, len(texts)), len(texts), "reward model")
     flat = np.concatenate(scores).astype(np.float64)[[distinct[row] for row in rows]]
     return flat[0::2], flat[1::2]
+
+
+def accuracy_figures(
+    pairs: Sequence[Preference],
+    chosen: np.ndarray,
+    rejected: np.ndarray,
+    seed: int,
+    num_bootstrap: int = 10000,
+    confidence: float = 0.95,
+) -> dict[str, Any]:
+    """Accuracy with its interval over prompts and beside it that of "the longest wins"; scores are [P] each."""
+    measured = accuracy_with_interval(
+        chosen,
+        rejected,
+        [prompt_key(pair.prompt) for pair in pairs],
+        num_bootstrap=num_bootstrap,
+        confidence=confidence,
+        seed=seed,
+    )
+    texts = [[exchange(pair.prompt, text)[1] for text in (pair.chosen, pair.rejected)] for pair in pairs]
+    return {
+        "accuracy": measured.value,
+        "accuracy_ci": measured.interval,
+        "accuracy_longest": longest_wins([better for better, _ in texts], [worse for _, worse in texts]),
+        "margin": float(np.mean(chosen - rejected)),
+        "num_pairs": len(pairs),
+        "num_prompts": measured.num_clusters,
+    }

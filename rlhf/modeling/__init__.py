@@ -1,6 +1,7 @@
 """Models: where they lie, how they are loaded, adapted, given a head and saved. Nothing else calls from_pretrained."""
 
 from rlhf.modeling.loading import (
+    can_write,
     load_causal_lm,
     load_reward_model,
     load_tokenizer,
@@ -12,6 +13,7 @@ from rlhf.modeling.sources import ModelSource, find_model
 
 __all__ = [
     "ModelSource",
+    "can_write",
     "find_model",
     "load_causal_lm",
     "load_reward_model",

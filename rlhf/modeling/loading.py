@@ -78,6 +78,8 @@ def load_causal_lm(source: ModelSource, section: ModelSection | None = None, *, 
     Raises:
         UserError: it is no causal language model, or its files cannot be read.
     """
+    if not can_write(source):
+        raise UserError(f"{source.ref}: is no language model (architectures: {', '.join(_architectures(source))})")
     model = _load(source, AutoModelForCausalLM, section)
     if source.is_adapter:
         model = _merged(model, source)
@@ -114,6 +116,18 @@ def load_reward_model(source: ModelSource, section: ModelSection | None = None) 
     sidecar = source.folder / "reward.json"
     offset = float(json.loads(sidecar.read_text())["score_offset"]) if sidecar.is_file() else 0.0
     return model.eval(), offset
+
+
+def can_write(source: ModelSource) -> bool:
+    """Whether the model is a causal language model; an encoder or a scorer is not."""
+    return any("CausalLM" in name or "LMHead" in name for name in _architectures(source))
+
+
+def _architectures(source: ModelSource) -> list[str]:
+    while source.is_adapter and source.base:
+        source = source.base
+    config = json.loads((source.folder / "config.json").read_text(encoding="utf-8"))
+    return config.get("architectures") or []
 
 
 def _load(source: ModelSource, auto_class: Any, section: ModelSection | None, **extra: Any) -> Any:

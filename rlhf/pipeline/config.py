@@ -41,6 +41,9 @@ class PipelineFile(Section):
     """The seed of every stage that does not set its own."""
     tracking: TrackingConfig = TrackingConfig()
     """Of every stage that does not set its own."""
+    data: dict[str, Any] | None = None
+    """The data of every stage that does not set its own: SFT learns from the better answers of judged pairs, PPO takes
+    their prompts, evaluation the held-out part."""
     stages: Annotated[dict[str, Any], Field(min_length=1)]
 
 
@@ -89,6 +92,7 @@ def load_pipeline(path: Path, overrides: Sequence[str] = ()) -> Plan:
     stages = {name: _read_stage(path, name, data["stages"][name]) for name in SCHEMAS if name in file.stages}
     origins = {name: _origin(path, name, data["stages"][name]) for name in stages}
     problems: list[str] = []
+    _inherit(stages, file)
     for text in of_stages:
         stage, _, rest = text.partition(".")
         apply_override(stages[stage], rest)
@@ -121,12 +125,20 @@ def _keys(overrides: Sequence[str]) -> set[str]:
     return {text.partition("=")[0].strip() for text in overrides}
 
 
-def _fill_in(stages: dict[str, dict[str, Any]], file: PipelineFile) -> None:
-    """Defaults that follow from the file as a whole: seed, tracking, names, and what one stage takes from another."""
+def _inherit(stages: dict[str, dict[str, Any]], file: PipelineFile) -> None:
+    """What stands at the top of the file goes to every stage that does not set its own."""
     for name, config in stages.items():
         if name != "export":
             config.setdefault("seed", file.seed)
             config.setdefault("tracking", file.tracking.model_dump())
+            if file.data is not None and not (name == "reward" and "labels" in stages):
+                config.setdefault("data", copy.deepcopy(file.data))
+
+
+def _fill_in(stages: dict[str, dict[str, Any]], file: PipelineFile) -> None:
+    """Names of what the stages publish, and what one stage takes from another."""
+    for name, config in stages.items():
+        if name != "export":
             output = config.setdefault("output", {})
             if isinstance(output, dict):
                 output.setdefault("name", f"{file.group}/{NAMES[name]}")
@@ -141,6 +153,8 @@ def _fill_in(stages: dict[str, dict[str, Any]], file: PipelineFile) -> None:
         stages["ppo"].setdefault("reward", [{"ref": made["reward"]}])
     if "eval" in stages and "ppo" in made:
         stages["eval"].setdefault("candidate", made["ppo"])
+    if "eval" in stages and "reward" in made:
+        stages["eval"].setdefault("judge", [{"ref": made["reward"]}])
     if "export" in stages and "ppo" in made:
         stages["export"].setdefault("model", made["ppo"])
     if "labels" in made and "reward" in stages:

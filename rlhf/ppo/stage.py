@@ -86,7 +86,7 @@ def train_ppo(config: PPOStageConfig, workspace: Workspace) -> dict[str, Any]:
         )
         without_own_output(trainer)
         shown = [row["prompt"] for row in (dev_rows or train_rows)[:NUM_SAMPLES]]
-        before = trainer.evaluate() if dev_rows and not workspace.existing_run() else {}
+        before = trainer.evaluate() if dev_rows else {}
         first = _complete(trainer, shown, config.seed)
         stopped: StoppedByMonitor | None = None
         try:
