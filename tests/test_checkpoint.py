@@ -50,6 +50,15 @@ def test_a_save_that_fails_leaves_nothing_and_the_old_folder_as_it_was(tmp_path:
     assert (target / "model.bin").read_text() == "old 1"
 
 
+def test_what_a_killed_save_left_is_cleared_away_by_the_next(tmp_path: Path) -> None:
+    remnant = tmp_path / ".checkpoint-1.0a1b2c3d.tmp"
+    remnant.mkdir()
+    (remnant / "model.bin").write_text("half")
+    assert latest_intact(tmp_path) is None
+    write(tmp_path, 1)
+    assert names(tmp_path) == ["checkpoint-1"]
+
+
 def test_saving_again_replaces_the_folder(tmp_path: Path) -> None:
     write(tmp_path, 1, "old")
     target = write(tmp_path, 1, "new")

@@ -1,0 +1,29 @@
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.faults
+
+
+def run(output: Path, mode: str, method: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, Path(__file__).with_name("kill_worker.py"), output, mode, method]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).resolve().parents[2])}
+    return subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+
+
+def digest(done: subprocess.CompletedProcess[str]) -> list[str]:
+    assert done.returncode == 0, done.stderr[-3000:]
+    return [line for line in done.stdout.splitlines() if line.startswith("DIGEST 5 ")]
+
+
+@pytest.mark.parametrize("method", ["full", "lora"])
+def test_a_run_that_was_killed_and_resumed_has_the_weights_of_one_that_was_not(method: str, tmp_path: Path) -> None:
+    straight = digest(run(tmp_path / "straight", "straight", method))
+    assert run(tmp_path / "killed", "kill", method).returncode == -signal.SIGKILL
+    assert sorted(path.name for path in (tmp_path / "killed").glob("checkpoint-*")) == ["checkpoint-1", "checkpoint-2"]
+    assert straight
+    assert digest(run(tmp_path / "killed", "resume", method)) == straight
