@@ -19,8 +19,10 @@ COMMAND_LINE = "command line"
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML 1.1 as PyYAML reads it, except: `1e-5` is a number, only `true` and `false` are booleans (`wandb: off` is
-    text, as in YAML 1.2), a key given twice is an error, strings are Located.
+    """YAML as PyYAML reads it, but for four things.
+
+    `1e-5` is a number; only `true` and `false` are booleans, as in YAML 1.2, so that `wandb: off` is text; a key given
+    twice is an error; strings are `Located`.
     """
 
     base: Path
