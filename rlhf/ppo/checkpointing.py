@@ -13,6 +13,7 @@ from transformers.trainer_callback import ExportableState
 from rlhf.checkpoint import atomic_folder, latest_intact, rotate, verify
 from rlhf.errors import UserError
 from rlhf.ppo import state as files
+from rlhf.ppo.setup import data_seed
 
 if TYPE_CHECKING:
     from rlhf.ppo.trainer import PPOTrainer
@@ -127,6 +128,6 @@ def _position(trainer: "PPOTrainer") -> dict[str, Any]:
     return {
         "batch_size": trainer.args.batch_size,
         "num_prompts": len(trainer.prompts),
-        "seed": trainer.args.data_seed or trainer.args.seed,
+        "seed": data_seed(trainer.args),
         "next_batch": trainer.state.global_step,
     }

@@ -36,15 +36,20 @@ def collect(model: PolicyAndValue, reference: Reference, prompts: Prompts, sampl
 
     `model` is in eval mode and on the device of the result. Raises NonFiniteError naming what was not finite.
     """
-    tokens = sample_tokens(
-        model.policy,
-        prompts.ids,
-        max_new_tokens=sampling.max_new_tokens,
-        temperature=sampling.temperature,
-        stop_ids=sampling.stop_ids,
-        pad_id=sampling.pad_id,
-        batch_size=sampling.batch_size,
-    )
+    try:
+        tokens = sample_tokens(
+            model.policy,
+            prompts.ids,
+            max_new_tokens=sampling.max_new_tokens,
+            temperature=sampling.temperature,
+            stop_ids=sampling.stop_ids,
+            pad_id=sampling.pad_id,
+            batch_size=sampling.batch_size,
+        )
+    except RuntimeError as error:
+        if "probability tensor contains" not in str(error):  # torch.multinomial's words for NaN and infinity
+            raise
+        raise NonFiniteError("rollout: the policy's next-token probabilities are not finite") from error
     logprobs, ref_logprobs, values = blank(tokens), blank(tokens), blank(tokens)
     rows = range(len(prompts.ids))
     for batch in token_batches(prompts, tokens, rows, sampling.batch_size, sampling.pad_id, sampling.reward_at):

@@ -41,6 +41,11 @@ def set_batch_sizes(args: PPOConfig, num_prompts: int, world_size: int) -> None:
     args.num_total_batches = args.max_steps if args.max_steps > 0 else math.ceil(args.total_episodes / args.batch_size)
 
 
+def data_seed(args: PPOConfig) -> int:
+    """The seed of the order of prompts: `data_seed`, or else `seed`."""
+    return args.seed if args.data_seed is None else args.data_seed
+
+
 def attach_adapter(policy: nn.Module, peft_config: Any, args: PPOConfig) -> nn.Module:
     """The policy to train: wrapped with `peft_config` if one is given, with the adapter that `args` names active."""
     if peft_config is not None:

@@ -34,8 +34,14 @@ from rlhf.ppo.models import (
 from rlhf.ppo.prompts import DataCollator, PromptOrder, PromptSet
 from rlhf.ppo.rollout import Prompts, Rollout
 from rlhf.ppo.samples import show_samples
-from rlhf.ppo.setup import RewardFunc, attach_adapter, build_sampling, build_scorer, set_batch_sizes
-from rlhf.ppo.update import Experience, accumulate_gradients, clip_gradients, require_finite_step
+from rlhf.ppo.setup import RewardFunc, attach_adapter, build_sampling, build_scorer, data_seed, set_batch_sizes
+from rlhf.ppo.update import (
+    Experience,
+    accumulate_gradients,
+    clip_gradients,
+    require_finite_step,
+    require_finite_weights,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -141,7 +147,7 @@ class PPOTrainer(OnlineTrainer):
         self.sampling = build_sampling(policy, processing_class, args)
         self._data_collator = data_collator
         self.prompts = self._read_prompts(train_dataset, "train_dataset")
-        self.order = PromptOrder(len(self.prompts), cast(int, args.batch_size), args.data_seed or args.seed)
+        self.order = PromptOrder(len(self.prompts), cast(int, args.batch_size), data_seed(args))
         self.eval_prompts: dict[str, PromptSet] = {}
         if eval_dataset is not None:
             named = eval_dataset if isinstance(eval_dataset, dict) else {"": eval_dataset}
@@ -204,6 +210,7 @@ class PPOTrainer(OnlineTrainer):
                 for epoch in range(args.num_ppo_epochs)
                 for rows in self._minibatches(update, epoch)
             ]
+            require_finite_weights(self.model, f"update {update + 1}")
             clock.append(time.perf_counter())
 
             # 6. Report, and steer the KL coefficient and the learning rate.

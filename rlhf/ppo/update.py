@@ -97,3 +97,12 @@ def require_finite_step(numbers: Tensor, where: str) -> None:
     raise NonFiniteError(
         f"{where}: {', '.join(bad)}; the optimizer step was not made, the weights are those of the step before"
     )
+
+
+def require_finite_weights(model: nn.Module, where: str) -> None:
+    """Raise NonFiniteError naming the first trained weight that is not finite: finite steps can add up to that too."""
+    weights = {name: p.detach() for name, p in model.named_parameters() if p.requires_grad}
+    finite = torch.stack([torch.isfinite(p).all() for p in weights.values()])
+    if not bool(finite.all()):
+        first = next(name for name, ok in zip(weights, finite.tolist(), strict=True) if not ok)
+        raise NonFiniteError(f"{where}: {first} is no longer finite; lower learning_rate. Nothing was saved since")

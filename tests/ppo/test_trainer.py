@@ -236,6 +236,23 @@ def test_a_nan_gradient_stops_before_the_step(make_trainer: MakeTrainer) -> None
     assert changed(trainer.model, before) == []
 
 
+def test_weights_that_run_off_are_not_saved(make_trainer: MakeTrainer, tmp_path: Path) -> None:
+    trainer = make_trainer(
+        num_ppo_epochs=1, learning_rate=3e38, optim="sgd", max_grad_norm=0.0, save_strategy="steps", save_steps=1
+    )
+    with pytest.raises(NonFiniteError, match=r"update 1: policy\..* is no longer finite; lower learning_rate"):
+        trainer.train()
+    assert not list((tmp_path / "run").glob("checkpoint-*"))
+
+
+def test_a_policy_that_cannot_be_sampled_from_is_named(make_trainer: MakeTrainer) -> None:
+    trainer = make_trainer()
+    with torch.no_grad():
+        trainer.policy_model.lm_head.weight.fill_(float("nan"))
+    with pytest.raises(NonFiniteError, match="next-token probabilities are not finite"):
+        trainer.train()
+
+
 def test_nan_values_of_the_critic_are_named(make_trainer: MakeTrainer) -> None:
     value_model = make_classifier()
     with torch.no_grad():
