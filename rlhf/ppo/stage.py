@@ -87,6 +87,7 @@ def train_ppo(config: PPOStageConfig, workspace: Workspace) -> dict[str, Any]:
         without_own_output(trainer)
         shown = [row["prompt"] for row in (dev_rows or train_rows)[:NUM_SAMPLES]]
         before = trainer.evaluate() if dev_rows else {}
+        run.log(finite(before), step=0)
         first = _complete(trainer, shown, config.seed)
         stopped: StoppedByMonitor | None = None
         try:
@@ -100,12 +101,11 @@ def train_ppo(config: PPOStageConfig, workspace: Workspace) -> dict[str, Any]:
         except StoppedByMonitor as error:
             stopped = error
         # 3. measure
-        after = trainer.evaluate() if dev_rows else {}
-        run.log(finite(after), step=trainer.state.global_step)
-        run.log_samples(
-            _side_by_side(scorer, shown, first, _complete(trainer, shown, config.seed)),
-            step=trainer.state.global_step,
-        )
+        after: dict[str, float] = {}
+        if not stopped:  # else the scorer may be what broke
+            after = trainer.evaluate() if dev_rows else {}
+            last = _complete(trainer, shown, config.seed)
+            run.log_samples(_side_by_side(scorer, shown, first, last), step=trainer.state.global_step)
         summary: dict[str, Any] = {
             **_figures(before, after),
             "num_updates": trainer.state.global_step,
