@@ -7,7 +7,7 @@ from fnmatch import fnmatch
 from typing import Any, TypeAlias
 
 import torch
-from peft import LoraConfig, PeftModel, TaskType, get_peft_model
+from peft import LoraConfig, PeftConfig, PeftModel, TaskType, get_peft_model
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -154,7 +154,10 @@ def _merged(model: Any, source: ModelSource) -> Any:
     """`model`, loaded from the bottom of `source`, with the adapters on the way up merged into its weights."""
     if source.base and source.base.is_adapter:
         model = _merged(model, source.base)
-    return PeftModel.from_pretrained(model, source.folder).merge_and_unload()
+    config = PeftConfig.from_pretrained(source.folder)
+    # the adapter of a writer may be merged into a scorer of the same backbone, which has no method for generation
+    config.task_type = None
+    return PeftModel.from_pretrained(model, source.folder, config=config).merge_and_unload()
 
 
 def _prepared(model: Any, section: ModelSection, task: TaskType) -> Model:
