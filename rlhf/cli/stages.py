@@ -153,7 +153,7 @@ def export(
     given: dict[str, Any] = {
         "model": ref,
         "path": Located(str(path), Path.cwd()),
-        "format": format,
+        "format": form,
         "overwrite": overwrite,
     }
     settings = validate(given | ({"dtype": dtype} if dtype else {}), ExportConfig, origin="rlhf export")
