@@ -90,12 +90,15 @@ def read_yaml(path: str | os.PathLike[str]) -> dict[str, Any]:
         raise UserError(f"{path}: is a folder; expected a YAML file") from None
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: is not UTF-8 (byte {error.start}); save it as UTF-8") from None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror}") from None
     try:
         data = _parse(text, path.resolve().parent)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f":{mark.line + 1}:{mark.column + 1}" if mark else ""
-        raise UserError(f"{path}{where}: is not YAML: {getattr(error, 'problem', None) or error}") from None
+        what = " ".join(str(getattr(error, "problem", None) or error).split())
+        raise UserError(f"{path}{where}: is not YAML: {what}") from None
     if data is None:
         return {}
     if not isinstance(data, dict):
@@ -203,6 +206,8 @@ def _problems_of(detail: Any, schema: type[BaseModel]) -> Iterator[tuple[str, An
         yield key, detail["input"], f"unknown key{_did_you_mean(location, schema)}"
     elif detail["type"] == "missing":
         yield key, _ABSENT, "is missing"
+    elif detail["type"] in ("model_type", "dict_type"):
+        yield key, detail["input"], "expected a mapping, `key: value` lines"
     else:
         text = detail["msg"].removeprefix("Value error, ")
         yield key or "(whole file)", detail["input"], text[:1].lower() + text[1:]
