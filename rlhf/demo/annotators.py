@@ -93,6 +93,29 @@ def annotate(prompts: Sequence[str], completions_per_prompt: Sequence[Sequence[s
     return rankings
 
 
+def rank_by_rubric(prompts: Sequence[str], completions_per_prompt: Sequence[Sequence[str]], seed: int) -> list[Ranking]:
+    """What the rubric itself says, without taste or errors; equal scores tie. Held-out judgements to measure against.
+
+    `seed` is there because every function that ranks takes one.
+    """
+    rankings = []
+    for number, (prompt, completions) in enumerate(zip(prompts, completions_per_prompt, strict=True)):
+        tiers: dict[float, list[int]] = {}
+        for position, text in enumerate(completions):
+            tiers.setdefault(rubric_breakdown(prompt, text).total, []).append(position)
+        rankings.append(
+            Ranking(
+                prompt=prompt,
+                completions=list(completions),
+                tiers=[tiers[score] for score in sorted(tiers, reverse=True)],
+                annotator="sim-rubric",
+                task=f"demo-{number}",
+                simulated=True,
+            )
+        )
+    return rankings
+
+
 def pairwise_agreement(rankings: Sequence[Ranking]) -> tuple[float, int]:
     """How often two people put a pair the same way round, and over how many pairs both had an order for.
 

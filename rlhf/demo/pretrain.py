@@ -39,12 +39,13 @@ A Llama of {parameters:,} parameters (float32) with a byte-level BPE vocabulary 
 raw material of `rlhf demo`, good for nothing else. `python -m rlhf.demo.pretrain` writes it: seed {seed},
 {steps} steps of {batch} x {length} tokens, last loss {loss:.3f}.
 
-It was trained on text that `rlhf.demo.world.corpus` generates: forum threads and lists of customers' notes
-about {items} products and {issues} kinds of trouble. It read customers of every (item, issue) pair, but
-replies to training pairs alone; held-out and development pairs were never answered. Replies in the threads
-are of mixed quality, a bit over a third take the right action, and several follow one another; customers
-often write back whether that helped them (wrongly once in twenty times). The model knows neither the format
-of the demo's prompts nor where an answer ends. No text written by people is in it.
+It was trained on text that `rlhf.demo.world.corpus` generates: help pages, forum threads and lists of
+customers' notes about {items} products and {issues} kinds of trouble. It read customers of every (item,
+issue) pair, but replies to training pairs alone; held-out and development pairs were never answered. Help
+pages name the right action for a problem; replies in the threads are of mixed quality, a bit over a third
+take the right action, and several follow one another; customers often write back whether that helped them
+(wrongly once in twenty times). The model knows neither the format of the demo's prompts nor where an answer
+ends. No text written by people is in it.
 """
 
 
@@ -151,7 +152,7 @@ def main() -> None:
     """Read the command line and pretrain."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--folder", type=Path, default=BASE_FOLDER)
-    parser.add_argument("--steps", type=int, default=1300)
+    parser.add_argument("--steps", type=int, default=1600)
     parser.add_argument("--batch", type=int, default=24)
     parser.add_argument("--length", type=int, default=160)
     parser.add_argument("--seed", type=int, default=SEED)

@@ -219,19 +219,30 @@ def _thread(rng: random.Random, item: str, issue: str) -> str:
     return "\n".join(lines)
 
 
+def _help_page(rng: random.Random) -> str:
+    entries = []
+    for item, issue in rng.sample(pairs("train"), 3):
+        problem = rng.choice(PROBLEMS[issue]).format(item=item, other=rng.choice(ITEMS))
+        entries.append(f"Question: {problem}\nAnswer:{_say([rng.choice(ACTIONS[RIGHT_ACTION[issue]])], item)}")
+    return "\n".join(entries)
+
+
 def corpus(seed: int, count: int) -> Iterator[str]:
-    """`count` documents to pretrain the base model on: forum threads and notes, in no support format.
+    """`count` documents to pretrain the base model on: help pages, forum threads and notes, in no support format.
 
     Customers of every split's pairs are read here, but replies answer training pairs alone. Replies in
     threads come from anybody: mixed as in the support logs, several to a thread, so that nothing marks where
-    an answer ends. Customers often write back whether they were helped.
+    an answer ends. Customers often write back whether they were helped. Help pages name the right actions.
     """
     rng = random.Random(f"corpus {seed}")
     every = [(item, issue) for item in ITEMS for issue in ISSUES]
     answered = pairs("train")
     for _ in range(count):
-        if rng.random() < 0.15:
+        sort = rng.random()
+        if sort < 0.1:
             yield "Notes:\n" + "\n".join(f"- {customer_message(rng, *rng.choice(every))}" for _ in range(3))
+        elif sort < 0.4:
+            yield _help_page(rng)
         else:
             yield _thread(rng, *rng.choice(answered))
 

@@ -1,7 +1,7 @@
 import random
 
 from rlhf.demo import world
-from rlhf.demo.annotators import SimulatedAnnotator, annotate, pairwise_agreement, panel
+from rlhf.demo.annotators import SimulatedAnnotator, annotate, pairwise_agreement, panel, rank_by_rubric
 from rlhf.records import Ranking
 
 
@@ -65,3 +65,11 @@ def test_agreement_counts_pairs_that_both_put_in_an_order():
     # a<b and b<c the same way, a<c turned round; then one tie leaves two pairs
     assert pairwise_agreement([ranking("x", [[0], [1], [2]]), ranking("y", [[2], [0], [1]])]) == (1 / 3, 3)
     assert pairwise_agreement([ranking("x", [[0], [1], [2]]), ranking("y", [[0, 1], [2]])]) == (1.0, 2)
+
+
+def test_the_rubric_itself_ranks_without_errors_and_ties_equal_scores():
+    prompt = "Customer: My kettle arrived broken.\nAgent:"
+    replies = [" That is not possible.", " We will replace the kettle at no cost.", " Our rules do not allow that."]
+    (ranking,) = rank_by_rubric([prompt], [replies], seed=0)
+    assert ranking.tiers == [[1], [0, 2]]
+    assert ranking.simulated
