@@ -31,7 +31,7 @@ check: $(READY)
 	$(BIN)/lint-imports
 	$(BIN)/mypy
 
-bench: $(READY)
+bench: $(READY) oracle
 	$(BIN)/python -m benchmarks
 
 # TRL 1.12.0, the last release with PPO: the parity tests run it in a process of its own
