@@ -8,6 +8,7 @@ from typing import Any, TypeAlias
 
 import torch
 from peft import LoraConfig, PeftConfig, PeftModel, TaskType, get_peft_model
+from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -48,7 +49,7 @@ def load_tokenizer(source: ModelSource, *, generates: bool = True) -> PreTrained
         raise UserError(f"{source.ref}: holds no tokenizer (tokenizer.json); save it beside the model")
     try:
         tokenizer = AutoTokenizer.from_pretrained(source.folder)
-    except (OSError, ValueError) as error:
+    except Exception as error:  # a file that is no tokenizer fails in many ways, plain `Exception` from Rust included
         raise UserError(f"{source.ref}: the tokenizer cannot be read: {_one_line(error)}") from error
     # long texts are measured before they are cut or set aside: no warning that they are long
     tokenizer.deprecation_warnings["sequence-length-is-longer-than-the-specified-maximum"] = True
@@ -126,7 +127,11 @@ def can_write(source: ModelSource) -> bool:
 def _architectures(source: ModelSource) -> list[str]:
     while source.is_adapter and source.base:
         source = source.base
-    config = json.loads((source.folder / "config.json").read_text(encoding="utf-8"))
+    path = source.folder / "config.json"
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"{path}: is not JSON: {error}") from None
     return config.get("architectures") or []
 
 
@@ -146,7 +151,7 @@ def _load(source: ModelSource, auto_class: Any, section: ModelSection | None, **
             _set_dropout(config, section.dropout)
         with _expected_new_head(auto_class):
             return auto_class.from_pretrained(bottom.folder, config=config, **options)
-    except (OSError, ValueError, ImportError, KeyError) as error:
+    except (OSError, ValueError, ImportError, KeyError, SafetensorError) as error:
         raise UserError(f"{source.ref}: cannot be loaded as {auto_class.__name__}: {_one_line(error)}") from error
 
 
@@ -162,7 +167,10 @@ def _merged(model: Any, source: ModelSource) -> Any:
 
 def _prepared(model: Any, section: ModelSection, task: TaskType) -> Model:
     if section.adapter:
-        model = get_peft_model(model, lora_config(section.adapter, task))
+        try:
+            model = get_peft_model(model, lora_config(section.adapter, task))
+        except ValueError as error:
+            raise UserError(f"model.adapter: {_one_line(error)}") from error
     if section.freeze:
         names = [name for name, _ in model.named_parameters()]
         for pattern in section.freeze:

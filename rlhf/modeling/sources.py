@@ -18,6 +18,7 @@ from huggingface_hub.errors import (
 from rlhf.config import is_explicit_path
 from rlhf.errors import UserError
 from rlhf.registry import Artefact, Registry
+from rlhf.registry.names import did_you_mean
 
 MODEL_KINDS = ("base", "sft", "reward", "policy")
 MODEL_FILES = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja"]
@@ -66,11 +67,19 @@ class ModelSource:
                 return registry.publish(
                     Path(scratch), kind="base", name=_name_for(self.hub[0]), metadata={"hub": pointer}
                 )
+        registry.home.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=registry.home) as scratch:
             for file in sorted(self.folder.iterdir()):
                 if file.is_file() and any(file.match(pattern) for pattern in MODEL_FILES):
                     shutil.copy2(file, Path(scratch) / file.name)
-            parents = [("base", self.base.publish(registry))] if self.base else []
+            parents = []
+            if self.base:
+                base = self.base.publish(registry)
+                parents = [("base", base)]
+                config = Path(scratch) / "adapter_config.json"
+                # in place of a path, which would mean nothing on another machine
+                stands_on = json.loads(config.read_text(encoding="utf-8")) | {"base_model_name_or_path": base.ref}
+                config.write_text(json.dumps(stands_on, indent=2, sort_keys=True) + "\n", encoding="utf-8")
             return registry.publish(
                 Path(scratch),
                 kind="base",
@@ -146,13 +155,14 @@ def _holds_model(folder: Path) -> bool:
 
 
 def _from_hub(ref: str, registry: Registry, key: str) -> ModelSource:
-    known = ", ".join(sorted({artefact.name for artefact in registry.artefacts()})) or "nothing yet"
     if ref.count("/") > 1:
         raise UserError(f"{key} = {ref!r}: no such folder, and neither a registry name nor a Hub id")
     try:
         folder = _download(ref, None, key)
     except UserError as error:
-        raise UserError([*error.problems, f"(the registry at {registry.home} holds {known})"]) from None
+        names = sorted({artefact.name for artefact in registry.artefacts() if artefact.kind in MODEL_KINDS})
+        hint = did_you_mean(ref, names, "models in the registry")
+        raise UserError([f"{problem}; {hint}" for problem in error.problems]) from None
     base = None
     if (folder / "adapter_config.json").is_file():
         below = json.loads((folder / "adapter_config.json").read_text())["base_model_name_or_path"]
