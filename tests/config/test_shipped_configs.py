@@ -111,10 +111,11 @@ def test_every_field_that_has_its_owner_elsewhere_is_a_field_of_some_trainer():
 
 
 def test_with_other_library_versions_the_real_class_is_asked(tmp_path, monkeypatch):
+    from trl import SFTConfig
+
     import rlhf.config.trainer_args as trainer_args
     from rlhf.errors import UserError
     from rlhf.modeling.trainer_config import build_args
-    from trl import SFTConfig
 
     monkeypatch.setattr(trainer_args, "fits_installed_versions", lambda: False)
     path = tmp_path / "stage.yaml"
