@@ -24,6 +24,11 @@ logger = logging.getLogger(__name__)
 HOME_VARIABLE = "RLHF_HOME"
 
 
+def default_home() -> Path:
+    """`$RLHF_HOME`, else ./.rlhf."""
+    return Path(os.environ.get(HOME_VARIABLE) or ".rlhf").expanduser().absolute()
+
+
 @dataclass(frozen=True)
 class Workspace:
     """One `$RLHF_HOME`.
@@ -45,7 +50,7 @@ class Workspace:
     @classmethod
     def open(cls, home: Path | None = None, **options: Any) -> "Workspace":
         """The workspace at `home`, else at `$RLHF_HOME`, else at ./.rlhf; made if need be."""
-        folder = Path(home or os.environ.get(HOME_VARIABLE) or ".rlhf").expanduser().absolute()
+        folder = Path(home).expanduser().absolute() if home else default_home()
         return cls(folder, Registry(folder), **options)
 
     def within(self, *, group: str | None = None, run_id: str | None = None) -> "Workspace":
