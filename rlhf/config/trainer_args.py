@@ -33,6 +33,16 @@ OWNED = {
 }
 """Trainer fields that have their owner elsewhere in the config, and where."""
 
+AT_LEAST = {
+    "per_device_train_batch_size": 1,
+    "per_device_eval_batch_size": 1,
+    "gradient_accumulation_steps": 1,
+    "max_length": 1,
+    "learning_rate": 0,
+    "weight_decay": 0,
+}
+"""Bounds that the trainers' own classes do not hold, and that would come up in the middle of training."""
+
 PATH_FIELDS = ("chat_template_path", "deepspeed", "fsdp_config", "accelerator_config")
 """Trainer fields that may name a file, which is then looked for beside the file that names it."""
 
@@ -90,7 +100,7 @@ def check_trainer_args(
             close = difflib.get_close_matches(key, [name for name in fields if name not in OWNED], n=1)
             problems.append((key, value, f"unknown key{f'; did you mean trainer.{close[0]}?' if close else ''}"))
         else:
-            problem = None if fields is None else wrong_type(value, fields[key])
+            problem = (None if fields is None else wrong_type(value, fields[key])) or _too_small(key, value)
             if problem:
                 problems.append((key, value, problem))
             elif key in PATH_FIELDS and isinstance(value, Located) and (value.base / value).exists():
@@ -119,6 +129,12 @@ def wrong_type(value: Any, field: Mapping[str, Any]) -> str | None:
         {"null": "nothing (null)", "str": "text", "dict": "a mapping"}.get(name, name) for name in types
     )
     return f"expected {wanted}"
+
+
+def _too_small(key: str, value: Any) -> str | None:
+    if key in AT_LEAST and isinstance(value, int | float) and not value >= AT_LEAST[key]:
+        return f"expected at least {AT_LEAST[key]}"
+    return None
 
 
 def _plain(value: Any) -> Any:
