@@ -7,7 +7,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from transformers import EarlyStoppingCallback, PreTrainedTokenizerBase, set_seed
+from transformers import PreTrainedTokenizerBase, set_seed
 from trl import RewardConfig
 
 from reward.config import CentreSection, RewardStageConfig
@@ -31,7 +31,7 @@ from rlhf.modeling.trainer_config import build_args
 from rlhf.records import Preference, exchange, prompt_key
 from rlhf.scoring import RewardModelScorer
 from rlhf.tracking import Run
-from rlhf.training import finite, owned_args, train, write_json
+from rlhf.training import early_stopping, evaluation_fields, finite, owned_args, train, write_json
 from rlhf.workspace import Workspace, report_problems
 
 logger = logging.getLogger(__name__)
@@ -58,6 +58,8 @@ def train_reward(config: RewardStageConfig, workspace: Workspace) -> dict[str, A
     train_groups, dev_groups = to_groups(data.train), to_groups(data.dev)
     if not train_groups:
         raise UserError("data: no ranking places one completion above another, so there is nothing to learn from")
+    fields = evaluation_fields(config, bool(dev_groups))
+    fields |= {"prediction_loss_only": True, "remove_unused_columns": False} | config.trainer
     set_seed(config.seed)
     model = new_reward_model(source, config.model, seed=config.seed)
     scorer = RewardModelScorer(model, tokenizer, "reward", max_length=config.trainer.get("max_length"))
@@ -67,14 +69,12 @@ def train_reward(config: RewardStageConfig, workspace: Workspace) -> dict[str, A
         # 2. train
         trainer = RankingRewardTrainer(
             model=model,
-            args=build_args(RewardConfig, _trainer_fields(config), **owned_args(run, config.seed, config.trainer)),
+            args=build_args(RewardConfig, fields, **owned_args(run, config.seed, config.trainer)),
             data_collator=PairCollator(scorer.pad_id),
             train_dataset=to_dataset(train_groups, scorer.token_ids),
             eval_dataset=to_dataset(dev_groups, scorer.token_ids) if dev_groups else None,
             processing_class=tokenizer,
-            callbacks=[EarlyStoppingCallback(config.early_stopping.patience, config.early_stopping.threshold)]
-            if config.early_stopping
-            else [],
+            callbacks=early_stopping(config),
         )
         train(trainer, run, workspace, shown=("loss", "accuracy", "eval_accuracy"))
         scorer.model = trainer.accelerator.unwrap_model(trainer.model)
@@ -95,29 +95,6 @@ def train_reward(config: RewardStageConfig, workspace: Workspace) -> dict[str, A
         # 5. publish
         summary["artefact"] = _publish(config, workspace, run, source, scorer, data, summary)
         return run.finish(summary)
-
-
-def _trainer_fields(config: RewardStageConfig) -> dict[str, Any]:
-    """The `trainer` section with the defaults that follow from the rest of the config."""
-    has_dev = bool(config.data.dev or config.data.dev_fraction)
-    fields: dict[str, Any] = {
-        "eval_strategy": "epoch" if has_dev else "no",
-        "save_strategy": "epoch",
-        "prediction_loss_only": True,
-        "remove_unused_columns": False,
-    }
-    if config.early_stopping:
-        if not has_dev:
-            raise UserError("early_stopping: there are no held-out rows to watch; set data.dev_fraction or data.dev")
-        fields |= {
-            "load_best_model_at_end": True,
-            "metric_for_best_model": "eval_loss",
-            "greater_is_better": False,
-        }
-        fields["save_strategy"] = config.trainer.get("eval_strategy", "epoch")
-        if "eval_steps" in config.trainer:
-            fields["save_steps"] = config.trainer["eval_steps"]
-    return fields | config.trainer
 
 
 def _centre(

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from rich.console import Console
@@ -23,6 +23,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 from transformers import (
+    EarlyStoppingCallback,
     PrinterCallback,
     ProgressCallback,
     Trainer,
@@ -33,7 +34,8 @@ from transformers import (
 )
 
 from rlhf import checkpoint
-from rlhf.errors import Interrupted
+from rlhf.config import EarlyStopping
+from rlhf.errors import Interrupted, UserError
 from rlhf.tracking import Run
 from rlhf.workspace import Workspace
 
@@ -55,6 +57,48 @@ def owned_args(run: Run, seed: int, trainer: Mapping[str, Any]) -> dict[str, Any
         machine = {"bf16": False, "dataloader_pin_memory": False}
         owned |= {name: value for name, value in machine.items() if name not in trainer}
     return owned
+
+
+class Stoppable(Protocol):
+    """A stage's config as far as early stopping goes."""
+
+    @property
+    def trainer(self) -> dict[str, Any]: ...
+
+    @property
+    def early_stopping(self) -> EarlyStopping | None: ...
+
+
+def evaluation_fields(config: Stoppable, has_dev: bool) -> dict[str, Any]:
+    """Trainer fields that follow from whether there are held-out rows and from early stopping.
+
+    Raises:
+        UserError: rows that are not there are to be evaluated on.
+    """
+    strategy = config.trainer.get("eval_strategy", "epoch" if has_dev else "no")
+    no_rows = "there are no held-out rows; set data.dev or a larger data.dev_fraction"
+    if not has_dev and strategy != "no":
+        raise UserError(f"trainer.eval_strategy = {strategy!r}: {no_rows}")
+    fields: dict[str, Any] = {"eval_strategy": strategy, "save_strategy": "epoch"}
+    if config.early_stopping is None:
+        return fields
+    if strategy == "no":
+        what = no_rows if not has_dev else "trainer.eval_strategy = 'no': nothing is evaluated"
+        raise UserError(f"early_stopping: {what}")
+    fields |= {
+        "save_strategy": strategy,
+        "load_best_model_at_end": True,
+        "metric_for_best_model": "eval_loss",
+        "greater_is_better": False,
+    }
+    return fields | ({"save_steps": config.trainer["eval_steps"]} if "eval_steps" in config.trainer else {})
+
+
+def early_stopping(config: Stoppable) -> list[TrainerCallback]:
+    """The callback that stops early, where the config asks for it."""
+    if config.early_stopping is None:
+        return []
+    return [EarlyStoppingCallback(config.early_stopping.patience, config.early_stopping.threshold)]
 
 
 class RunLogger(TrainerCallback):

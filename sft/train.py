@@ -5,7 +5,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from transformers import EarlyStoppingCallback, set_seed
+from transformers import PreTrainedTokenizerBase, set_seed
 from trl import SFTConfig, SFTTrainer
 
 from rlhf.datasets import load
@@ -14,7 +14,7 @@ from rlhf.generation import context_length
 from rlhf.modeling import ModelSource, find_model, load_causal_lm, load_tokenizer, save_model
 from rlhf.modeling.trainer_config import build_args
 from rlhf.tracking import Run
-from rlhf.training import finite, owned_args, train
+from rlhf.training import early_stopping, evaluation_fields, finite, owned_args, train
 from rlhf.workspace import Workspace, report_problems
 from sft.config import SFTStageConfig
 from sft.data import KINDS, to_dataset
@@ -39,7 +39,7 @@ def train_sft(config: SFTStageConfig, workspace: Workspace) -> dict[str, Any]:
     # 1. read all input before anything is written
     source = find_model(config.model.ref, workspace.registry, kinds=("base", "sft", "policy"))
     tokenizer = load_tokenizer(source)
-    _check_chat_template(config, tokenizer.chat_template)
+    template_path = _chat_template(config, tokenizer, workspace)
     data = load(config.data, KINDS, seed=config.seed, open_ref=workspace.open_ref)
     set_seed(config.seed)
     model = load_causal_lm(source, config.model, trainable=True)
@@ -47,18 +47,19 @@ def train_sft(config: SFTStageConfig, workspace: Workspace) -> dict[str, Any]:
     train_rows = to_dataset(data.train, tokenizer)
     dev_rows = to_dataset(data.dev, tokenizer) if data.dev else None
 
+    fields = evaluation_fields(config, bool(dev_rows)) | {"max_length": max_length, "eval_packing": False}
+    fields |= config.trainer | ({"chat_template_path": template_path} if template_path else {})
+
     with workspace.run("sft", config, config.tracking) as run:
         report_problems(data.problems, run.folder / "set_aside.jsonl")
         # 2. train
         trainer = SFTTrainer(
             model=model,
-            args=build_args(
-                SFTConfig, _trainer_fields(config, max_length), **owned_args(run, config.seed, config.trainer)
-            ),
+            args=build_args(SFTConfig, fields, **owned_args(run, config.seed, config.trainer)),
             train_dataset=train_rows,
             eval_dataset=dev_rows,
             processing_class=tokenizer,
-            callbacks=_early_stopping(config),
+            callbacks=early_stopping(config),
         )
         _report_dropped(len(train_rows), trainer, config)
         before = _held_out(trainer) if dev_rows else {}
@@ -79,33 +80,6 @@ def train_sft(config: SFTStageConfig, workspace: Workspace) -> dict[str, Any]:
         return run.finish(summary)
 
 
-def _trainer_fields(config: SFTStageConfig, max_length: int) -> dict[str, Any]:
-    """The `trainer` section with the defaults that follow from the rest of the config."""
-    fields: dict[str, Any] = {"max_length": max_length, "eval_packing": False, "save_only_model": False}
-    has_dev = bool(config.data.dev or config.data.dev_fraction)
-    fields["eval_strategy"] = "epoch" if has_dev else "no"
-    fields["save_strategy"] = (
-        config.trainer.get("eval_strategy", fields["eval_strategy"]) if config.early_stopping else "epoch"
-    )
-    if config.early_stopping:
-        if not has_dev:
-            raise UserError("early_stopping: there are no held-out rows to watch; set data.dev_fraction or data.dev")
-        fields |= {
-            "load_best_model_at_end": True,
-            "metric_for_best_model": "eval_loss",
-            "greater_is_better": False,
-        }
-        if "eval_steps" in config.trainer:
-            fields["save_steps"] = config.trainer["eval_steps"]
-    return fields | config.trainer
-
-
-def _early_stopping(config: SFTStageConfig) -> list[EarlyStoppingCallback]:
-    if config.early_stopping is None:
-        return []
-    return [EarlyStoppingCallback(config.early_stopping.patience, config.early_stopping.threshold)]
-
-
 def _max_length(config: SFTStageConfig, context: int | None, source: ModelSource) -> int:
     wanted = config.trainer.get("max_length")
     if wanted and context and wanted > context:
@@ -113,18 +87,31 @@ def _max_length(config: SFTStageConfig, context: int | None, source: ModelSource
     return wanted or min(DEFAULT_MAX_LENGTH, context or DEFAULT_MAX_LENGTH)
 
 
-def _check_chat_template(config: SFTStageConfig, own: str | None) -> None:
-    """A second chat template would silently take the place of the one the model was trained with."""
+def _chat_template(config: SFTStageConfig, tokenizer: PreTrainedTokenizerBase, workspace: Workspace) -> str | None:
+    """Put the template of `trainer.chat_template_path` in place; the path as TRL takes it: a .jinja file or a folder.
+
+    A second chat template would silently take the place of the one the model was trained with, and is refused.
+    """
     given = config.trainer.get("chat_template_path")
-    if not given or own is None:
-        return
-    path = Path(given)
-    if path.is_file() and path.read_text(encoding="utf-8") == own:
-        return
-    raise UserError(
-        f"trainer.chat_template_path = {given!r}: {config.model.ref} has a chat template of its own, and they differ; "
-        "leave the key out to keep the model's, or take `chat_template` out of the model's folder to replace it"
-    )
+    if not given:
+        return None
+    key = "trainer.chat_template_path"
+    if given.endswith((".jinja", ".j2")):
+        if not Path(given).is_file():
+            raise UserError(f"{key} = {given!r}: no such file")
+        path, template = given, Path(given).read_text(encoding="utf-8")
+    else:
+        source = find_model(given, workspace.registry, key=key)
+        path, template = str(source.folder), load_tokenizer(source, generates=False).chat_template
+        if template is None:
+            raise UserError(f"{key} = {given!r}: has no chat template; name a model that has one, or a .jinja file")
+    if tokenizer.chat_template is not None and tokenizer.chat_template != template:
+        raise UserError(
+            f"{key} = {given!r}: {config.model.ref} has a chat template of its own, and they differ; "
+            "leave the key out to keep the model's, or take `chat_template` out of the model's folder to replace it"
+        )
+    tokenizer.chat_template = template
+    return path
 
 
 def _report_dropped(num_rows: int, trainer: SFTTrainer, config: SFTStageConfig) -> None:
