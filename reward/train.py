@@ -3,6 +3,7 @@
 import itertools
 import logging
 import math
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -17,13 +18,14 @@ from rlhf.datasets import Loaded, load
 from rlhf.errors import UserError
 from rlhf.evaluation.publishing import rounded
 from rlhf.evaluation.rewards import accuracy_figures, all_pairs, score_pairs
-from rlhf.generation import context_length, encode_prompt, sample
+from rlhf.generation import Messages, encode_prompt, sample
 from rlhf.modeling import (
     ModelSource,
     can_write,
     find_model,
     load_causal_lm,
     load_tokenizer,
+    max_positions,
     new_reward_model,
     save_model,
 )
@@ -53,16 +55,17 @@ def train_reward(config: RewardStageConfig, workspace: Workspace) -> dict[str, A
     # 1. read all input before anything is written
     source = find_model(config.model.ref, workspace.registry)
     tokenizer = load_tokenizer(source, generates=can_write(source))
-    centre = _centre(config, source, workspace)
     data = load(config.data, KINDS, seed=config.seed, open_ref=workspace.open_ref)
     train_groups, dev_groups = to_groups(data.train), to_groups(data.dev)
     if not train_groups:
         raise UserError("data: no ranking places one completion above another, so there is nothing to learn from")
+    centre = _centre(config, source, workspace, data)
+    max_length = _max_length(config, source)
     fields = evaluation_fields(config, bool(dev_groups))
     fields |= {"prediction_loss_only": True, "remove_unused_columns": False} | config.trainer
     set_seed(config.seed)
     model = new_reward_model(source, config.model, seed=config.seed)
-    scorer = RewardModelScorer(model, tokenizer, "reward", max_length=config.trainer.get("max_length"))
+    scorer = RewardModelScorer(model, tokenizer, "reward", max_length=max_length)
 
     with workspace.run("reward", config, config.tracking) as run:
         report_problems(data.problems, run.folder / "set_aside.jsonl")
@@ -80,12 +83,12 @@ def train_reward(config: RewardStageConfig, workspace: Workspace) -> dict[str, A
         scorer.model = trainer.accelerator.unwrap_model(trainer.model)
         # 3. centre: what the SFT model writes is to score 0 on average
         if centre:
-            scorer.offset = _mean_score(scorer, *centre, data=data, seed=config.seed)
+            scorer.offset = _mean_score(scorer, centre, seed=config.seed)
         # 4. measure
         summary: dict[str, Any] = {
             **(_held_out(scorer, data, config.seed) if dev_groups else {}),
             "score_offset": round(scorer.offset, 6),
-            "centred_on": centre[0].ref if centre else None,
+            "centred_on": centre.source.ref if centre else None,
             "num_train_rankings": len(train_groups),
             "num_train_pairs": sum(map(len, train_groups)),
             "num_truncated": scorer.num_truncated,
@@ -97,25 +100,30 @@ def train_reward(config: RewardStageConfig, workspace: Workspace) -> dict[str, A
         return run.finish(summary)
 
 
-def _centre(
-    config: RewardStageConfig, source: ModelSource, workspace: Workspace
-) -> tuple[ModelSource, CentreSection] | None:
-    if config.centre:
-        found = find_model(config.centre.ref, workspace.registry, kinds=("base", "sft", "policy"), key="centre.ref")
-        return found, config.centre
-    if can_write(source):
-        return source, CentreSection(ref=source.ref)
-    logger.warning("%s cannot write, and `centre` is not set: scores are left as they are", source.ref)
-    return None
+@dataclass(frozen=True)
+class Centre:
+    """The model whose completions of `prompts` are to score 0 on average."""
+
+    source: ModelSource
+    section: CentreSection
+    prompts: list[str | Messages]
 
 
-def _mean_score(
-    scorer: RewardModelScorer, source: ModelSource, section: CentreSection, *, data: Loaded, seed: int
-) -> float:
-    """Mean score of completions sampled from `source` for training prompts, each prompt once."""
-    model, tokenizer = load_causal_lm(source), load_tokenizer(source)
+def _centre(config: RewardStageConfig, source: ModelSource, workspace: Workspace, data: Loaded) -> Centre | None:
+    """What the scores are centred on, with the first training prompts that leave it room, each prompt once."""
+    section = config.centre
+    if section:
+        source = find_model(section.ref, workspace.registry, kinds=("base", "sft", "policy"), key="centre.ref")
+        if not can_write(source):
+            raise UserError(f"centre.ref = {section.ref!r}: is no language model, so it has no completions to score")
+    elif can_write(source):
+        section = CentreSection(ref=source.ref)
+    else:
+        logger.warning("%s cannot write, and `centre` is not set: scores are left as they are", source.ref)
+        return None
+    tokenizer = load_tokenizer(source)
     by_key = {prompt_key(record.prompt): record.prompt for record in data.train}  # type: ignore[attr-defined]
-    limit = (context_length(model) or math.inf) - section.max_new_tokens
+    limit = (max_positions(source) or math.inf) - section.max_new_tokens
     every = (exchange(prompt, "")[0] for prompt in by_key.values())
     fitting = (prompt for prompt in every if len(encode_prompt(tokenizer, prompt)) <= limit)
     prompts = list(itertools.islice(fitting, section.num_prompts))
@@ -123,26 +131,33 @@ def _mean_score(
         raise UserError(
             f"centre.max_new_tokens = {section.max_new_tokens}: no prompt leaves {source.ref} room for that; lower it"
         )
+    return Centre(source, section, prompts)
+
+
+def _max_length(config: RewardStageConfig, source: ModelSource) -> int | None:
+    wanted, limit = config.trainer.get("max_length"), max_positions(source)
+    if wanted and limit and wanted > limit:
+        raise UserError(f"trainer.max_length = {wanted}: {source.ref} reads at most {limit} tokens")
+    return wanted
+
+
+def _mean_score(scorer: RewardModelScorer, centre: Centre, *, seed: int) -> float:
     completions = sample(
-        model,
-        tokenizer,
-        prompts,
-        max_new_tokens=section.max_new_tokens,
-        temperature=section.temperature,
+        load_causal_lm(centre.source),
+        load_tokenizer(centre.source),
+        centre.prompts,
+        max_new_tokens=centre.section.max_new_tokens,
+        temperature=centre.section.temperature,
         seed=seed,
     )
-    scores = _scores(scorer, [(prompts[c.prompt_index], c.text) for c in completions])
-    return scorer.offset + sum(scores) / len(scores)
+    texts = [completion.text for completion in completions]
+    scores = scorer.score([centre.prompts[completion.prompt_index] for completion in completions], texts)
+    return scorer.offset + scores.double().mean().item()
 
 
 def _held_out(scorer: RewardModelScorer, data: Loaded, seed: int) -> dict[str, Any]:
     pairs = all_pairs(data.dev)
     return rounded(accuracy_figures(pairs, *score_pairs(scorer, pairs), seed=seed))
-
-
-def _scores(scorer: RewardModelScorer, exchanges: list[tuple[Any, str]]) -> list[float]:
-    scores: list[float] = scorer.score([prompt for prompt, _ in exchanges], [text for _, text in exchanges]).tolist()
-    return scores
 
 
 def _publish(

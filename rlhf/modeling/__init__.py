@@ -6,6 +6,7 @@ from rlhf.modeling.loading import (
     load_reward_model,
     load_tokenizer,
     lora_config,
+    max_positions,
     new_reward_model,
 )
 from rlhf.modeling.saving import save_model
@@ -19,6 +20,7 @@ __all__ = [
     "load_reward_model",
     "load_tokenizer",
     "lora_config",
+    "max_positions",
     "new_reward_model",
     "save_model",
 ]

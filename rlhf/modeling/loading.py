@@ -119,15 +119,27 @@ def load_reward_model(source: ModelSource, section: ModelSection | None = None) 
     return model.eval(), offset
 
 
+def max_positions(source: ModelSource) -> int | None:
+    """The tokens the model can read, by its config; None where that does not say. Loads no weights.
+
+    Raises:
+        UserError: the config cannot be read.
+    """
+    try:
+        config = AutoConfig.from_pretrained(_bottom(source).folder)
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(f"{source.ref}: its config cannot be read: {_one_line(error)}") from error
+    limit = getattr(config.get_text_config(), "max_position_embeddings", None)
+    return int(limit) if limit and limit > 0 else None
+
+
 def can_write(source: ModelSource) -> bool:
     """Whether the model is a causal language model; an encoder or a scorer is not."""
     return any("CausalLM" in name or "LMHead" in name for name in _architectures(source))
 
 
 def _architectures(source: ModelSource) -> list[str]:
-    while source.is_adapter and source.base:
-        source = source.base
-    path = source.folder / "config.json"
+    path = _bottom(source).folder / "config.json"
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
@@ -137,9 +149,7 @@ def _architectures(source: ModelSource) -> list[str]:
 
 def _load(source: ModelSource, auto_class: Any, section: ModelSection | None, **extra: Any) -> Any:
     """`source` or, below an adapter, its base, by one of transformers' Auto classes."""
-    bottom = source
-    while bottom.is_adapter and bottom.base:
-        bottom = bottom.base
+    bottom = _bottom(source)
     options: dict[str, Any] = {"dtype": getattr(torch, section.dtype) if section else torch.float32}
     if section and section.attention:
         options["attn_implementation"] = section.attention
@@ -153,6 +163,13 @@ def _load(source: ModelSource, auto_class: Any, section: ModelSection | None, **
             return auto_class.from_pretrained(bottom.folder, config=config, **options)
     except (OSError, ValueError, ImportError, KeyError, SafetensorError) as error:
         raise UserError(f"{source.ref}: cannot be loaded as {auto_class.__name__}: {_one_line(error)}") from error
+
+
+def _bottom(source: ModelSource) -> ModelSource:
+    """The whole model below all adapters."""
+    while source.is_adapter and source.base:
+        source = source.base
+    return source
 
 
 def _merged(model: Any, source: ModelSource) -> Any:
