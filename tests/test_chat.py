@@ -32,5 +32,5 @@ def test_the_template_stands_around_the_message(tmp_path):
 
 
 def test_a_template_without_a_place_for_the_text_is_refused(tmp_path):
-    with pytest.raises(UserError, match="has no {text}"):
+    with pytest.raises(UserError, match=r"has no \{text\}"):
         open_partners([str(tiny_model(tmp_path / "a"))], Registry(tmp_path / "home"), "Q:")
