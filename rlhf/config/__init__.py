@@ -1,6 +1,6 @@
 """Typed configuration: YAML and dotted overrides in, frozen pydantic models out, every problem named at once."""
 
-from rlhf.config.loading import apply_override, load_config, read_yaml, validate
+from rlhf.config.loading import COMMAND_LINE, apply_override, load_config, read_yaml, validate
 from rlhf.config.located import LocalPath, Located, ModelRef, is_explicit_path
 from rlhf.config.sections import (
     AdapterSection,
@@ -13,6 +13,7 @@ from rlhf.config.sections import (
 from rlhf.config.trainer_args import TrainerArgs
 
 __all__ = [
+    "COMMAND_LINE",
     "AdapterSection",
     "EarlyStopping",
     "LocalPath",

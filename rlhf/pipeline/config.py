@@ -1,6 +1,7 @@
 """The file of `rlhf run`: which stages, in which order, each with its own config. Imports no torch."""
 
 import copy
+import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, Field
 
 from reward.config import RewardStageConfig
-from rlhf.config import Located, Section, apply_override, read_yaml, validate
+from rlhf.config import COMMAND_LINE, Located, Section, apply_override, read_yaml, validate
 from rlhf.errors import UserError
 from rlhf.evaluation.config import EvaluationConfig
 from rlhf.export.config import ExportConfig
@@ -82,6 +83,7 @@ def load_pipeline(path: Path, overrides: Sequence[str] = ()) -> Plan:
     data = read_yaml(path)
     stage_names = set(data["stages"]) if isinstance(data.get("stages"), dict) else set()
     of_stages = [text for text in overrides if text.split(".")[0] in stage_names]
+    _check_heads(overrides, stage_names)
     for text in overrides:
         if text not in of_stages:
             apply_override(data, text)
@@ -102,7 +104,9 @@ def load_pipeline(path: Path, overrides: Sequence[str] = ()) -> Plan:
         try:
             validate(config, SCHEMAS[name], origin=origins[name], overridden=mine)
         except UserError as error:
-            problems += error.problems
+            problems += [
+                problem.replace(f"{COMMAND_LINE}: ", f"{COMMAND_LINE}: {name}.", 1) for problem in error.problems
+            ]
     if problems:
         raise UserError(problems)
     return Plan(path, file, stages)
@@ -119,6 +123,20 @@ def _read_stage(path: Path, name: str, value: Any) -> dict[str, Any]:
 
 def _origin(path: Path, name: str, value: Any) -> str:
     return str(path.parent / value) if isinstance(value, str) else f"{path}: stages.{name}"
+
+
+def _check_heads(overrides: Sequence[str], stages: set[str]) -> None:
+    """An override begins with one of the file's stages or with a key of its top."""
+    known = [*stages, *PipelineFile.model_fields]
+    problems = []
+    for text in overrides:
+        head = text.partition("=")[0].split(".")[0].strip()
+        if head not in known:
+            close = difflib.get_close_matches(head, known, n=1)
+            hint = f"did you mean {close[0]}?" if close else f"known: {', '.join(sorted(known))}"
+            problems.append(f"{COMMAND_LINE}: {text}: the file has no stage and no key {head!r}; {hint}")
+    if problems:
+        raise UserError(problems)
 
 
 def _keys(overrides: Sequence[str]) -> set[str]:
@@ -142,7 +160,10 @@ def _fill_in(stages: dict[str, dict[str, Any]], file: PipelineFile) -> None:
             output = config.setdefault("output", {})
             if isinstance(output, dict):
                 output.setdefault("name", f"{file.group}/{NAMES[name]}")
-    made = {name: config["output"]["name"] for name, config in stages.items() if isinstance(config.get("output"), dict)}
+    # what is wrong with a name is said where it stands, not again by every stage that would take it from there
+    made = {
+        name: _made_by(config, f"{file.group}/{NAMES[name]}") for name, config in stages.items() if name != "export"
+    }
     if "sft" in made:
         for name in ("labels", "reward", "ppo"):
             if name in stages and isinstance(stages[name].setdefault("model", {}), dict):
@@ -159,3 +180,9 @@ def _fill_in(stages: dict[str, dict[str, Any]], file: PipelineFile) -> None:
         stages["export"].setdefault("model", made["ppo"])
     if "labels" in made and "reward" in stages:
         stages["reward"].setdefault("data", {"sources": [{"path": made["labels"]}], "dev_fraction": 0.1})
+
+
+def _made_by(config: Mapping[str, Any], default: str) -> str:
+    output = config.get("output")
+    name = output.get("name") if isinstance(output, dict) else None
+    return name if isinstance(name, str) else default
