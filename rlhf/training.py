@@ -69,21 +69,33 @@ class Stoppable(Protocol):
     def early_stopping(self) -> EarlyStopping | None: ...
 
 
+_NO_ROWS = "there are no held-out rows; set data.dev or a larger data.dev_fraction"
+
+
+def eval_strategy(trainer: Mapping[str, Any], has_dev: bool, *, default: str) -> str:
+    """When to evaluate: as `trainer` says, else by `default` if there are held-out rows.
+
+    Raises:
+        UserError: rows that are not there are to be evaluated on.
+    """
+    strategy: str = trainer.get("eval_strategy", default if has_dev else "no")
+    if not has_dev and strategy != "no":
+        raise UserError(f"trainer.eval_strategy = {strategy!r}: {_NO_ROWS}")
+    return strategy
+
+
 def evaluation_fields(config: Stoppable, has_dev: bool) -> dict[str, Any]:
     """Trainer fields that follow from whether there are held-out rows and from early stopping.
 
     Raises:
         UserError: rows that are not there are to be evaluated on.
     """
-    strategy = config.trainer.get("eval_strategy", "epoch" if has_dev else "no")
-    no_rows = "there are no held-out rows; set data.dev or a larger data.dev_fraction"
-    if not has_dev and strategy != "no":
-        raise UserError(f"trainer.eval_strategy = {strategy!r}: {no_rows}")
+    strategy = eval_strategy(config.trainer, has_dev, default="epoch")
     fields: dict[str, Any] = {"eval_strategy": strategy, "save_strategy": "epoch"}
     if config.early_stopping is None:
         return fields
     if strategy == "no":
-        what = no_rows if not has_dev else "trainer.eval_strategy = 'no': nothing is evaluated"
+        what = _NO_ROWS if not has_dev else "trainer.eval_strategy = 'no': nothing is evaluated"
         raise UserError(f"early_stopping: {what}")
     fields |= {
         "save_strategy": strategy,

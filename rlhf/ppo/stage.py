@@ -7,6 +7,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import torch
 from datasets import Dataset
 from torch import nn
 from transformers import PreTrainedTokenizerBase, set_seed
@@ -23,7 +24,7 @@ from rlhf.records import Problem, Prompt, Record
 from rlhf.scorers import find_scorers, load_scorers
 from rlhf.scoring import RewardModelScorer, Scorer, WeightedScorer
 from rlhf.tracking import Run
-from rlhf.training import finite, owned_args, train, without_own_output
+from rlhf.training import eval_strategy, finite, owned_args, train, without_own_output
 from rlhf.workspace import Workspace, report_problems
 
 logger = logging.getLogger(__name__)
@@ -61,6 +62,7 @@ def train_ppo(config: PPOStageConfig, workspace: Workspace) -> dict[str, Any]:
     fields: dict[str, Any] = {"stop_token": "eos", "num_sample_generations": 0} | config.trainer
     if fields.get("stop_token_id") is not None:
         fields["stop_token"] = None
+    fields["eval_strategy"] = eval_strategy(config.trainer, bool(data.dev), default="no")
     length = fields.get("response_length", PPOConfig.response_length)
     train_rows, too_long = prompt_rows(data.train, tokenizer, policy, length, fields)
     dev_rows, dev_too_long = prompt_rows(data.dev, tokenizer, policy, length, fields)
@@ -85,7 +87,8 @@ def train_ppo(config: PPOStageConfig, workspace: Workspace) -> dict[str, Any]:
             reward_funcs=[scorer],
         )
         without_own_output(trainer)
-        shown = [row["prompt"] for row in (dev_rows or train_rows)[:NUM_SAMPLES]]
+        shown_rows = (dev_rows or train_rows)[:NUM_SAMPLES]
+        shown = [row["prompt"] for row in shown_rows]
         before = trainer.evaluate() if dev_rows else {}
         run.log(finite(before), step=0)
         first = _complete(trainer, shown, config.seed)
@@ -105,7 +108,7 @@ def train_ppo(config: PPOStageConfig, workspace: Workspace) -> dict[str, Any]:
         if not stopped:  # else the scorer may be what broke
             after = trainer.evaluate() if dev_rows else {}
             last = _complete(trainer, shown, config.seed)
-            run.log_samples(_side_by_side(scorer, shown, first, last), step=trainer.state.global_step)
+            run.log_samples(_side_by_side(scorer, shown_rows, first, last), step=trainer.state.global_step)
         summary: dict[str, Any] = {
             **_figures(before, after),
             "num_updates": trainer.state.global_step,
@@ -115,6 +118,9 @@ def train_ppo(config: PPOStageConfig, workspace: Workspace) -> dict[str, Any]:
             **({"stopped": str(stopped)} if stopped else {}),
         }
         # 4. publish
+        if stopped and not _is_finite(trainer.policy_model):
+            run.finish(summary, "stopped")
+            raise stopped
         summary["artefact"] = _publish(config, workspace, run, trainer, source, reference, found_scorers, data, summary)
         if stopped:
             run.finish(summary, "stopped")
@@ -145,6 +151,10 @@ def prompt_rows(
     return [{name: value for name, value in row.items() if name in columns} for row in rows], problems
 
 
+def _is_finite(model: nn.Module) -> bool:
+    return all(bool(torch.isfinite(parameter).all()) for parameter in model.parameters())
+
+
 def _critic(config: PPOStageConfig, scorer: Scorer, tokenizer: PreTrainedTokenizerBase) -> nn.Module | None:
     """A copy of the first reward model that reads the policy's tokens; None for the policy's own backbone."""
     if config.critic == "policy":
@@ -172,9 +182,11 @@ def _complete(trainer: PPOTrainer, prompts: Sequence[str | Messages], seed: int)
 
 
 def _side_by_side(
-    scorer: Scorer, prompts: Sequence[str | Messages], before: list[str], after: list[str]
+    scorer: Scorer, rows: Sequence[dict[str, Any]], before: list[str], after: list[str]
 ) -> list[dict[str, Any]]:
-    scores = [scorer.score(prompts, texts).tolist() for texts in (before, after)]
+    prompts = [row["prompt"] for row in rows]
+    columns = {name: [row[name] for row in rows] for name in rows[0] if name != "prompt"}
+    scores = [scorer.score(prompts, texts, columns).tolist() for texts in (before, after)]
     return [
         {"prompt": prompt, "before": old, "after": new, "score_before": old_score, "score_after": new_score}
         for prompt, old, new, old_score, new_score in zip(prompts, before, after, *scores, strict=True)
