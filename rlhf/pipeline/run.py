@@ -116,7 +116,8 @@ def _still_there(summary: Mapping[str, Any], workspace: Workspace) -> bool:
 def _fingerprint(stage: str, config: Any, workspace: Workspace) -> str:
     """Equal for stages that would do the same: config, content of the data and of the ancestors, our version."""
     values = config.model_dump(mode="json", exclude={"tracking"})
-    contents = {text: _content(text, workspace) for text in sorted(_strings(values))}
+    files = _function_files(values)
+    contents = {text: _content(text, workspace) for text in sorted(_strings(values) | files)}
     body = json.dumps([rlhf.__version__, stage, values, contents], sort_keys=True)
     return hashlib.sha256(body.encode()).hexdigest()[:10]
 
@@ -136,11 +137,26 @@ def _content(text: str, workspace: Workspace) -> str | None:
     return None
 
 
+def _function_files(value: Any) -> set[str]:
+    """The files of the functions that `value` names; of installed modules only those beside the config file."""
+    if isinstance(value, list):
+        return set().union(*map(_function_files, value))
+    if not isinstance(value, Mapping):
+        return set()
+    if value.get("function") is None or "folder" not in value:
+        return set().union(*map(_function_files, value.values()))
+    module = str(value["function"]).rpartition(":")[0]
+    name = module if module.endswith(".py") else module.replace(".", "/") + ".py"
+    return {str(Path(value["folder"] or ".").absolute() / Path(name).expanduser())}
+
+
 def _strings(value: Any) -> set[str]:
     if isinstance(value, str):
         return {value}
     if isinstance(value, Mapping):
-        return set().union(*(_strings(inner) for key, inner in value.items() if key != "output"))
+        # the folder in which a function is looked for is no input: runs and artefacts may lie in it
+        passed_over = {"output", "folder"} if "function" in value else {"output"}
+        return set().union(*(_strings(inner) for key, inner in value.items() if key not in passed_over))
     if isinstance(value, list):
         return set().union(*map(_strings, value))
     return set()
