@@ -1,0 +1,242 @@
+"""`train_ppo` on tiny models: the score rises, the artefact has its parents, and what goes wrong is said in time."""
+
+import json
+
+import pytest
+import torch
+from tiny import CONTEXT, tiny_model
+
+from rlhf import checkpoint
+from rlhf.config import load_config
+from rlhf.errors import StoppedByMonitor, UserError
+from rlhf.modeling import find_model, load_causal_lm
+from rlhf.ppo.stage import train_ppo
+from rlhf.ppo.stage_config import PPOStageConfig
+from rlhf.records import write_jsonl
+from rlhf.tracking import read_metrics, read_samples
+from rlhf.workspace import Workspace
+
+REWARDS = """
+calls = 0
+
+
+def small_letters(prompts, completions, **columns):
+    texts = [text if isinstance(text, str) else text[0]["content"] for text in completions]
+    return [sum(c.islower() for c in text) / 8 for text in texts]
+
+
+def matches(prompts, completions, target, **columns):
+    return [float(t in c) for t, c in zip(target, completions)]
+
+
+def nan_from_the_fourth_batch_on(prompts, completions, **columns):
+    global calls
+    calls += 1
+    return [float("nan") if calls > 6 else 1.0 for _ in completions]
+
+
+def one_too_few(prompts, completions, **columns):
+    return [0.0] * (len(completions) - 1)
+"""
+TEXT = """
+model: {ref: MODEL}
+reward: [{function: "rewards_of_this_test.py:small_letters"}]
+data: {sources: [{path: prompts.jsonl}], dev_fraction: 0.2}
+trainer:
+  total_episodes: 32
+  per_device_train_batch_size: 16
+  num_ppo_epochs: 1
+  learning_rate: 3e-3
+  response_length: 8
+  temperature: 1.0
+  activation_checkpointing: false
+  logging_steps: 1
+output: {name: tiny/policy, alias: candidate}
+tracking: {wandb: off}
+"""
+PROMPTS = [{"prompt": f"Prompt {n}:", "target": "a"} for n in range(40)]
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("models")
+    made = {kind: tiny_model(folder / kind, kind, seed=3) for kind in ("causal", "reward", "encoder")}
+    return made | {"chat": tiny_model(folder / "chat", chat=True)}
+
+
+@pytest.fixture
+def ppo(tmp_path, models, monkeypatch):
+    workspace = Workspace.open(tmp_path / "home", progress=False)
+
+    def run(*overrides, rows=PROMPTS, model="causal", run_id=None, report=False):
+        if not report:  # a dozen curves: drawn in the first test, and in those of the report
+            monkeypatch.setattr(Workspace, "write_report", lambda *_: None)
+        (tmp_path / "rewards_of_this_test.py").write_text(REWARDS)
+        write_jsonl(tmp_path / "prompts.jsonl", rows)
+        (tmp_path / "ppo.yaml").write_text(TEXT.replace("MODEL", str(models[model])))
+        config = load_config(tmp_path / "ppo.yaml", PPOStageConfig, overrides)
+        return train_ppo(config, workspace.within(run_id=run_id))
+
+    run.workspace = workspace
+    run.folder = tmp_path
+    return run
+
+
+def function(ppo, name):
+    return f'reward=[{{function: "{ppo.folder}/rewards_of_this_test.py:{name}"}}]'
+
+
+def problem_of(ppo, *args, **kwargs):
+    with pytest.raises(UserError) as caught:
+        ppo(*args, **kwargs)
+    assert all("\n" not in problem for problem in caught.value.problems)
+    assert ppo.workspace.registry.artefacts() == []
+    return " | ".join(caught.value.problems)
+
+
+def test_a_reward_function_is_followed(ppo, models):
+    summary = ppo(
+        "trainer.total_episodes=256",
+        "trainer.learning_rate=1e-2",
+        "trainer.kl_coef=0.01",
+        "trainer.num_ppo_epochs=3",
+        "data.dev_fraction=0.5",
+        report=True,
+    )
+    assert summary["artefact"] == "tiny/policy@v1" and summary["status"] == "done"
+    assert summary["score_after"] > summary["score_before"] + 0.05
+    assert summary["kl"] > 0
+    assert (summary["num_updates"], summary["num_episodes"]) == (16, 256)
+    assert 0 <= summary["eos_share"] <= 1 and 1 <= summary["length_after"] <= 8
+
+    run = ppo.workspace.home / "runs" / summary["run"]
+    rows = read_metrics(run)
+    scores = [row["objective/scores"] for row in rows if "objective/scores" in row]
+    assert len(scores) == 16 and sum(scores[-5:]) > sum(scores[:5])
+    samples = read_samples(run)
+    assert {"prompt", "before", "after", "score_before", "score_after"} <= set(samples[0])
+    assert samples[0]["score_after"] == sum(c.islower() for c in samples[0]["after"]) / 8
+    assert "tiny/policy@v1" in (run / "report.html").read_text()
+    for folder in checkpoint.checkpoints(run / "checkpoints"):
+        checkpoint.verify(folder)
+
+    registry = ppo.workspace.registry
+    artefact = registry.resolve("tiny/policy@candidate", kinds=["policy"])
+    assert [parent.role for parent in artefact.parents] == ["base", "data"]
+    assert artefact.metadata["stopped"] is None
+    before = load_causal_lm(find_model(str(models["causal"]), registry)).lm_head.weight
+    after = load_causal_lm(find_model(artefact.ref, registry)).lm_head.weight
+    assert not torch.equal(before, after)
+
+
+def test_a_reward_model_of_the_registry_is_a_parent(ppo, models):
+    ppo.workspace.registry.publish(models["reward"], kind="reward", name="tiny/reward")
+    summary = ppo("reward=[{ref: tiny/reward}]")
+    artefact = ppo.workspace.registry.resolve(summary["artefact"])
+    assert [(parent.role, parent.ref) for parent in artefact.parents][2:] == [("reward", "tiny/reward@v1")]
+    assert "score_before" in summary and "score_after" in summary
+
+
+def test_a_mix_with_another_backbone_and_a_reference_of_its_own(ppo, models):
+    registry = ppo.workspace.registry
+    registry.publish(models["encoder"], kind="reward", name="tiny/judge")
+    other = tiny_model(ppo.folder / "other", seed=9)
+    registry.publish(other, kind="sft", name="tiny/other")
+    summary = ppo(
+        f'reward=[{{ref: tiny/judge}}, {{function: "{ppo.folder}/rewards_of_this_test.py:matches", weight: 0.5}}]',
+        "reference=tiny/other",
+    )
+    artefact = registry.resolve(summary["artefact"])
+    assert {(parent.role, parent.ref) for parent in artefact.parents} >= {
+        ("reward", "tiny/judge@v1"),
+        ("ref", "tiny/other@v1"),
+    }
+    rows = read_metrics(ppo.workspace.home / "runs" / summary["run"])
+    assert {"objective/scores/judge", "objective/scores/matches"} <= {key for row in rows for key in row}
+    assert rows[0].get("eval_objective/kl", rows[0].get("objective/kl")) > 0.1  # from another model, at once
+
+
+def test_with_lora_the_policy_is_an_adapter_on_what_it_started_from(ppo, models):
+    ppo.workspace.registry.publish(models["causal"], kind="sft", name="tiny/sft")
+    ppo("model={ref: tiny/sft, adapter: {r: 4}}")
+    source = find_model("tiny/policy", ppo.workspace.registry, kinds=["policy"])
+    assert source.is_adapter and source.base.ref == "tiny/sft@v1"
+    load_causal_lm(source)
+
+
+def test_conversations_as_prompts(ppo):
+    rows = [{"prompt": [{"role": "user", "content": f"Q{n}"}]} for n in range(40)]
+    summary = ppo(rows=rows, model="chat")
+    assert summary["status"] == "done" and summary["num_set_aside"] == 0
+
+
+def test_prompts_that_are_too_long_are_set_aside_and_said(ppo):
+    rows = [*PROMPTS, *({"prompt": f"{n}" + "x" * CONTEXT, "target": "a"} for n in range(4))]
+    summary = ppo(rows=rows)
+    assert summary["num_set_aside"] == 4
+    run = ppo.workspace.home / "runs" / summary["run"]
+    told = [json.loads(line)["what"] for line in (run / "set_aside.jsonl").read_text().splitlines()]
+    assert len(told) == 4
+    assert told[0] == f"the prompt has {CONTEXT + 1} tokens; with trainer.response_length = 8 at most {CONTEXT - 8} fit"
+
+
+def test_the_fraction_of_the_model_s_context_that_is_a_limit(ppo):
+    rows = [{"prompt": "x" * length + str(length), "target": "a"} for length in range(20, 40)]
+    assert ppo("trainer.max_prompt_length=40", rows=rows)["num_set_aside"] == 1
+
+
+@pytest.mark.parametrize(
+    ("overrides", "what"),
+    [
+        (["trainer.response_length=90"], "data: no prompt fits the model's context of 96 tokens; the first: "),
+        (["model.ref=tiny/gone"], "model.ref = 'tiny/gone': not in the registry"),
+        (["reward=[{ref: tiny/gone}]"], "reward.0.ref = 'tiny/gone': not in the registry"),
+        (["reference=tiny/gone"], "reference = 'tiny/gone': not in the registry"),
+        (['reward=[{function: "gone:f"}]'], "no module gone"),
+        (["trainer.kl_coef=-1"], "kl_coef"),
+        (["trainer.num_mini_batches=3"], "num_mini_batches"),
+        (["trainer.total_episodes=0"], "total_episodes"),
+        (["trainer.eval_strategy=steps", "data.dev_fraction=0"], "trainer.eval_strategy"),
+    ],
+)
+def test_wrong_input_is_one_line_and_nothing_is_published(ppo, overrides, what):
+    assert what in problem_of(ppo, *overrides)
+
+
+def test_models_that_cannot_be_what_they_are_to_be(ppo, models):
+    assert "is no language model" in problem_of(ppo, model="encoder")
+    assert "reward" in problem_of(ppo, f"reward=[{{ref: {models['causal']}}}]")
+    assert "one_too_few: returned" in problem_of(ppo, function(ppo, "one_too_few"))
+
+
+def test_a_ref_of_the_wrong_kind(ppo, models):
+    registry = ppo.workspace.registry
+    registry.publish(models["causal"], kind="sft", name="tiny/sft")
+    registry.publish(models["reward"], kind="reward", name="tiny/reward")
+    for override, key in (("model.ref=tiny/reward", "model.ref"), ("reward=[{ref: tiny/sft}]", "reward.0.ref")):
+        with pytest.raises(UserError) as caught:
+            ppo(override)
+        assert caught.value.problems[0].startswith(f"{key} = 'tiny/")
+    assert len(registry.artefacts()) == 2
+
+
+def test_a_score_that_is_no_number_stops_training_and_the_last_good_policy_is_kept(ppo, models):
+    ppo("trainer.total_episodes=16")
+    assert ppo.workspace.registry.resolve("tiny/policy@candidate").version == 1
+    with pytest.raises(StoppedByMonitor, match="reward function nan_from_the_fourth_batch_on: score of row 0"):
+        ppo(function(ppo, "nan_from_the_fourth_batch_on"), "trainer.total_episodes=512", run_id="stopped-run")
+    registry = ppo.workspace.registry
+    kept = registry.resolve("tiny/policy")
+    assert kept.version == 2 and "nan_from_the_fourth_batch_on" in kept.metadata["stopped"]
+    assert registry.resolve("tiny/policy@candidate").version == 1
+    weights = load_causal_lm(find_model(kept.ref, registry)).state_dict()
+    assert all(torch.isfinite(value).all() for value in weights.values())
+    before = load_causal_lm(find_model(str(models["causal"]), registry)).lm_head.weight
+    assert not torch.equal(weights["lm_head.weight"], before)  # two good updates were made
+    summary = json.loads((ppo.workspace.home / "runs" / "stopped-run" / "summary.json").read_text())
+    assert summary["status"] == "stopped" and summary["artefact"] == kept.ref and summary["num_updates"] >= 1
+
+
+def test_no_held_out_prompts_is_no_error(ppo):
+    summary = ppo("data.dev_fraction=0", "trainer.total_episodes=16")
+    assert "score_after" not in summary and summary["status"] == "done"
