@@ -170,6 +170,11 @@ def _fill_in(stages: dict[str, dict[str, Any]], file: PipelineFile) -> None:
                 stages[name]["model"].setdefault("ref", made["sft"])
         if "eval" in stages:
             stages["eval"].setdefault("baseline", made["sft"])
+    if "sft" in made and "reward" in stages and isinstance(stages.get("ppo", {}).get("trainer", {}), dict):
+        # scores are centred on what PPO will see at its start
+        ppo = stages.get("ppo", {}).get("trainer", {})
+        sampled = {"max_new_tokens": ppo.get("response_length", 53), "temperature": ppo.get("temperature", 0.7)}
+        stages["reward"].setdefault("centre", {"ref": made["sft"], **(sampled if "ppo" in stages else {})})
     if "ppo" in stages and "reward" in made:
         stages["ppo"].setdefault("reward", [{"ref": made["reward"]}])
     if "eval" in stages and "ppo" in made:

@@ -112,6 +112,22 @@ def build_value_model(policy: nn.Module, reward_model: nn.Module | None, same_to
     return ValueModel(backbone).float().requires_grad_(True)
 
 
+def critic_from_reward_model(reward_model: nn.Module, *, offset: float, weight: float) -> nn.Module:
+    """A critic whose first values are the scores that PPO sees: `weight * (score - offset)`.
+
+    `reward_model` is a decoder with a linear `score` head; it is copied. Without the bias the critic would begin off by
+    the offset, and the value clipping would make it slow to find that out.
+    """
+    critic = copy.deepcopy(reward_model).requires_grad_(True)
+    head = cast(nn.Linear, cast(Any, critic).score)
+    biased = nn.Linear(head.in_features, 1, bias=True, device=head.weight.device, dtype=head.weight.dtype)
+    with torch.no_grad():
+        biased.weight.copy_(weight * head.weight)
+        biased.bias.fill_(-weight * offset)
+    cast(Any, critic).score = biased
+    return critic
+
+
 def check_value_model(value_model: nn.Module, policy: nn.Module) -> None:
     """Raise UserError unless the critic has a scalar `score` head and the policy's vocabulary."""
     model = unwrap_adapters(value_model)

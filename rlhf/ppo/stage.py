@@ -1,27 +1,29 @@
 """The PPO stage: from a config to a `policy` artefact."""
 
-import copy
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import torch
 from datasets import Dataset
 from torch import nn
 from transformers import PreTrainedTokenizerBase, set_seed
 
-from rlhf.datasets import load
+from rlhf import checkpoint
+from rlhf.datasets import Loaded, load
 from rlhf.errors import StoppedByMonitor, UserError
-from rlhf.generation import Messages, context_length, encode_prompt, sample
-from rlhf.modeling import find_model, load_causal_lm, load_tokenizer, lora_config, save_model
+from rlhf.generation import context_length, encode_prompt, sample
+from rlhf.modeling import ModelSource, find_model, load_causal_lm, load_tokenizer, lora_config, save_model
 from rlhf.modeling.trainer_config import build_args
+from rlhf.ppo import checkpointing
 from rlhf.ppo.config import PPOConfig
+from rlhf.ppo.models import critic_from_reward_model
 from rlhf.ppo.stage_config import PPOStageConfig
 from rlhf.ppo.trainer import PPOTrainer
 from rlhf.records import Problem, Prompt, Record
-from rlhf.scorers import find_scorers, load_scorers
+from rlhf.scorers import FoundScorer, find_scorers, load_scorers
 from rlhf.scoring import RewardModelScorer, Scorer, WeightedScorer
 from rlhf.tracking import Run
 from rlhf.training import eval_strategy, finite, owned_args, train, without_own_output
@@ -31,148 +33,198 @@ logger = logging.getLogger(__name__)
 
 NUM_SAMPLES = 16
 """Held-out prompts whose completions are kept before and after, for people to read."""
+NUM_DEV_PROMPTS = 256
+"""Held-out prompts that are evaluated on, the first of them."""
 TRAINABLE_KINDS = ("base", "sft", "policy")
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """All that the stage reads, found and checked before anything is written.
+
+    Attributes:
+        source: the model training starts from.
+        reference: what KL is measured from; None for `source`.
+        scorers: reward models and functions.
+        data: the records as loaded; `train_rows` and `dev_rows` are those that fit.
+        fields: the `trainer` section with the stage's defaults.
+    """
+
+    source: ModelSource
+    reference: ModelSource | None
+    scorers: list[FoundScorer]
+    tokenizer: PreTrainedTokenizerBase
+    policy: nn.Module
+    data: Loaded
+    train_rows: list[Row]
+    dev_rows: list[Row]
+    too_long: list[Problem]
+    fields: dict[str, Any]
 
 
 def train_ppo(config: PPOStageConfig, workspace: Workspace) -> dict[str, Any]:
     """Optimise a policy, measure, publish.
 
     Returns:
-        The run's summary: held-out mean score before and after, KL from the reference (nats per sequence), length
-        (tokens), share of completions that end, the artefact.
+        The run's summary: held-out mean score before and after (penalties apart), KL from the reference (nats per
+        sequence), length (tokens), share of completions that end, the artefact.
 
     Raises:
         UserError: the input is wrong; nothing has been published.
-        StoppedByMonitor: training would have been ruined; the last good policy has been published as such.
+        StoppedByMonitor: training would have been ruined. The last checkpoint's policy, if there is one, has been
+            published under the output's name with `-stopped` behind it.
         Interrupted: stopped by a signal; the run can be resumed.
     """
-    # 1. read all input before anything is written
+    inputs = _read(config, workspace)
+    with workspace.run("ppo", config, config.tracking) as run:
+        report_problems([*inputs.data.problems, *inputs.too_long], run.folder / "set_aside.jsonl")
+        scorer = load_scorers(inputs.scorers)
+        trainer = _trainer(config, inputs, scorer, run)
+        shown = (inputs.dev_rows or inputs.train_rows)[:NUM_SAMPLES]
+        # 1. before
+        before = trainer.evaluate() if inputs.dev_rows else {}
+        completions_before = _complete(trainer, shown, config.seed)
+        # 2. train, 3. after
+        try:
+            run.log(finite(before), step=0)
+            train(trainer, run, workspace, shown=SHOWN_FIGURES, seals=True)
+            after = trainer.evaluate() if inputs.dev_rows else {}
+            completions_after = _complete(trainer, shown, config.seed)
+            samples = _side_by_side(scorer, shown, completions_before, completions_after)
+        except StoppedByMonitor as error:
+            _publish_last_good(config, workspace, run, trainer, inputs, error)
+            raise
+        run.log_samples(samples, step=trainer.state.global_step)
+        # 4. publish
+        summary: dict[str, Any] = _figures(before, after, trainer.args.missing_eos_penalty or 0.0) | {
+            "num_updates": trainer.state.global_step,
+            "num_episodes": trainer.state.episode,
+            "num_prompts": len(inputs.train_rows),
+            "num_set_aside": len(inputs.data.problems) + len(inputs.too_long),
+        }
+        artefact = _publish(config, workspace, run, trainer, inputs, name=config.output.name, metrics=finite(summary))
+        return run.finish(summary | {"artefact": artefact})
+
+
+SHOWN_FIGURES = ("objective/scores", "objective/kl", "completions/mean_length")
+"""What stands beside the progress bar."""
+
+
+def _read(config: PPOStageConfig, workspace: Workspace) -> Inputs:
     source = find_model(config.model.ref, workspace.registry, kinds=TRAINABLE_KINDS)
-    found_scorers = find_scorers(config.reward, workspace.registry)
-    reference = (
-        find_model(config.reference, workspace.registry, kinds=TRAINABLE_KINDS, key="reference")
-        if config.reference
-        else None
-    )
+    scorers = find_scorers(config.reward, workspace.registry)
+    reference = None
+    if config.reference is not None:
+        reference = find_model(config.reference, workspace.registry, kinds=TRAINABLE_KINDS, key="reference")
     tokenizer = load_tokenizer(source)
     data = load(config.data, (Prompt,), seed=config.seed, open_ref=workspace.open_ref)
     set_seed(config.seed)
     policy = load_causal_lm(source, config.model.model_copy(update={"adapter": None}), trainable=True)
-    scorer = load_scorers(found_scorers)
-    fields: dict[str, Any] = {"stop_token": "eos", "num_sample_generations": 0} | config.trainer
-    if fields.get("stop_token_id") is not None:
-        fields["stop_token"] = None
-    fields["eval_strategy"] = eval_strategy(config.trainer, bool(data.dev), default="no")
-    length = fields.get("response_length", PPOConfig.response_length)
-    train_rows, too_long = prompt_rows(data.train, tokenizer, policy, length, fields)
-    dev_rows, dev_too_long = prompt_rows(data.dev, tokenizer, policy, length, fields)
+    fields = _trainer_fields(config.trainer, bool(data.dev))
+    limit = _prompt_limit(fields, context_length(policy))
+    train_rows, too_long = prompt_rows(data.train, tokenizer, limit)
+    dev_rows, dev_too_long = prompt_rows(data.dev, tokenizer, limit)
     if not train_rows:
-        raise UserError(
-            f"data: no prompt fits the model's context of {context_length(policy)} tokens; the first: {too_long[0]}"
-        )
+        raise UserError(f"data: no prompt is short enough; the first: {too_long[0]}")
+    return Inputs(
+        source,
+        reference,
+        scorers,
+        tokenizer,
+        policy,
+        data,
+        train_rows,
+        dev_rows[:NUM_DEV_PROMPTS],
+        [*too_long, *dev_too_long],
+        fields,
+    )
 
-    with workspace.run("ppo", config, config.tracking) as run:
-        report_problems([*data.problems, *too_long, *dev_too_long], run.folder / "set_aside.jsonl")
-        # 2. train
-        trainer = PPOTrainer(
-            args=build_args(PPOConfig, fields, **owned_args(run, config.seed, config.trainer)),
-            processing_class=tokenizer,
-            model=policy,
-            ref_model=load_causal_lm(reference) if reference else None,
-            reward_model=None,
-            train_dataset=Dataset.from_list(train_rows),
-            value_model=_critic(config, scorer, tokenizer),
-            eval_dataset=Dataset.from_list(dev_rows) if dev_rows else None,
-            peft_config=lora_config(config.model.adapter) if config.model.adapter else None,
-            reward_funcs=[scorer],
+
+def _trainer_fields(given: Mapping[str, Any], has_dev: bool) -> dict[str, Any]:
+    """The `trainer` section with the stage's defaults: stop at the end token, evaluate in sampling's batches."""
+    fields: dict[str, Any] = {
+        "num_sample_generations": 0,
+        "response_length": PPOConfig.response_length,
+        "per_device_eval_batch_size": given.get(
+            "local_rollout_forward_batch_size", PPOConfig.local_rollout_forward_batch_size
+        ),
+        "eval_strategy": eval_strategy(given, has_dev, default="no"),
+    }
+    if given.get("stop_token_id") is None:
+        fields["stop_token"] = "eos"  # noqa: S105 - a name, no secret
+    return fields | dict(given)
+
+
+def _prompt_limit(fields: Mapping[str, Any], context: int | None) -> int | None:
+    """The longest prompt in tokens; None where nothing limits it, or where long prompts are to be cut."""
+    length = fields["response_length"]
+    if context is not None and length >= context:
+        raise UserError(
+            f"trainer.response_length = {length}: the model reads {context} tokens, so no prompt has room; lower it"
         )
-        without_own_output(trainer)
-        shown_rows = (dev_rows or train_rows)[:NUM_SAMPLES]
-        shown = [row["prompt"] for row in shown_rows]
-        before = trainer.evaluate() if dev_rows else {}
-        run.log(finite(before), step=0)
-        first = _complete(trainer, shown, config.seed)
-        stopped: StoppedByMonitor | None = None
-        try:
-            train(
-                trainer,
-                run,
-                workspace,
-                shown=("objective/scores", "objective/kl", "completions/mean_length"),
-                seals=True,
-            )
-        except StoppedByMonitor as error:
-            stopped = error
-        # 3. measure
-        after: dict[str, float] = {}
-        if not stopped:  # else the scorer may be what broke
-            after = trainer.evaluate() if dev_rows else {}
-            last = _complete(trainer, shown, config.seed)
-            run.log_samples(_side_by_side(scorer, shown_rows, first, last), step=trainer.state.global_step)
-        summary: dict[str, Any] = {
-            **_figures(before, after),
-            "num_updates": trainer.state.global_step,
-            "num_episodes": trainer.state.episode,
-            "num_prompts": len(train_rows),
-            "num_set_aside": len(data.problems) + len(too_long) + len(dev_too_long),
-            **({"stopped": str(stopped)} if stopped else {}),
-        }
-        # 4. publish
-        if stopped and not _is_finite(trainer.policy_model):
-            run.finish(summary, "stopped")
-            raise stopped
-        summary["artefact"] = _publish(config, workspace, run, trainer, source, reference, found_scorers, data, summary)
-        if stopped:
-            run.finish(summary, "stopped")
-            raise stopped
-        return run.finish(summary)
+    if fields.get("truncate_prompts"):
+        return None
+    limits = [fields.get("max_prompt_length"), None if context is None else context - length]
+    return min((limit for limit in limits if limit is not None), default=None)
 
 
 def prompt_rows(
-    records: Sequence[Record],
-    tokenizer: PreTrainedTokenizerBase,
-    policy: nn.Module,
-    length: int,
-    fields: dict[str, Any],
-) -> tuple[list[dict[str, Any]], list[Problem]]:
-    """Rows with a `prompt` and the record's further columns, and the prompts that leave no room for a completion."""
-    rows, problems = [], []
-    limits = [fields.get("max_prompt_length"), (context_length(policy) or 0) - length or None]
-    limit = min((value for value in limits if value), default=None)
+    records: Sequence[Record], tokenizer: PreTrainedTokenizerBase, limit: int | None
+) -> tuple[list[Row], list[Problem]]:
+    """Rows with a `prompt` and the columns that all records have, and the prompts of more than `limit` tokens."""
+    rows: list[Row] = []
+    problems: list[Problem] = []
     for number, record in enumerate(records, start=1):
         row = record.row()
         size = len(encode_prompt(tokenizer, row["prompt"]))
-        if limit is None or size <= limit or fields.get("truncate_prompts"):
+        if limit is None or size <= limit:
             rows.append(row)
         else:
-            what = f"the prompt has {size} tokens; with trainer.response_length = {length} at most {limit} fit"
+            what = f"the prompt has {size} tokens, at most {limit} fit; lower trainer.response_length or shorten it"
             problems.append(Problem("data (after cleaning)", number, what))
     columns = set.intersection(*(set(row) for row in rows)) if rows else set()
     return [{name: value for name, value in row.items() if name in columns} for row in rows], problems
 
 
-def _is_finite(model: nn.Module) -> bool:
-    return all(bool(torch.isfinite(parameter).all()) for parameter in model.parameters())
+def _trainer(config: PPOStageConfig, inputs: Inputs, scorer: Scorer, run: Run) -> PPOTrainer:
+    frozen = config.model.model_copy(update={"adapter": None})
+    trainer = PPOTrainer(
+        args=build_args(PPOConfig, inputs.fields, **owned_args(run, config.seed, config.trainer)),
+        processing_class=inputs.tokenizer,
+        model=inputs.policy,
+        ref_model=load_causal_lm(inputs.reference, frozen) if inputs.reference else None,
+        reward_model=None,
+        train_dataset=Dataset.from_list(inputs.train_rows),
+        value_model=_critic(config, scorer, inputs.tokenizer),
+        eval_dataset=Dataset.from_list(inputs.dev_rows) if inputs.dev_rows else None,
+        peft_config=lora_config(config.model.adapter) if config.model.adapter else None,
+        reward_funcs=[scorer],
+    )
+    without_own_output(trainer)
+    return trainer
 
 
 def _critic(config: PPOStageConfig, scorer: Scorer, tokenizer: PreTrainedTokenizerBase) -> nn.Module | None:
-    """A copy of the first reward model that reads the policy's tokens; None for the policy's own backbone."""
+    """A critic from the first reward model that reads the policy's tokens; None for the policy's backbone."""
     if config.critic == "policy":
         return None
-    parts: Sequence[Scorer] = scorer.scorers if isinstance(scorer, WeightedScorer) else [scorer]
-    for part in parts:
+    mix = isinstance(scorer, WeightedScorer)
+    parts = zip(scorer.scorers, scorer.weights, strict=True) if mix else [(scorer, 1.0)]  # type: ignore[attr-defined]
+    for part, weight in parts:
         if not isinstance(part, RewardModelScorer) or not hasattr(part.model, "score"):
             continue
         if part.tokenizer.get_vocab() == tokenizer.get_vocab():
-            return copy.deepcopy(part.model).requires_grad_(True)
+            return critic_from_reward_model(part.model, offset=part.offset, weight=weight)
     return None
 
 
-def _complete(trainer: PPOTrainer, prompts: Sequence[str | Messages], seed: int) -> list[str]:
+def _complete(trainer: PPOTrainer, rows: Sequence[Row], seed: int) -> list[str]:
     completions = sample(
         trainer.policy_model,
         trainer.processing_class,
-        prompts,
+        [row["prompt"] for row in rows],
         max_new_tokens=trainer.args.response_length,
         temperature=trainer.args.temperature,
         stop_ids=trainer.sampling.stop_ids,
@@ -181,9 +233,7 @@ def _complete(trainer: PPOTrainer, prompts: Sequence[str | Messages], seed: int)
     return [completion.text for completion in completions]
 
 
-def _side_by_side(
-    scorer: Scorer, rows: Sequence[dict[str, Any]], before: list[str], after: list[str]
-) -> list[dict[str, Any]]:
+def _side_by_side(scorer: Scorer, rows: Sequence[Row], before: list[str], after: list[str]) -> list[Row]:
     prompts = [row["prompt"] for row in rows]
     columns = {name: [row[name] for row in rows] for name in rows[0] if name != "prompt"}
     scores = [scorer.score(prompts, texts, columns).tolist() for texts in (before, after)]
@@ -193,17 +243,51 @@ def _side_by_side(
     ]
 
 
-def _figures(before: dict[str, float], after: dict[str, float]) -> dict[str, float]:
-    """The held-out figures a reader looks for first; the rest is in metrics.jsonl."""
-    names = {
-        "score_after": (after, "eval_objective/scores"),
-        "score_before": (before, "eval_objective/scores"),
-        "kl": (after, "eval_objective/kl"),
-        "length_before": (before, "eval_completions/mean_length"),
-        "length_after": (after, "eval_completions/mean_length"),
-        "eos_share": (after, "eval_completions/eos_share"),
-    }
-    return {name: round(source[key], 4) for name, (source, key) in names.items() if key in source}
+def _figures(before: Mapping[str, float], after: Mapping[str, float], penalty: float) -> dict[str, float]:
+    """The held-out figures a reader looks for first; the rest is in metrics.jsonl.
+
+    The scores are what the scorers say: the penalty for completions that do not end, which is part of
+    `objective/scores`, is added back.
+    """
+    figures: dict[str, float] = {}
+    for name, found in (("before", before), ("after", after)):
+        if found:
+            eos_share = found["eval_completions/eos_share"]
+            figures[f"score_{name}"] = found["eval_objective/scores"] + penalty * (1 - eos_share)
+            figures[f"length_{name}"] = found["eval_completions/mean_length"]
+            figures[f"eos_share_{name}"] = eos_share
+    if after:
+        figures["kl"] = after["eval_objective/kl"]
+    return {name: round(value, 4) for name, value in figures.items()}
+
+
+def _publish_last_good(
+    config: PPOStageConfig,
+    workspace: Workspace,
+    run: Run,
+    trainer: PPOTrainer,
+    inputs: Inputs,
+    error: StoppedByMonitor,
+) -> None:
+    """Publish the last intact checkpoint under a name of its own, so that it never is the `latest` of the real one."""
+    summary: dict[str, Any] = {"stopped": str(error), "num_updates": trainer.state.global_step}
+    folder = checkpoint.latest_intact(run.checkpoints)
+    if folder is None:
+        logger.warning("no checkpoint had been saved before, so there is nothing to publish; see trainer.save_steps")
+    else:
+        checkpointing.load_weights(trainer, folder)
+        name = f"{config.output.name}-stopped"
+        summary["artefact"] = _publish(
+            config,
+            workspace,
+            run,
+            trainer,
+            inputs,
+            name=name,
+            metrics={},
+            stopped=f"{error} (weights of {folder.name})",
+        )
+    run.finish(summary, "stopped")
 
 
 def _publish(
@@ -211,27 +295,27 @@ def _publish(
     workspace: Workspace,
     run: Run,
     trainer: PPOTrainer,
-    source: Any,
-    reference: Any,
-    scorers: Any,
-    data: Any,
-    summary: dict[str, Any],
+    inputs: Inputs,
+    *,
+    name: str,
+    metrics: Mapping[str, float],
+    stopped: str | None = None,
 ) -> str:
     registry = workspace.registry
-    base = source.publish(registry)
-    rows = workspace.publish_data(data, config.data, name=f"{config.output.name}-data", kind="dataset", run=run)
+    base = inputs.source.publish(registry)
+    rows = workspace.publish_data(inputs.data, config.data, name=f"{config.output.name}-data", kind="dataset", run=run)
     parents = [("base", base), ("data", rows)]
-    parents += [("reward", found.source.publish(registry)) for found in scorers if found.source]
-    parents += [("ref", reference.publish(registry))] if reference else []
+    parents += [("reward", found.source.publish(registry)) for found in inputs.scorers if found.source]
+    parents += [("ref", inputs.reference.publish(registry))] if inputs.reference else []
     with TemporaryDirectory(dir=run.folder) as scratch:
         save_model(trainer.policy_model, trainer.processing_class, Path(scratch), base_ref=base.ref)
         artefact = registry.publish(
             Path(scratch),
             kind="policy",
-            name=config.output.name,
+            name=name,
             parents=parents,
-            metadata={"metrics": finite(summary), "seed": config.seed, "stopped": summary.get("stopped")},
-            alias=None if summary.get("stopped") else config.output.alias,
+            metadata={"metrics": dict(metrics), "seed": config.seed} | ({"stopped": stopped} if stopped else {}),
+            alias=None if stopped else config.output.alias,
             run_id=run.id,
         )
     return artefact.ref

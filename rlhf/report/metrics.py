@@ -80,7 +80,9 @@ METRICS: dict[str, Metric] = {
     "num_pairs": Metric("Judged pairs", format="count"),
     "num_dev_pairs": Metric("Held-out pairs", format="count"),
     "num_dev_prompts": Metric("Held-out prompts", format="count"),
-    "score_offset": Metric("Score offset", "Added to every score so that the reference scores 0.", "score"),
+    "score_offset": Metric(
+        "Score offset", "Taken off every score, so that what the reference writes scores 0 on average.", "score"
+    ),
     "centred_on": Metric("Centred on", "The model whose answers score 0 on average."),
     # PPO
     "score_before": Metric("Score before", "Mean reward-model score of the policy before PPO.", format="score"),
@@ -119,7 +121,8 @@ METRICS: dict[str, Metric] = {
     "episode": Metric("Episodes", "Answers sampled so far.", "count"),
     "length_before": Metric("Answer length before", "Mean length on held-out prompts.", unit="tokens"),
     "length_after": Metric("Answer length after", "The same after PPO.", unit="tokens"),
-    "eos_share": Metric("Answers that end by themselves", "Share with an end token in time.", "share"),
+    "eos_share_before": Metric("Answers that ended by themselves, before", "Before training.", "share"),
+    "eos_share_after": Metric("Answers that end by themselves", "Share with an end token in time.", "share"),
     "num_updates": Metric("Updates", format="count"),
     "num_episodes": Metric("Episodes", "Answers sampled in training.", "count"),
     # evaluation and export

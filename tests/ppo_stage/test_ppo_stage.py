@@ -107,7 +107,7 @@ def test_a_reward_function_is_followed(ppo, models):
     assert summary["score_after"] > summary["score_before"] + 0.05
     assert summary["kl"] > 0
     assert (summary["num_updates"], summary["num_episodes"]) == (16, 256)
-    assert 0 <= summary["eos_share"] <= 1 and 1 <= summary["length_after"] <= 8
+    assert 0 <= summary["eos_share_after"] <= 1 and 1 <= summary["length_after"] <= 8
 
     run = ppo.workspace.home / "runs" / summary["run"]
     rows = read_metrics(run)
@@ -123,7 +123,7 @@ def test_a_reward_function_is_followed(ppo, models):
     registry = ppo.workspace.registry
     artefact = registry.resolve("tiny/policy@candidate", kinds=["policy"])
     assert [parent.role for parent in artefact.parents] == ["base", "data"]
-    assert artefact.metadata["stopped"] is None
+    assert "stopped" not in artefact.metadata
     before = load_causal_lm(find_model(str(models["causal"]), registry)).lm_head.weight
     after = load_causal_lm(find_model(artefact.ref, registry)).lm_head.weight
     assert not torch.equal(before, after)
@@ -177,7 +177,7 @@ def test_prompts_that_are_too_long_are_set_aside_and_said(ppo):
     run = ppo.workspace.home / "runs" / summary["run"]
     told = [json.loads(line)["what"] for line in (run / "set_aside.jsonl").read_text().splitlines()]
     assert len(told) == 4
-    assert told[0] == f"the prompt has {CONTEXT + 1} tokens; with trainer.response_length = 8 at most {CONTEXT - 8} fit"
+    assert told[0].startswith(f"the prompt has {CONTEXT + 1} tokens, at most {CONTEXT - 8} fit; lower trainer.response")
 
 
 def test_the_fraction_of_the_model_s_context_that_is_a_limit(ppo):
@@ -188,7 +188,7 @@ def test_the_fraction_of_the_model_s_context_that_is_a_limit(ppo):
 @pytest.mark.parametrize(
     ("overrides", "what"),
     [
-        (["trainer.response_length=90"], "data: no prompt fits the model's context of 96 tokens; the first: "),
+        (["trainer.response_length=90"], "data: no prompt is short enough; the first: "),
         (["model.ref=tiny/gone"], "model.ref = 'tiny/gone': not in the registry"),
         (["reward=[{ref: tiny/gone}]"], "reward.0.ref = 'tiny/gone': not in the registry"),
         (["reference=tiny/gone"], "reference = 'tiny/gone': not in the registry"),
@@ -220,14 +220,32 @@ def test_a_ref_of_the_wrong_kind(ppo, models):
     assert len(registry.artefacts()) == 2
 
 
+SAVING = ("trainer.total_episodes=512", "trainer.save_strategy=steps", "trainer.save_steps=1")
+
+
+def test_weights_that_run_off_are_not_what_is_kept(ppo, models):
+    with pytest.raises(StoppedByMonitor):
+        ppo("trainer.learning_rate=1e39", "trainer.save_strategy=no", run_id="off")
+    assert ppo.workspace.registry.artefacts() == []
+    assert json.loads((ppo.workspace.home / "runs" / "off" / "summary.json").read_text())["status"] == "stopped"
+
+
+def test_the_score_leaves_out_the_penalty_for_answers_that_do_not_end(ppo):
+    plain, penalised = (ppo("trainer.total_episodes=16", f"trainer.missing_eos_penalty={p}") for p in ("null", 5.0))
+    assert penalised["score_before"] == pytest.approx(plain["score_before"], abs=1e-4)
+    assert penalised["eos_share_before"] < 1
+
+
 def test_a_score_that_is_no_number_stops_training_and_the_last_good_policy_is_kept(ppo, models):
     ppo("trainer.total_episodes=16")
     assert ppo.workspace.registry.resolve("tiny/policy@candidate").version == 1
     with pytest.raises(StoppedByMonitor, match="reward function nan_from_the_fourth_batch_on: score of row 0"):
-        ppo(function(ppo, "nan_from_the_fourth_batch_on"), "trainer.total_episodes=512", run_id="stopped-run")
+        ppo(function(ppo, "nan_from_the_fourth_batch_on"), *SAVING, run_id="stopped-run")
     registry = ppo.workspace.registry
-    kept = registry.resolve("tiny/policy")
-    assert kept.version == 2 and "nan_from_the_fourth_batch_on" in kept.metadata["stopped"]
+    assert registry.resolve("tiny/policy@latest").version == 1
+    kept = registry.resolve("tiny/policy-stopped")
+    assert "nan_from_the_fourth_batch_on" in kept.metadata["stopped"]
+    assert "(weights of checkpoint-" in kept.metadata["stopped"]
     assert registry.resolve("tiny/policy@candidate").version == 1
     weights = load_causal_lm(find_model(kept.ref, registry)).state_dict()
     assert all(torch.isfinite(value).all() for value in weights.values())
