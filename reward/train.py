@@ -94,7 +94,7 @@ def train_reward(config: RewardStageConfig, workspace: Workspace) -> dict[str, A
             "num_truncated": scorer.num_truncated,
             "num_set_aside": len(data.problems),
         }
-        run.log({f"eval_{key}": value for key, value in finite(summary).items()}, step=trainer.state.global_step)
+        run.log({f"held_out/{key}": value for key, value in finite(summary).items()}, step=trainer.state.global_step)
         # 5. publish
         summary["artefact"] = _publish(config, workspace, run, source, scorer, data, summary)
         return run.finish(summary)
@@ -172,7 +172,6 @@ def _publish(
     base = source.publish(workspace.registry)
     rows = workspace.publish_data(
         data,
-        config.data,
         name=f"{config.output.name}-data",
         kind="preferences",
         run=run,

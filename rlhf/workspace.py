@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 
 from rlhf.config import StageConfig
-from rlhf.datasets import DataConfig, Loaded
+from rlhf.datasets import Loaded
 from rlhf.errors import Interrupted, StoppedByMonitor, UserError
 from rlhf.records import Problem, write_jsonl
 from rlhf.registry import Artefact, Kind, Registry
@@ -104,15 +104,14 @@ class Workspace:
         references = report.reference_lines(yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8")))
         report.save_pngs(read_metrics(folder), folder / "curves", references)
 
-    def open_ref(self, ref: str) -> Path | None:
-        """The folder of a data artefact; None if the registry has no such name."""
+    def open_ref(self, ref: str) -> tuple[Path, str] | None:
+        """The folder of a data artefact and the very version it is; None if the registry has no such name."""
         artefact = self.registry.find(ref)
-        return None if artefact is None else self.registry.open(artefact)
+        return None if artefact is None else (self.registry.open(artefact), artefact.ref)
 
     def publish_data(
         self,
         data: Loaded,
-        config: DataConfig,
         *,
         name: str,
         kind: Kind,
@@ -121,9 +120,8 @@ class Workspace:
     ) -> Artefact:
         """The rows a stage has used, as an artefact: `train.jsonl` and `dev.jsonl` after cleaning and splitting.
 
-        The artefacts among the sources become its parents.
+        The artefacts that were read become its parents.
         """
-        sources = [self.registry.find(source.path) for source in (*config.sources, *config.dev)]
         with TemporaryDirectory(dir=run.folder) as scratch:
             write_jsonl(Path(scratch) / "train.jsonl", data.train)
             if data.dev:
@@ -133,7 +131,7 @@ class Workspace:
                 Path(scratch),
                 kind=kind,
                 name=name,
-                parents=[("source", artefact) for artefact in sources if artefact is not None],
+                parents=[("source", ref) for ref in data.refs],
                 metadata={**counts, **(metadata or {})},
                 run_id=run.id,
             )

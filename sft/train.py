@@ -44,8 +44,9 @@ def train_sft(config: SFTStageConfig, workspace: Workspace) -> dict[str, Any]:
     set_seed(config.seed)
     model = load_causal_lm(source, config.model, trainable=True)
     max_length = _max_length(config, context_length(model), source)
-    train_rows = to_dataset(data.train, tokenizer)
-    dev_rows = to_dataset(data.dev, tokenizer) if data.dev else None
+    whole = bool(config.trainer.get("assistant_only_loss"))
+    train_rows = to_dataset(data.train, tokenizer, whole_conversations=whole)
+    dev_rows = to_dataset(data.dev, tokenizer, whole_conversations=whole) if data.dev else None
 
     fields = evaluation_fields(config, bool(dev_rows)) | {"max_length": max_length, "eval_packing": False}
     fields |= config.trainer | ({"chat_template_path": template_path} if template_path else {})
@@ -74,7 +75,8 @@ def train_sft(config: SFTStageConfig, workspace: Workspace) -> dict[str, Any]:
             "num_dev": len(data.dev),
             "num_set_aside": len(data.problems),
         }
-        run.log(finite(after), step=trainer.state.global_step)
+        figures = {f"held_out/{name}": value for name, value in finite(after).items()}
+        run.log(figures, step=trainer.state.global_step)
         # 4. publish
         summary["artefact"] = _publish(config, workspace, run, source, trainer, data, finite(summary))
         return run.finish(summary)
@@ -150,7 +152,7 @@ def _publish(
     metrics: dict[str, float],
 ) -> str:
     base = source.publish(workspace.registry)
-    rows = workspace.publish_data(data, config.data, name=f"{config.output.name}-data", kind="dataset", run=run)
+    rows = workspace.publish_data(data, name=f"{config.output.name}-data", kind="dataset", run=run)
     with TemporaryDirectory(dir=run.folder) as scratch:
         model = trainer.accelerator.unwrap_model(trainer.model)
         save_model(model, trainer.processing_class, Path(scratch), base_ref=base.ref)

@@ -114,16 +114,16 @@ def _kinds(names: list[str]) -> list[Any]:
     return [known[name] for name in names] or list(KINDS)
 
 
-def _open_ref() -> Callable[[str], Path | None] | None:
+def _open_ref() -> Callable[[str], tuple[Path, str] | None] | None:
     from rlhf.registry import Registry
 
     registry = Registry()
     if not registry.exists():
         return None
 
-    def open_ref(ref: str) -> Path | None:
+    def open_ref(ref: str) -> tuple[Path, str] | None:
         artefact = registry.find(ref)
-        return None if artefact is None else registry.open(artefact)
+        return None if artefact is None else (registry.open(artefact), artefact.ref)
 
     return open_ref
 

@@ -1,9 +1,12 @@
 """From the `data:` section to the records a stage asked for."""
 
+import hashlib
 import itertools
+import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from rlhf.datasets import clean, report, split
 from rlhf.datasets.config import Cleaning, DataConfig, DataSource
@@ -11,7 +14,7 @@ from rlhf.datasets.convert import convert, name_kinds
 from rlhf.datasets.formats import read_rows
 from rlhf.datasets.report import DataReport, SourceReport
 from rlhf.datasets.rows import Row, as_json, without_nan
-from rlhf.datasets.sources import OpenRef, open_source
+from rlhf.datasets.sources import OpenRef, find_source, open_source
 from rlhf.errors import UserError
 from rlhf.records import KINDS, Problem, Record, parse_record, plain
 
@@ -24,13 +27,24 @@ class Loaded:
     """What a stage trains on and what it is judged on.
 
     `problems` are the rows that were set aside, each with file and line; `write_jsonl` takes them as
-    `vars(problem)`.
+    `vars(problem)`. `refs` are the versions of the registry's artefacts that the rows were read from.
     """
 
     train: list[Record]
     dev: list[Record]
     problems: list[Problem]
     report: DataReport
+    refs: tuple[str, ...] = ()
+
+    @cached_property
+    def digest(self) -> str:
+        """The sha256 of all rows in their order."""
+        digest = hashlib.sha256()
+        for part in (self.train, self.dev):
+            for record in part:
+                digest.update(json.dumps(record.row(), sort_keys=True).encode() + b"\n")
+            digest.update(b"\n")
+        return digest.hexdigest()
 
 
 @dataclass(frozen=True)
@@ -40,6 +54,7 @@ class SourceRows:
     records: list[Record]
     problems: list[Problem]
     report: SourceReport
+    ref: str | None = None
 
 
 def load(config: DataConfig, kinds: Sequence[type[Record]], *, seed: int, open_ref: OpenRef | None = None) -> Loaded:
@@ -50,7 +65,7 @@ def load(config: DataConfig, kinds: Sequence[type[Record]], *, seed: int, open_r
         kinds: what the stage wants. Rows of another kind are turned into the first of these that they can be; see
             `rlhf.datasets.convert`.
         seed: decides the sample and the order of the training rows. It has no say in what is held out.
-        open_ref: finds the folder of a registry artefact.
+        open_ref: finds the folder of a registry artefact, and its version.
 
     Raises:
         UserError: a source is missing or unreadable, too many of its rows are bad, or nothing is left to train on.
@@ -93,7 +108,8 @@ def load(config: DataConfig, kinds: Sequence[type[Record]], *, seed: int, open_r
         lengths=report.length_stats(train),
         notes=_notes(config, train, dev),
     )
-    return Loaded(train, dev, problems, made)
+    refs = dict.fromkeys(source.ref for source in [*sources, *dev_sources] if source.ref is not None)
+    return Loaded(train, dev, problems, made, tuple(refs))
 
 
 def read_source(
@@ -109,7 +125,8 @@ def read_source(
     Raises:
         UserError: the source is missing, unreadable, empty, or holds more bad rows than `max_bad_fraction`.
     """
-    format_name, rows = read_rows(open_source(source, open_ref), source)
+    found_at = find_source(source, open_ref)
+    format_name, rows = read_rows(open_source(source, found_at), source)
     records: list[Record] = []
     problems: list[Problem] = []
     found: Counter[str] = Counter()
@@ -144,7 +161,7 @@ def read_source(
         len(records),
         first,
     )
-    return SourceRows(records, problems, made_report)
+    return SourceRows(records, problems, made_report, found_at.ref)
 
 
 def parse_row(row: Row, cleaning: Cleaning) -> Record:

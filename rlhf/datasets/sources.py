@@ -10,7 +10,7 @@ import re
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from rlhf.datasets.config import DATA_SUFFIXES, DataSource, looks_like_hub_id, looks_like_ref
 from rlhf.datasets.hub import hub_rows, saved_rows
@@ -19,17 +19,25 @@ from rlhf.datasets.rows import RawRow, as_json
 from rlhf.errors import UserError
 from rlhf.records import has_lone_surrogate, iter_json_lines
 
-OpenRef = Callable[[str], Path | None]
-"""Finds the folder of a registry artefact; None for a name it does not know."""
+OpenRef = Callable[[str], tuple[Path, str] | None]
+"""Finds the folder of a registry artefact and the very version it is (`name@v3`); None for a name it does not know."""
 
 
-def open_source(source: DataSource, open_ref: OpenRef | None = None) -> Iterator[RawRow]:
-    """All rows of `source`.
+class Found(NamedTuple):
+    """Where a source lies: its files, or the folder of a saved data set; no `files` when it is on the Hub."""
+
+    files: list[Path] | None
+    ref: str | None = None
+    """The version of the artefact that was opened, if it is one."""
+
+
+def open_source(source: DataSource, found: Found) -> Iterator[RawRow]:
+    """All rows of `source`, which was `found` before.
 
     Raises:
-        UserError: there is no such file, artefact or data set, or it cannot be read at all.
+        UserError: it cannot be read at all.
     """
-    files = _find(source, open_ref)
+    files = found.files
     if files is None:
         return hub_rows(source)
     if len(files) == 1 and files[0].is_dir():
@@ -40,27 +48,32 @@ def open_source(source: DataSource, open_ref: OpenRef | None = None) -> Iterator
 # Where a source lies
 
 
-def _find(source: DataSource, open_ref: OpenRef | None) -> list[Path] | None:
-    """The files of `source`, or the folder of a saved data set; None when it is on the Hub."""
+def find_source(source: DataSource, open_ref: OpenRef | None = None) -> Found:
+    """What `source` is read from.
+
+    Raises:
+        UserError: there is no such file, artefact or data set.
+    """
     path = Path(source.path).expanduser()
     if source.path.startswith("hub:"):
-        return None
+        return Found(None)
     if path.is_dir():
-        return _files_of(path, source)
+        return Found(_files_of(path, source))
     if path.exists():
         if source.data_dir or source.subset:
             key = "data_dir" if source.data_dir else "subset"
             raise UserError(f"{source.path}: is a file, and `{key}` is for folders and the Hub: leave it out")
-        return [path]
+        return Found([path])
     parts = _with_split_name(path, source.split or "train")
     if parts:
-        return parts
+        return Found(parts)
     if open_ref is not None and looks_like_ref(source.path):
-        folder = open_ref(source.path)
-        if folder is not None:
-            return _files_of(folder, source)
+        opened = open_ref(source.path)
+        if opened is not None:
+            folder, ref = opened
+            return Found(_files_of(folder, source), ref)
     if looks_like_hub_id(source.path):
-        return None
+        return Found(None)
     if "@" in source.path and looks_like_ref(source.path):
         raise UserError(f"{source.path}: no such artefact in the registry; `rlhf models ls` lists what there is")
     raise UserError(f"{source.path}: no such file{_near_names(path)}")

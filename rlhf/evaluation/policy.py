@@ -316,4 +316,4 @@ def _publish(
     refs = {role: artefact.ref for role, artefact in parents}
     summary |= {"reference": refs["baseline"], **refs}
     parents += [("judge", judge.source.publish(registry)) for judge in inputs.judges if judge.source]
-    return publish_report(config, registry, run, "policy", parents, summary, samples)
+    return publish_report(config, registry, run, "policy", parents, inputs.data, summary, samples)

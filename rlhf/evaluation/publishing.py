@@ -6,6 +6,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from rlhf.datasets import Loaded
 from rlhf.evaluation.config import IntervalSection
 from rlhf.records import write_jsonl
 from rlhf.registry import Artefact, Registry
@@ -32,22 +33,23 @@ def publish_report(
     run: Run,
     what: str,
     parents: Sequence[tuple[str, Artefact]],
+    data: Loaded,
     figures: dict[str, Any],
     samples: Sequence[dict[str, Any]],
 ) -> str:
     """Publish under `config.output`; returns the ref.
 
     Args:
-        config: names the output; artefacts among its data sources become parents.
+        config: names the output.
         registry: where it goes.
         run: whose evaluation it is.
         what: `policy` or `reward`, what was evaluated.
         parents: models, by role.
+        data: what was measured on; the artefacts that it was read from become parents too.
         figures: what the summary says; also kept as the artefact's metadata.
         samples: rows for `samples.jsonl`.
     """
     assert config.output is not None
-    data = [registry.find(source.path) for source in (*config.data.sources, *config.data.dev)]
     with TemporaryDirectory(dir=run.folder) as scratch:
         folder = Path(scratch)
         text = json.dumps(figures, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
@@ -57,7 +59,7 @@ def publish_report(
             folder,
             kind="report",
             name=config.output.name,
-            parents=[*parents, *(("data", found) for found in data if found is not None)],
+            parents=[*parents, *(("data", ref) for ref in data.refs)],
             metadata={"evaluation": what, "metrics": figures, "confidence": config.confidence, "seed": config.seed},
             alias=config.output.alias,
             run_id=run.id,

@@ -60,7 +60,9 @@ def evaluate_reward(
             ]
             parents = [("reward", source.publish(workspace.registry))]
             summary["model"] = parents[0][1].ref  # of a folder too, which has a ref now
-            summary["artefact"] = publish_report(config, workspace.registry, run, "reward", parents, summary, samples)
+            summary["artefact"] = publish_report(
+                config, workspace.registry, run, "reward", parents, data, summary, samples
+            )
         return run.finish(summary)
 
 

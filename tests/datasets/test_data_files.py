@@ -243,8 +243,9 @@ def test_a_path_is_relative_to_where_it_was_written(tmp_path):
 def test_a_registry_ref_is_opened_by_the_caller(tmp_path):
     write_rows(tmp_path / "objects" / "train.jsonl", [ROW])
     config = DataConfig(sources=[DataSource(path="support/data@v2")])
-    loaded = load(config, [Completion], seed=0, open_ref={"support/data@v2": tmp_path / "objects"}.get)
-    assert rows_of(loaded) == [ROW]
+    found = {"support/data@v2": (tmp_path / "objects", "support/data@v2")}
+    loaded = load(config, [Completion], seed=0, open_ref=found.get)
+    assert rows_of(loaded) == [ROW] and loaded.refs == ("support/data@v2",)
     with pytest.raises(UserError, match=r"support/data@v2: no such artefact"):
         load(config, [Completion], seed=0, open_ref=lambda ref: None)
 
