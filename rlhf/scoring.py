@@ -12,6 +12,7 @@ from transformers import PreTrainedTokenizerBase
 
 from rlhf.errors import StoppedByMonitor, UserError
 from rlhf.generation import Messages, eval_mode
+from rlhf.modeling import set_pad_token
 
 logger = logging.getLogger(__name__)
 
@@ -69,7 +70,8 @@ class RewardModelScorer:
         self.max_length = max_length or _max_input_tokens(model)
         self.offset = offset
         self.append_eos = append_eos
-        self.pad_id = _pad_token_id(model, tokenizer, name)
+        tokens = (tokenizer.pad_token_id, tokenizer.eos_token_id)
+        self.pad_id = set_pad_token(model.config, next((i for i in tokens if i is not None), None), name)
         self.num_truncated = 0
 
     def score(
@@ -217,17 +219,6 @@ def require_finite(scores: Tensor, source: str) -> Tensor:
             f"({len(bad)} of {len(scores)} rows are not finite)"
         )
     return scores
-
-
-def _pad_token_id(model: nn.Module, tokenizer: PreTrainedTokenizerBase, name: str) -> int:
-    """The id the model pads with: decoders pool the last token that is not this one."""
-    config = model.config.get_text_config()
-    if config.pad_token_id is None:
-        pad_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
-        if pad_id is None:
-            raise UserError(f"{name}: neither model nor tokenizer has a pad or EOS token; set tokenizer.pad_token")
-        config.pad_token_id = pad_id
-    return int(config.pad_token_id)
 
 
 def _max_input_tokens(model: nn.Module) -> int | None:

@@ -88,7 +88,7 @@ def test_a_model_that_cannot_score_is_refused() -> None:
         RewardModelScorer(make_policy(), make_tokenizer(), "judge")
     tokenizer = make_tokenizer()
     tokenizer.pad_token = tokenizer.eos_token = None
-    with pytest.raises(UserError, match="neither model nor tokenizer has a pad or EOS token"):
+    with pytest.raises(UserError, match="neither model nor tokenizer has a pad token among"):
         RewardModelScorer(make_classifier(pad_token_id=None), tokenizer)
 
 

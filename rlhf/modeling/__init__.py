@@ -8,6 +8,7 @@ from rlhf.modeling.loading import (
     lora_config,
     max_positions,
     new_reward_model,
+    set_pad_token,
 )
 from rlhf.modeling.saving import save_model
 from rlhf.modeling.sources import ModelSource, find_model
@@ -23,4 +24,5 @@ __all__ = [
     "max_positions",
     "new_reward_model",
     "save_model",
+    "set_pad_token",
 ]

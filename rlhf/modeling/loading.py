@@ -90,10 +90,14 @@ def load_causal_lm(source: ModelSource, section: ModelSection | None = None, *, 
 
 
 def new_reward_model(source: ModelSource, section: ModelSection, *, seed: int) -> Model:
-    """A reward model to be trained: the backbone of `source` with a new scalar head, drawn from `seed`."""
+    """A reward model to be trained: the backbone of `source` with a new scalar head, drawn from `seed`.
+
+    Its pad token is its tokenizer's, whatever the backbone's config says: decoders pool the last token that is not it.
+    """
+    pad_id = load_tokenizer(source, generates=False).pad_token_id
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        model = _load(source, AutoModelForSequenceClassification, section, num_labels=1)
+        model = _load(source, AutoModelForSequenceClassification, section, pad_id=pad_id, num_labels=1)
         if source.is_adapter:
             model = _merged(model, source)
         return _prepared(model, section, TaskType.SEQ_CLS)
@@ -102,16 +106,21 @@ def new_reward_model(source: ModelSource, section: ModelSection, *, seed: int) -
 def load_reward_model(source: ModelSource, section: ModelSection | None = None) -> tuple[PreTrainedModel, float]:
     """A trained reward model, and the offset to be taken from its scores (`reward.json`).
 
+    An adapter was trained with its tokenizer's pad token; a whole model has its own in its config, and is given the
+    tokenizer's only where that names none.
+
     Raises:
         UserError: the model has no scalar head.
     """
+    pad_id = load_tokenizer(source, generates=False).pad_token_id
     if source.is_adapter and source.base:
-        model = _load(source.base, AutoModelForSequenceClassification, section, num_labels=1)
+        model = _load(source.base, AutoModelForSequenceClassification, section, pad_id=pad_id, num_labels=1)
         if source.base.is_adapter:
             model = _merged(model, source.base)
         model = PeftModel.from_pretrained(model, source.folder).merge_and_unload()
     else:
         model = _load(source, AutoModelForSequenceClassification, section)
+        set_pad_token(model.config, pad_id, source.ref)
         if model.config.num_labels != 1:
             raise UserError(f"{source.ref}: has {model.config.num_labels} labels; a reward model has one score")
     sidecar = source.folder / "reward.json"
@@ -147,7 +156,32 @@ def _architectures(source: ModelSource) -> list[str]:
     return config.get("architectures") or []
 
 
-def _load(source: ModelSource, auto_class: Any, section: ModelSection | None, **extra: Any) -> Any:
+def set_pad_token(config: Any, pad_id: int | None, name: str, *, replace: bool = False) -> int:
+    """The one pad token of a scorer, put into its config: the one that stands there, or `pad_id`.
+
+    Args:
+        config: the model's.
+        pad_id: the tokenizer's.
+        name: of the model, for the error.
+        replace: let `pad_id` take the place of one that stands there.
+
+    Raises:
+        UserError: there is none within the model's vocabulary.
+    """
+    text = config.get_text_config()
+    for candidate in (pad_id, text.pad_token_id) if replace else (text.pad_token_id, pad_id):
+        if candidate is not None and 0 <= candidate < text.vocab_size:
+            text.pad_token_id = candidate
+            return int(candidate)
+    raise UserError(
+        f"{name}: neither model nor tokenizer has a pad token among the model's {text.vocab_size} tokens; "
+        "set tokenizer.pad_token"
+    )
+
+
+def _load(
+    source: ModelSource, auto_class: Any, section: ModelSection | None, *, pad_id: int | None = None, **extra: Any
+) -> Any:
     """`source` or, below an adapter, its base, by one of transformers' Auto classes."""
     bottom = _bottom(source)
     options: dict[str, Any] = {"dtype": getattr(torch, section.dtype) if section else torch.float32}
@@ -157,6 +191,8 @@ def _load(source: ModelSource, auto_class: Any, section: ModelSection | None, **
         options["quantization_config"] = _quantization(section)
     try:
         config = AutoConfig.from_pretrained(bottom.folder, **extra)
+        if pad_id is not None:
+            set_pad_token(config, pad_id, source.ref, replace=True)
         if section and section.dropout is not None:
             _set_dropout(config, section.dropout)
         with _expected_new_head(auto_class):
