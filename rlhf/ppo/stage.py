@@ -303,7 +303,7 @@ def _publish(
 ) -> str:
     registry = workspace.registry
     base = inputs.source.publish(registry)
-    rows = workspace.publish_data(inputs.data, config.data, name=f"{config.output.name}-data", kind="dataset", run=run)
+    rows = workspace.publish_data(inputs.data, name=f"{config.output.name}-data", kind="dataset", run=run)
     parents = [("base", base), ("data", rows)]
     parents += [("reward", found.source.publish(registry)) for found in inputs.scorers if found.source]
     parents += [("ref", inputs.reference.publish(registry))] if inputs.reference else []
