@@ -12,17 +12,36 @@ from rlhf.records import Completion, Conversation, Document, Record
 KINDS = (Completion, Conversation, Document)
 
 
-def to_dataset(records: Sequence[Record], tokenizer: PreTrainedTokenizerBase) -> Dataset:
-    """A TRL dataset: `prompt`/`completion`, `messages` or `text`.
+def to_dataset(
+    records: Sequence[Record], tokenizer: PreTrainedTokenizerBase, *, whole_conversations: bool = False
+) -> Dataset:
+    """A TRL dataset: `prompt`/`completion`, `text` or `messages`.
 
-    Records of one kind keep their columns. Where kinds are mixed, all become `prompt`/`completion`: of a conversation
-    the last message is the completion, and a document completes the empty prompt, so that all of it is learned.
+    What other people wrote is not learned: of a conversation, each of the assistant's messages becomes a completion,
+    and all before it the prompt. Where documents are mixed with other kinds they complete the empty prompt, so that
+    all of a document is learned.
+
+    Args:
+        records: completions, conversations, documents.
+        tokenizer: of the model to be trained; conversations need its chat template.
+        whole_conversations: leave conversations whole, for `trainer.assistant_only_loss`, which masks inside the chat
+            template and so goes over each conversation once.
 
     Raises:
-        UserError: plain text and conversations are mixed, or there are conversations and no chat template.
+        UserError: plain text and conversations are mixed, there are conversations and no chat template, or none of the
+            conversations has a message of the assistant's.
     """
-    kinds = {type(record) for record in records}
-    rows = [_row(record) if len(kinds) == 1 else _prompt_completion(record) for record in records]
+    alike = len({type(record) for record in records}) == 1
+    rows: list[dict[str, Any]] = []
+    for record in records:
+        if alike and whole_conversations and isinstance(record, Conversation):
+            rows.append({"messages": record.model_dump()["messages"]})
+        elif alike and isinstance(record, Document):
+            rows.append({"text": record.text})
+        else:
+            rows += _prompt_completions(record)
+    if not rows:
+        raise UserError("data: no conversation has a message of the assistant's, so there is nothing to learn")
     conversational = {not isinstance(next(iter(row.values())), str) for row in rows}
     if len(conversational) > 1:
         raise UserError("data: plain text and conversations are mixed; set `conversational: true` on the plain sources")
@@ -34,21 +53,15 @@ def to_dataset(records: Sequence[Record], tokenizer: PreTrainedTokenizerBase) ->
     return Dataset.from_list(rows)
 
 
-def _row(record: Record) -> dict[str, Any]:
-    if isinstance(record, Conversation):
-        return {"messages": record.model_dump()["messages"]}
+def _prompt_completions(record: Record) -> list[dict[str, Any]]:
     if isinstance(record, Document):
-        return {"text": record.text}
-    return _prompt_completion(record)
-
-
-def _prompt_completion(record: Record) -> dict[str, Any]:
-    if isinstance(record, Document):
-        return {"prompt": "", "completion": record.text}
+        return [{"prompt": "", "completion": record.text}]
     full = record.model_dump()
     if isinstance(record, Conversation):
-        return {"prompt": full["messages"][:-1], "completion": full["messages"][-1:]}
+        messages = full["messages"]
+        turns = [place for place, message in enumerate(messages) if place and message["role"] == "assistant"]
+        return [{"prompt": messages[:place], "completion": [messages[place]]} for place in turns]
     completion = full["completion"]
     if not isinstance(full["prompt"], str) and isinstance(completion, str):
         completion = [{"role": "assistant", "content": completion}]
-    return {"prompt": full["prompt"], "completion": completion}
+    return [{"prompt": full["prompt"], "completion": completion}]

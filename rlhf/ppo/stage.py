@@ -88,7 +88,8 @@ def train_ppo(config: PPOStageConfig, workspace: Workspace) -> dict[str, Any]:
         completions_before = _complete(trainer, shown, config.seed)
         # 2. train, 3. after
         try:
-            run.log(finite(before), step=0)
+            if checkpoint.latest_intact(run.checkpoints) is None:  # else it was logged when the run began
+                run.log(finite(before), step=0)
             train(trainer, run, workspace, shown=SHOWN_FIGURES, seals=True)
             after = trainer.evaluate() if inputs.dev_rows else {}
             completions_after = _complete(trainer, shown, config.seed)

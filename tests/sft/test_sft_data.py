@@ -23,8 +23,8 @@ def rows_of(*records, chat=False):
 def test_records_of_one_kind_keep_their_columns():
     assert rows_of(Document(text="a"), Document(text="b")) == [{"text": "a"}, {"text": "b"}]
     assert rows_of(Completion(prompt="p", completion=" c")) == [{"prompt": "p", "completion": " c"}]
-    found = rows_of(Conversation(messages=[USER, ASSISTANT]), chat=True)
-    assert found == [{"messages": [USER, ASSISTANT]}]
+    whole = to_dataset([Conversation(messages=[USER, ASSISTANT])], tiny_tokenizer(chat=True), whole_conversations=True)
+    assert list(whole) == [{"messages": [USER, ASSISTANT]}]
 
 
 def test_further_columns_stay_behind():
@@ -36,13 +36,20 @@ def test_a_document_among_completions_completes_the_empty_prompt():
     assert found == [{"prompt": "", "completion": "a"}, {"prompt": "p", "completion": "c"}]
 
 
-def test_of_a_conversation_among_completions_the_last_message_is_the_completion():
+def test_of_a_conversation_every_message_of_the_assistant_s_is_a_completion_and_no_other_is():
     mixed = Completion(prompt=[USER], completion="Yo")
     found = rows_of(Conversation(messages=[USER, ASSISTANT, USER, ASSISTANT]), mixed, chat=True)
-    assert found == [
+    turns = [
+        {"prompt": [USER], "completion": [ASSISTANT]},
         {"prompt": [USER, ASSISTANT, USER], "completion": [ASSISTANT]},
-        {"prompt": [USER], "completion": [{"role": "assistant", "content": "Yo"}]},
     ]
+    assert found == [*turns, {"prompt": [USER], "completion": [{"role": "assistant", "content": "Yo"}]}]
+    assert rows_of(Conversation(messages=[USER, ASSISTANT, USER, ASSISTANT]), chat=True) == turns
+
+
+def test_conversations_in_which_the_assistant_says_nothing_are_refused():
+    with pytest.raises(UserError, match="no conversation has a message of the assistant's"):
+        rows_of(Conversation(messages=[USER]), chat=True)
 
 
 def test_text_and_conversations_do_not_mix():

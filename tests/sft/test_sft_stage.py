@@ -79,7 +79,9 @@ def test_from_a_file_to_an_artefact(sft):
     assert len(losses) >= 4 and losses[-1] < losses[0] - 1
     assert all({"time", "stage", "step"} <= set(row) for row in rows)
     assert [row["step"] for row in rows] == sorted(row["step"] for row in rows)
-    assert [row["eval_loss"] for row in rows if "eval_loss" in row][-1] == pytest.approx(summary["eval_loss"], abs=1e-5)
+    assert [row["held_out/eval_loss"] for row in rows if "held_out/eval_loss" in row][-1] == pytest.approx(
+        summary["eval_loss"], abs=1e-5
+    )
     page = (run / "report.html").read_text()
     assert "tiny/sft@v1" in page and "base/base@v1" in page
     assert list((run / "curves").glob("*.png"))
@@ -249,11 +251,14 @@ def test_early_stopping_with_nothing_held_out_after_all(sft):
     )
 
 
+OTHER_TEMPLATE = "{% for m in messages %}[{{ m['role'] }}]{{ m['content'] }}{% endfor %}"
+
+
 def test_a_second_chat_template_is_refused_and_the_same_one_is_not(sft, tmp_path, models):
     rows = [
         {"messages": [{"role": "user", "content": "Q"}, {"role": "assistant", "content": f"{n}"}]} for n in range(8)
     ]
-    (tmp_path / "other.jinja").write_text("{{ messages[0]['content'] }}")
+    (tmp_path / "other.jinja").write_text(OTHER_TEMPLATE)
     (tmp_path / "same.jinja").write_text(CHAT_TEMPLATE)
     key = "trainer.chat_template_path"
     problem = problem_of(sft, f"{key}={tmp_path}/other.jinja", rows=rows, model="chat")
@@ -261,9 +266,7 @@ def test_a_second_chat_template_is_refused_and_the_same_one_is_not(sft, tmp_path
     fast = ("trainer.max_steps=1", "data.dev_fraction=0")
     assert sft(f"{key}={tmp_path}/same.jinja", *fast, rows=rows, model="chat")["status"] == "done"
     assert sft(f"{key}={tmp_path}/other.jinja", *fast, rows=rows)["status"] == "done"
-    assert (
-        load_tokenizer(find_model("tiny/sft", sft.workspace.registry)).chat_template == "{{ messages[0]['content'] }}"
-    )
+    assert load_tokenizer(find_model("tiny/sft", sft.workspace.registry)).chat_template == OTHER_TEMPLATE
     assert sft(f"{key}={models['chat']}", *fast, rows=rows)["status"] == "done"
     assert load_tokenizer(find_model("tiny/sft", sft.workspace.registry)).chat_template == CHAT_TEMPLATE
 
