@@ -14,6 +14,8 @@ import typer
 from rlhf.cli import data, models, stages, tools
 from rlhf.errors import Interrupted, StoppedByMonitor, UserError
 
+KILLED_BY_SIGINT = 130
+
 app = typer.Typer(
     name="rlhf",
     no_args_is_help=True,
@@ -56,9 +58,10 @@ def main() -> None:
     except Interrupted as error:
         _say([str(error)], "interrupted")
         raise SystemExit(Interrupted.exit_code) from None
-    except KeyboardInterrupt:
-        _say(["at once, without saving"], "interrupted")
-        raise SystemExit(130) from None
+    except SystemExit as ended:
+        if ended.code == KILLED_BY_SIGINT:  # what typer makes of a KeyboardInterrupt
+            _say(["at once, without saving"], "interrupted")
+        raise
     except Exception:
         traceback.print_exc()
         _say(["this is a bug in rlhf, not in your input: please report it with the lines above"], "error")
