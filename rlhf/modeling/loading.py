@@ -1,6 +1,7 @@
 """Loading: tokenizers that can pad and end, policies, reward models and critics, full or as adapters on a base."""
 
 import json
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from fnmatch import fnmatch
@@ -8,7 +9,8 @@ from typing import Any, TypeAlias
 
 import torch
 from peft import LoraConfig, PeftConfig, PeftModel, TaskType, get_peft_model
-from safetensors import SafetensorError
+from peft.utils import SAFETENSORS_WEIGHTS_NAME
+from safetensors import SafetensorError, safe_open
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -22,6 +24,7 @@ from transformers import logging as transformers_logging
 
 from rlhf.config import AdapterSection, ModelSection
 from rlhf.errors import UserError
+from rlhf.modeling.heads import head_modules
 from rlhf.modeling.sources import ModelSource
 
 Model: TypeAlias = PreTrainedModel | PeftModel
@@ -81,11 +84,11 @@ def load_causal_lm(source: ModelSource, section: ModelSection | None = None, *, 
     """
     if not can_write(source):
         raise UserError(f"{source.ref}: is no language model (architectures: {', '.join(_architectures(source))})")
-    model = _load(source, AutoModelForCausalLM, section)
+    model, _ = _load(source, AutoModelForCausalLM, section)
     if source.is_adapter:
         model = _merged(model, source)
     if trainable and section:
-        model = _prepared(model, section, TaskType.CAUSAL_LM)
+        model = _prepared(model, section)
     return model
 
 
@@ -97,10 +100,10 @@ def new_reward_model(source: ModelSource, section: ModelSection, *, seed: int) -
     pad_id = load_tokenizer(source, generates=False).pad_token_id
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        model = _load(source, AutoModelForSequenceClassification, section, pad_id=pad_id, num_labels=1)
+        model, missing = _load(source, AutoModelForSequenceClassification, section, pad_id=pad_id, num_labels=1)
         if source.is_adapter:
             model = _merged(model, source)
-        return _prepared(model, section, TaskType.SEQ_CLS)
+        return _prepared(model, section, head_modules(model, missing))
 
 
 def load_reward_model(source: ModelSource, section: ModelSection | None = None) -> tuple[PreTrainedModel, float]:
@@ -110,19 +113,23 @@ def load_reward_model(source: ModelSource, section: ModelSection | None = None) 
     tokenizer's only where that names none.
 
     Raises:
-        UserError: the model has no scalar head.
+        UserError: the model has no scalar head, or its files lack a part of it.
     """
     pad_id = load_tokenizer(source, generates=False).pad_token_id
-    if source.is_adapter and source.base:
-        model = _load(source.base, AutoModelForSequenceClassification, section, pad_id=pad_id, num_labels=1)
-        if source.base.is_adapter:
-            model = _merged(model, source.base)
-        model = PeftModel.from_pretrained(model, source.folder).merge_and_unload()
+    if source.is_adapter:
+        model, missing = _load(source, AutoModelForSequenceClassification, section, pad_id=pad_id, num_labels=1)
+        model = _merged(model, source)
+        missing -= _in_adapters(source)
     else:
-        model = _load(source, AutoModelForSequenceClassification, section)
+        model, missing = _load(source, AutoModelForSequenceClassification, section)
         set_pad_token(model.config, pad_id, source.ref)
         if model.config.num_labels != 1:
             raise UserError(f"{source.ref}: has {model.config.num_labels} labels; a reward model has one score")
+    if missing:
+        raise UserError(
+            f"{source.ref}: lacks {', '.join(sorted(missing))}, so that its scores would be drawn at random; "
+            "train it anew, or take a model that was saved whole"
+        )
     sidecar = source.folder / "reward.json"
     offset = float(json.loads(sidecar.read_text())["score_offset"]) if sidecar.is_file() else 0.0
     return model.eval(), offset
@@ -181,8 +188,8 @@ def set_pad_token(config: Any, pad_id: int | None, name: str, *, replace: bool =
 
 def _load(
     source: ModelSource, auto_class: Any, section: ModelSection | None, *, pad_id: int | None = None, **extra: Any
-) -> Any:
-    """`source` or, below an adapter, its base, by one of transformers' Auto classes."""
+) -> tuple[Any, set[str]]:
+    """`source` or, below an adapter, its base, by an Auto class; and the parameters that its files do not hold."""
     bottom = _bottom(source)
     options: dict[str, Any] = {"dtype": getattr(torch, section.dtype) if section else torch.float32}
     if section and section.attention:
@@ -196,7 +203,8 @@ def _load(
         if section and section.dropout is not None:
             _set_dropout(config, section.dropout)
         with _expected_new_head(auto_class):
-            return auto_class.from_pretrained(bottom.folder, config=config, **options)
+            model, info = auto_class.from_pretrained(bottom.folder, config=config, output_loading_info=True, **options)
+            return model, set(info["missing_keys"])
     except (OSError, ValueError, ImportError, KeyError, SafetensorError) as error:
         raise UserError(f"{source.ref}: cannot be loaded as {auto_class.__name__}: {_one_line(error)}") from error
 
@@ -215,13 +223,33 @@ def _merged(model: Any, source: ModelSource) -> Any:
     config = PeftConfig.from_pretrained(source.folder)
     # the adapter of a writer may be merged into a scorer of the same backbone, which has no method for generation
     config.task_type = None
-    return PeftModel.from_pretrained(model, source.folder, config=config).merge_and_unload()
+    try:
+        with _quiet_peft():
+            warnings.filterwarnings("error", "Found missing adapter keys")
+            model = PeftModel.from_pretrained(model, source.folder, config=config)
+    except (UserWarning, RuntimeError, TypeError, ValueError) as error:
+        raise UserError(f"{source.ref}: does not fit its base: {_one_line(error)}") from error
+    return model.merge_and_unload()
 
 
-def _prepared(model: Any, section: ModelSection, task: TaskType) -> Model:
+def _in_adapters(source: ModelSource) -> set[str]:
+    """The parameters that an adapter, or one below it, holds whole."""
+    names: set[str] = set()
+    below: ModelSource | None = source
+    while below and below.is_adapter:
+        with safe_open(below.folder / SAFETENSORS_WEIGHTS_NAME, "pt") as weights:
+            names |= {name.removeprefix("base_model.model.") for name in weights.keys()}  # noqa: SIM118
+        below = below.base
+    return names
+
+
+def _prepared(model: Any, section: ModelSection, head: list[str] | None = None) -> Model:
     if section.adapter:
         try:
-            model = get_peft_model(model, lora_config(section.adapter, task))
+            with _quiet_peft():
+                model = get_peft_model(model, lora_config(section.adapter, head))
+            if head:
+                _say_what_is_adapted(model.peft_config["default"], head)
         except ValueError as error:
             raise UserError(f"model.adapter: {_one_line(error)}") from error
     if section.freeze:
@@ -237,16 +265,36 @@ def _prepared(model: Any, section: ModelSection, task: TaskType) -> Model:
     return model
 
 
-def lora_config(section: AdapterSection, task: TaskType = TaskType.CAUSAL_LM) -> LoraConfig:
-    """PEFT's config for an adapter; alpha is 2r where it is left out."""
+def _say_what_is_adapted(config: LoraConfig, head: list[str]) -> None:
+    """Take out of the config what PEFT writes into it and does not do: other models' heads, adapters on the head."""
+    config.modules_to_save = head
+    if isinstance(config.target_modules, set):
+        inside = tuple(f"{name}." for name in head)
+        config.target_modules = {
+            name for name in config.target_modules if name not in head and not name.startswith(inside)
+        }
+
+
+@contextmanager
+def _quiet_peft() -> Iterator[None]:
+    """GPT-2's layers hold their weights the other way round: PEFT sees that itself, and says so."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "fan_in_fan_out is set to False")
+        yield
+
+
+def lora_config(section: AdapterSection, head: list[str] | None = None) -> LoraConfig:
+    """PEFT's config for an adapter; alpha is 2r where it is left out.
+
+    The `head` of a reward model is trained whole and saved with the adapter: without it, it reloads at random.
+    """
     return LoraConfig(
-        task_type=task,
+        task_type=TaskType.SEQ_CLS if head else TaskType.CAUSAL_LM,
         r=section.r,
         lora_alpha=section.alpha if section.alpha is not None else 2 * section.r,
         lora_dropout=section.dropout,
         target_modules=section.target_modules,
-        # the new head is trained whole and saved with the adapter: without it a reward adapter reloads at random
-        modules_to_save=["score", "classifier"] if task is TaskType.SEQ_CLS else None,
+        modules_to_save=list(head) if head else None,
     )
 
 

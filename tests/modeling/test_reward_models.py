@@ -4,9 +4,25 @@ import json
 
 import pytest
 import torch
-from tiny import tiny_model
+from safetensors.torch import load_file, save_file
+from tiny import tiny_model, tiny_tokenizer
+from transformers import (
+    BertConfig,
+    BertForMaskedLM,
+    DebertaV2Config,
+    DebertaV2ForMaskedLM,
+    DistilBertConfig,
+    DistilBertForMaskedLM,
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    RobertaConfig,
+    RobertaForMaskedLM,
+)
 
 from rlhf.config import AdapterSection, ModelSection
+from rlhf.errors import UserError
 from rlhf.modeling import find_model, load_reward_model, load_tokenizer, new_reward_model, save_model
 from rlhf.registry import Registry
 from rlhf.scoring import RewardModelScorer
@@ -60,3 +76,107 @@ def test_a_whole_reward_model_keeps_the_pad_token_it_was_trained_with(tmp_path):
         edit_config(folder, pad_token_id=named)
         found = find_model(str(folder), Registry(tmp_path / "home"))
         assert load_reward_model(found)[0].config.pad_token_id == taken
+
+
+def made(kind, folder):
+    """A backbone as it is published: for writing, for filling gaps, or bare."""
+    tokenizer = tiny_tokenizer()
+    size, common = len(tokenizer), {"initializer_range": 0.3, "pad_token_id": PAD}
+    dims = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        match kind:
+            case "bert":
+                model = BertForMaskedLM(BertConfig(vocab_size=size, **dims, **common))
+            case "roberta":
+                model = RobertaForMaskedLM(RobertaConfig(vocab_size=size, **dims, **common))
+            case "deberta":
+                model = DebertaV2ForMaskedLM(DebertaV2Config(vocab_size=size, **dims, **common))
+            case "distilbert":
+                model = DistilBertForMaskedLM(
+                    DistilBertConfig(vocab_size=size, dim=16, hidden_dim=32, n_layers=1, n_heads=2, **common)
+                )
+            case "gpt2":
+                model = GPT2LMHeadModel(GPT2Config(vocab_size=size, n_embd=16, n_layer=1, n_head=2, **common))
+            case "llama":
+                model = LlamaForCausalLM(LlamaConfig(vocab_size=size, **dims, **common))
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+HEADS = {
+    "bert": ["bert.pooler.dense", "classifier"],
+    "roberta": ["classifier"],
+    "deberta": ["classifier", "pooler.dense"],
+    "distilbert": ["classifier", "pre_classifier"],
+    "gpt2": ["score"],
+    "llama": ["score"],
+}
+
+
+@torch.no_grad()
+def shaken(model):
+    generator = torch.Generator().manual_seed(3)
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parameter += 0.1 * torch.randn(parameter.shape, generator=generator)
+    return model.eval()
+
+
+@pytest.mark.parametrize("adapter", [None, LORA], ids=["full", "lora"])
+@pytest.mark.parametrize("kind", HEADS)
+def test_all_of_a_new_head_is_trained_saved_and_reloaded(tmp_path, kind, adapter):
+    base = made(kind, tmp_path / "base")
+    source = find_model(str(base), Registry(tmp_path / "home"))
+    model = shaken(new_reward_model(source, section(adapter=adapter), seed=1))
+    save_model(model, load_tokenizer(source, generates=False), tmp_path / "saved", base_ref=str(base))
+    if adapter:
+        config = json.loads((tmp_path / "saved" / "adapter_config.json").read_text())
+        assert config["modules_to_save"] == HEADS[kind]
+        assert not [name for name in config["target_modules"] if name in HEADS[kind]]
+    before = scorer(model, source).score(PROMPTS, COMPLETIONS)
+    found = find_model(str(tmp_path / "saved"), Registry(tmp_path / "home"))
+    again = [scorer(load_reward_model(found)[0], found).score(PROMPTS, COMPLETIONS) for _ in range(2)]
+    assert torch.equal(again[0], again[1])
+    torch.testing.assert_close(again[0], before, atol=1e-5, rtol=0)
+    merged = model.merge_and_unload() if adapter else model
+    assert torch.equal(again[0], scorer(merged, source).score(PROMPTS, COMPLETIONS))
+
+
+@pytest.mark.parametrize("kind", ["bert", "deberta"])
+def test_an_adapter_without_all_of_the_head_is_refused(tmp_path, kind):
+    base = made(kind, tmp_path / "base")
+    source = find_model(str(base), Registry(tmp_path / "home"))
+    model = new_reward_model(source, section(adapter=LORA), seed=1)
+    model.peft_config["default"].modules_to_save = ["classifier"]
+    save_model(model, load_tokenizer(source, generates=False), tmp_path / "saved", base_ref=str(base))
+    weights = load_file(tmp_path / "saved" / "adapter_model.safetensors")
+    (lost,) = (name for name in HEADS[kind] if name.endswith("pooler.dense"))
+    kept = {name: value for name, value in weights.items() if lost not in name}
+    save_file(kept, tmp_path / "saved" / "adapter_model.safetensors")
+    with pytest.raises(UserError, match=rf"lacks {lost}\.bias, {lost}\.weight, so that its scores"):
+        load_reward_model(find_model(str(tmp_path / "saved"), Registry(tmp_path / "home")))
+
+
+def test_weights_that_an_adapter_lacks_are_named(tmp_path):
+    base = made("llama", tmp_path / "base")
+    source = find_model(str(base), Registry(tmp_path / "home"))
+    save_model(
+        new_reward_model(source, section(adapter=LORA), seed=1),
+        load_tokenizer(source),
+        tmp_path / "saved",
+        base_ref=str(base),
+    )
+    weights = load_file(tmp_path / "saved" / "adapter_model.safetensors")
+    kept = {name: value for name, value in weights.items() if "q_proj" not in name}
+    save_file(kept, tmp_path / "saved" / "adapter_model.safetensors")
+    with pytest.raises(UserError, match=r"does not fit its base: Found missing adapter keys .*q_proj"):
+        load_reward_model(find_model(str(tmp_path / "saved"), Registry(tmp_path / "home")))
+
+
+def test_a_language_model_is_no_reward_model(tmp_path):
+    folder = tiny_model(tmp_path / "base")
+    edit_config(folder, id2label={"0": "score"}, label2id={"score": 0})
+    with pytest.raises(UserError, match=r"lacks score\.weight"):
+        load_reward_model(find_model(str(folder), Registry(tmp_path / "home")))
