@@ -1,7 +1,5 @@
 """Run the stages of a plan in order; what has been done with the same config, data and ancestors is not done again."""
 
-import hashlib
-import json
 import logging
 import time
 from collections.abc import Callable, Mapping
@@ -10,12 +8,12 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-import rlhf
 from rlhf import report
 from rlhf.errors import StoppedByMonitor
 from rlhf.export.config import ExportConfig
 from rlhf.export.export import export_model
 from rlhf.pipeline.config import Plan
+from rlhf.pipeline.fingerprint import fingerprint
 from rlhf.report.collect import read_summary
 from rlhf.tracking import TrackingConfig
 from rlhf.workspace import Workspace
@@ -86,18 +84,19 @@ class _Whole:
 
 def _run_stage(stage: str, config: Any, plan: Plan, workspace: Workspace, fresh: bool) -> tuple[dict[str, Any], Path]:
     """The summary and the run folder of `stage`: found finished, resumed, or run now."""
-    prefix = f"{plan.file.group}-{stage}-{_fingerprint(stage, config, workspace)}"
+    prefix = f"{plan.file.group}-{stage}-{fingerprint(stage, config, workspace.registry)}"
     number = 1
     while (workspace.home / "runs" / f"{prefix}-{number + 1}").is_dir():
         number += 1
     folder = workspace.home / "runs" / f"{prefix}-{number}"
     before = read_summary(folder) if folder.is_dir() else {}
-    if before and fresh:
-        folder = workspace.home / "runs" / f"{prefix}-{number + 1}"
-        before = {}
-    if before.get("status") == "done" and _still_there(before, workspace):
+    done = before.get("status") == "done"
+    if done and not fresh and _still_there(before, workspace):
         logger.info("%s: done before, in %s", stage, folder.name)
         return before, folder
+    if done or (fresh and folder.is_dir()):
+        folder = workspace.home / "runs" / f"{prefix}-{number + 1}"
+        before = {}
     if before.get("status") == "stopped":
         raise StoppedByMonitor(
             f"{stage}: {before.get('stopped')} (in {folder}); change its config, or run with --fresh"
@@ -111,55 +110,6 @@ def _run_stage(stage: str, config: Any, plan: Plan, workspace: Workspace, fresh:
 def _still_there(summary: Mapping[str, Any], workspace: Workspace) -> bool:
     ref = summary.get("artefact")
     return ref is None or workspace.registry.find(ref) is not None
-
-
-def _fingerprint(stage: str, config: Any, workspace: Workspace) -> str:
-    """Equal for stages that would do the same: config, content of the data and of the ancestors, our version."""
-    values = config.model_dump(mode="json", exclude={"tracking"})
-    files = _function_files(values)
-    contents = {text: _content(text, workspace) for text in sorted(_strings(values) | files)}
-    body = json.dumps([rlhf.__version__, stage, values, contents], sort_keys=True)
-    return hashlib.sha256(body.encode()).hexdigest()[:10]
-
-
-def _content(text: str, workspace: Workspace) -> str | None:
-    """What stands behind a string of a config if it names an artefact, a file or a folder."""
-    path = Path(text)
-    if path.is_absolute() and path.is_file():
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    if path.is_absolute() and path.is_dir():
-        files = sorted(file for file in path.rglob("*") if file.is_file())
-        return str([(str(file.relative_to(path)), file.stat().st_size, file.stat().st_mtime_ns) for file in files])
-    if "/" in text and workspace.registry.exists():
-        artefact = workspace.registry.find(text)
-        return artefact.digest if artefact else None
-    return None
-
-
-def _function_files(value: Any) -> set[str]:
-    """The files of the functions that `value` names; of installed modules only those beside the config file."""
-    if isinstance(value, list):
-        return set().union(*map(_function_files, value))
-    if not isinstance(value, Mapping):
-        return set()
-    if value.get("function") is None or "folder" not in value:
-        return set().union(*map(_function_files, value.values()))
-    module = str(value["function"]).rpartition(":")[0]
-    name = module if module.endswith(".py") else module.replace(".", "/") + ".py"
-    return {str(Path(value["folder"] or ".").absolute() / Path(name).expanduser())}
-
-
-def _strings(value: Any) -> set[str]:
-    if isinstance(value, str):
-        return {value}
-    if isinstance(value, Mapping):
-        # the folder in which a function is looked for is no input: runs and artefacts may lie in it
-        passed_over = {"output", "folder"} if "function" in value else {"output"}
-        return set().union(*(_strings(inner) for key, inner in value.items() if key not in passed_over))
-    if isinstance(value, list):
-        return set().union(*map(_strings, value))
-    return set()
 
 
 def _pinned(value: Any, pins: Mapping[str, str]) -> Any:
