@@ -90,7 +90,14 @@ class Workspace:
             raise
         finally:
             self.registry.finish_run(run.id, status)
-            self.write_report(run.folder)
+            self._try_to_write_report(run.folder)
+
+    def _try_to_write_report(self, folder: Path) -> None:
+        """What has been trained stands, and what went wrong is said, whether or not a page about it can be drawn."""
+        try:
+            self.write_report(folder)
+        except Exception:
+            logger.warning("%s: the report could not be written", folder, exc_info=True)
 
     def write_report(self, folder: Path) -> None:
         """Write `report.html` and the curves as PNGs for a run that has ended, however it ended."""

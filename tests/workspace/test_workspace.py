@@ -42,3 +42,21 @@ def test_the_parent_of_data_is_the_version_that_was_read(workspace, tmp_path):
     with workspace.run("sft", Config(), OFF) as run:
         made = workspace.publish_data(data, name="t/used", kind="dataset", run=run)
     assert [(parent.role, parent.ref) for parent in made.parents] == [("source", "t/rows@v1")]
+
+
+def broken(self, folder):
+    raise ZeroDivisionError("in a plot")
+
+
+def test_a_report_that_fails_hides_no_error_of_the_run(workspace, monkeypatch, caplog):
+    monkeypatch.setattr(Workspace, "write_report", broken)
+    with pytest.raises(ValueError, match="of the training"), workspace.run("sft", Config(), OFF):
+        raise ValueError("of the training")
+    assert "the report could not be written" in caplog.text and "in a plot" in caplog.text
+
+
+def test_a_report_that_fails_leaves_a_finished_run_finished(workspace, monkeypatch, caplog):
+    monkeypatch.setattr(Workspace, "write_report", broken)
+    with workspace.run("sft", Config(), OFF) as run:
+        run.finish({"eval_loss": 1.0})
+    assert "the report could not be written" in caplog.text
