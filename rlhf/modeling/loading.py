@@ -72,7 +72,9 @@ def load_tokenizer(source: ModelSource, *, generates: bool = True) -> PreTrained
 
 
 def load_causal_lm(source: ModelSource, section: ModelSection | None = None, *, trainable: bool = False) -> Model:
-    """The language model, adapters of its own merged in.
+    """The language model, adapters of its own merged in: in float32, and held in 16 bits only after.
+
+    What training moved a weight by is often less than 16 bits can add to it.
 
     Args:
         source: where it lies.
@@ -84,9 +86,10 @@ def load_causal_lm(source: ModelSource, section: ModelSection | None = None, *, 
     """
     if not can_write(source):
         raise UserError(f"{source.ref}: is no language model (architectures: {', '.join(_architectures(source))})")
-    model, _ = _load(source, AutoModelForCausalLM, section)
+    dtype = _dtype(section)
+    model, _ = _load(source, AutoModelForCausalLM, section, torch.float32 if source.is_adapter else dtype)
     if source.is_adapter:
-        model = _merged(model, source)
+        model = _held_in(dtype, _merged(model, source))
     if trainable and section:
         model = _prepared(model, section)
     return model
@@ -100,9 +103,7 @@ def new_reward_model(source: ModelSource, section: ModelSection, *, seed: int) -
     pad_id = load_tokenizer(source, generates=False).pad_token_id
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        model, missing = _load(source, AutoModelForSequenceClassification, section, pad_id=pad_id, num_labels=1)
-        if source.is_adapter:
-            model = _merged(model, source)
+        model, missing = _load_scorer(source, section, pad_id=pad_id, num_labels=1)
         return _prepared(model, section, head_modules(model, missing))
 
 
@@ -117,11 +118,10 @@ def load_reward_model(source: ModelSource, section: ModelSection | None = None) 
     """
     pad_id = load_tokenizer(source, generates=False).pad_token_id
     if source.is_adapter:
-        model, missing = _load(source, AutoModelForSequenceClassification, section, pad_id=pad_id, num_labels=1)
-        model = _merged(model, source)
+        model, missing = _load_scorer(source, section, pad_id=pad_id, num_labels=1)
         missing -= _in_adapters(source)
     else:
-        model, missing = _load(source, AutoModelForSequenceClassification, section)
+        model, missing = _load_scorer(source, section)
         set_pad_token(model.config, pad_id, source.ref)
         if model.config.num_labels != 1:
             raise UserError(f"{source.ref}: has {model.config.num_labels} labels; a reward model has one score")
@@ -186,12 +186,50 @@ def set_pad_token(config: Any, pad_id: int | None, name: str, *, replace: bool =
     )
 
 
+def _dtype(section: ModelSection | None) -> torch.dtype:
+    return getattr(torch, section.dtype) if section else torch.float32
+
+
+def _load_scorer(
+    source: ModelSource, section: ModelSection | None, *, pad_id: int | None = None, **extra: Any
+) -> tuple[Any, set[str]]:
+    """A sequence classifier with adapters merged in, and the parameters that the files at its bottom do not hold."""
+    dtype = _dtype(section)
+    first = torch.float32 if source.is_adapter else dtype
+    model, missing = _load(source, AutoModelForSequenceClassification, section, first, pad_id=pad_id, **extra)
+    if source.is_adapter:
+        model = _held_in(dtype, _merged(model, source))
+    return model, missing
+
+
+def _held_in(dtype: torch.dtype, model: Any) -> Any:
+    """`model`, loaded in float32, as it is held in `dtype`; what transformers keeps in float32 stays so."""
+    if dtype is torch.float32:
+        return model
+    kept = set(model._keep_in_fp32_modules_strict or ())
+    if dtype is torch.float16:
+        kept |= set(model._keep_in_fp32_modules or ())
+    saved = model.state_dict().keys()
+    for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
+        # buffers that are not saved, such as rotary frequencies, are computed in float32
+        if tensor.is_floating_point() and name in saved and kept.isdisjoint(name.split(".")):
+            tensor.data = tensor.data.to(dtype)
+    model.config.dtype = dtype
+    return model
+
+
 def _load(
-    source: ModelSource, auto_class: Any, section: ModelSection | None, *, pad_id: int | None = None, **extra: Any
+    source: ModelSource,
+    auto_class: Any,
+    section: ModelSection | None,
+    dtype: torch.dtype,
+    *,
+    pad_id: int | None = None,
+    **extra: Any,
 ) -> tuple[Any, set[str]]:
     """`source` or, below an adapter, its base, by an Auto class; and the parameters that its files do not hold."""
     bottom = _bottom(source)
-    options: dict[str, Any] = {"dtype": getattr(torch, section.dtype) if section else torch.float32}
+    options: dict[str, Any] = {"dtype": dtype}
     if section and section.attention:
         options["attn_implementation"] = section.attention
     if section and section.quantization:

@@ -258,3 +258,27 @@ def test_weights_that_are_missing_or_broken_are_one_line(tmp_path, registry):
     (folder / "config.json").write_text("{")
     with pytest.raises(UserError, match=r"config.json"):
         load_causal_lm(find_model(str(folder), registry))
+
+
+def test_a_small_update_survives_being_merged_into_16_bits(base, registry, tmp_path):
+    source = find_model(str(base), registry)
+    trained = load_causal_lm(source, section(adapter=LORA), trainable=True)
+    with torch.no_grad():  # every weight of the projections moves by some 1e-4 of it
+        for name, parameter in trained.named_parameters():
+            if "lora_B" in name:
+                parameter.fill_(3e-5)
+    published(registry, trained, source, tmp_path, kind="sft", name="sft")
+    below = find_model("group/sft", registry)
+    whole = load_causal_lm(below)
+    held = load_causal_lm(below, section(dtype="bfloat16"))
+    assert held.dtype == held.config.dtype == torch.bfloat16
+    for (name, ours), (_, theirs) in zip(held.named_parameters(), whole.named_parameters(), strict=True):
+        assert torch.equal(ours, theirs.bfloat16()), name
+    assert held.model.rotary_emb.inv_freq.dtype == torch.float32
+    scorer = new_reward_model(below, section(dtype="bfloat16"), seed=0)
+    weight = "model.layers.0.mlp.up_proj.weight"
+    assert torch.equal(scorer.get_parameter(weight), whole.get_parameter(weight).bfloat16())
+    # and the update is seen in 16 bits
+    assert not torch.equal(
+        whole.get_parameter(weight).bfloat16(), load_causal_lm(source).get_parameter(weight).bfloat16()
+    )
