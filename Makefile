@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 ORACLE := .oracle/trl-1.12.0
 
-.PHONY: setup demo test check bench oracle clean
+.PHONY: setup demo test test-rest check bench oracle clean
 
 setup: $(READY)
 
@@ -21,9 +21,9 @@ demo: $(READY)
 test: $(READY) oracle
 	$(BIN)/pytest
 
-# everything but the tests that need an accelerator
-test-all: $(READY) oracle
-	$(BIN)/pytest -m 'not gpu'
+# what `test` leaves out, but for the tests that need an accelerator
+test-rest: $(READY) oracle
+	$(BIN)/pytest -m '(slow or faults or browser) and not gpu'
 
 check: $(READY)
 	$(BIN)/ruff check .
