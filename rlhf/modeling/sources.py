@@ -1,7 +1,6 @@
 """What a `ref` means: an artefact of the registry, a folder on disk or a model on the Hub."""
 
 import json
-import shutil
 import tempfile
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -23,6 +22,8 @@ from rlhf.registry.names import did_you_mean
 MODEL_KINDS = ("base", "sft", "reward", "policy")
 MODEL_FILES = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja"]
 HUB_POINTER = "hub.json"
+MANIFEST = "manifest.json"
+"""What the registry and checkpoints keep beside a model's files."""
 
 
 @dataclass(frozen=True)
@@ -67,21 +68,23 @@ class ModelSource:
                 return registry.publish(
                     Path(scratch), kind="base", name=_name_for(self.hub[0]), metadata={"hub": pointer}
                 )
-        registry.home.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=registry.home) as scratch:
-            for file in sorted(self.folder.iterdir()):
-                if file.is_file() and any(file.match(pattern) for pattern in MODEL_FILES):
-                    shutil.copy2(file, Path(scratch) / file.name)
+        files = {
+            file.name: file.resolve()  # of links, such as those in the Hub's cache, what they lead to
+            for file in sorted(self.folder.iterdir())
+            if file.is_file() and file.name != MANIFEST and any(file.match(pattern) for pattern in MODEL_FILES)
+        }
+        with tempfile.TemporaryDirectory() as scratch:
             parents = []
             if self.base:
                 base = self.base.publish(registry)
                 parents = [("base", base)]
-                config = Path(scratch) / "adapter_config.json"
                 # in place of a path, which would mean nothing on another machine
-                stands_on = json.loads(config.read_text(encoding="utf-8")) | {"base_model_name_or_path": base.ref}
+                text = files["adapter_config.json"].read_text(encoding="utf-8")
+                stands_on = json.loads(text) | {"base_model_name_or_path": base.ref}
+                files["adapter_config.json"] = config = Path(scratch) / "adapter_config.json"
                 config.write_text(json.dumps(stands_on, indent=2, sort_keys=True) + "\n", encoding="utf-8")
             return registry.publish(
-                Path(scratch),
+                files,
                 kind="base",
                 name=_name_for(self.folder.name),
                 parents=parents,
@@ -140,6 +143,7 @@ def _local(folder: Path, registry: Registry, key: str) -> ModelSource:
         raise UserError(f"{key} = {str(folder)!r}: no such folder")
     if not _holds_model(folder):
         raise UserError(f"{key} = {str(folder)!r}: holds no model (neither config.json nor adapter_config.json)")
+    _check_weights(folder, f"{key} = {str(folder)!r}")
     base = None
     adapter = folder / "adapter_config.json"
     if adapter.is_file():
@@ -154,6 +158,19 @@ def _holds_model(folder: Path) -> bool:
     return any((folder / name).is_file() for name in ("config.json", "adapter_config.json"))
 
 
+def _check_weights(folder: Path, given: str) -> None:
+    """Weights that are pickles may run code when they are loaded, and no artefact holds them: said before training."""
+    if any(folder.glob("*.safetensors")):
+        return
+    other = ", ".join(sorted(file.name for file in folder.iterdir() if file.suffix in (".bin", ".pt", ".pth")))
+    if not other:
+        raise UserError(f"{given}: holds no weights (*.safetensors); name the folder that save_pretrained wrote")
+    raise UserError(
+        f"{given}: holds no *.safetensors (only {other}); convert it once, with from_pretrained(...) and "
+        "save_pretrained(another folder) of transformers or peft, and name that folder"
+    )
+
+
 def _from_hub(ref: str, registry: Registry, key: str) -> ModelSource:
     if ref.count("/") > 1:
         raise UserError(f"{key} = {ref!r}: no such folder, and neither a registry name nor a Hub id")
@@ -163,6 +180,7 @@ def _from_hub(ref: str, registry: Registry, key: str) -> ModelSource:
         names = sorted({artefact.name for artefact in registry.artefacts() if artefact.kind in MODEL_KINDS})
         hint = did_you_mean(ref, names, "models in the registry")
         raise UserError([f"{problem}; {hint}" for problem in error.problems]) from None
+    _check_weights(folder, f"{key} = {ref!r}")
     base = None
     if (folder / "adapter_config.json").is_file():
         below = json.loads((folder / "adapter_config.json").read_text())["base_model_name_or_path"]

@@ -12,7 +12,7 @@ import os
 import shutil
 import stat
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -56,8 +56,8 @@ class ObjectStore:
         """Where the object of this digest lies, or would."""
         return self.objects / digest
 
-    def stage(self, source: Path) -> Staged:
-        """Copy a folder, or one file, into `staging/`, with its manifest, synced to disk.
+    def stage(self, source: Path | Mapping[str, Path]) -> Staged:
+        """Copy a folder, one file, or files by name, into `staging/`, with a manifest, synced to disk.
 
         Raises:
             UserError: `source` is missing or empty, or holds files that no artefact may hold (all are named), or
@@ -144,8 +144,15 @@ class ObjectStore:
         manifest = folder / MANIFEST
         return manifest.is_file() and hashlib.sha256(manifest.read_bytes()).hexdigest() == folder.name
 
-    def _files_to_publish(self, source: Path) -> Iterator[tuple[str, Path]]:
+    def _files_to_publish(self, source: Path | Mapping[str, Path]) -> Iterator[tuple[str, Path]]:
         """Relative path and file of everything in `source`, if all of it may be published."""
+        found = list(source.items()) if isinstance(source, Mapping) else self._files_of(source)
+        problems = [problem for relative, file in found if (problem := _refusal(relative, file)) is not None]
+        if problems:
+            raise UserError(problems)
+        yield from found
+
+    def _files_of(self, source: Path) -> list[tuple[str, Path]]:
         if not source.exists():
             raise UserError(f"{source}: no such file or folder; nothing to publish")
         if source.is_file() and not source.is_symlink():
@@ -156,10 +163,7 @@ class ObjectStore:
             found = [(relative, file) for relative, file in found if relative != MANIFEST]
         if not found:
             raise UserError(f"{source}: holds no files; nothing to publish")
-        problems = [problem for relative, file in found if (problem := _refusal(relative, file)) is not None]
-        if problems:
-            raise UserError(problems)
-        yield from found
+        return found
 
 
 TRASH = "trash."
@@ -191,13 +195,13 @@ def _refusal(relative: str, file: Path) -> str | None:
         return f"{file!r}: the name has characters that cannot be printed; rename it"
     if relative == MANIFEST:
         return f"{file}: the registry writes a file of this name; rename it"
-    suffix = file.with_suffix("").suffix if file.suffix == ".gz" else file.suffix
+    suffix = Path(relative.removesuffix(".gz")).suffix
     if suffix.lower() in PICKLES:
         return (
             f"{file}: may run code when it is loaded, so artefacts hold no such file; save weights as "
             "safetensors (save_pretrained does), and leave optimizer and training state in the run's folder"
         )
-    if suffix not in ALLOWED_SUFFIXES and file.name not in ALLOWED_NAMES:
+    if suffix not in ALLOWED_SUFFIXES and Path(relative).name not in ALLOWED_NAMES:
         allowed = " ".join(sorted(ALLOWED_SUFFIXES))
         return f"{file}: artefacts hold only {allowed} files, and .gz of them; remove or convert it"
     return _damaged_safetensors(file) if suffix == ".safetensors" else _pickle_in_disguise(file)

@@ -68,7 +68,7 @@ class Registry:
 
     def publish(
         self,
-        source: Path | str,
+        source: Path | str | Mapping[str, Path],
         *,
         kind: Kind,
         name: str,
@@ -77,7 +77,7 @@ class Registry:
         alias: str | None = None,
         run_id: str | None = None,
     ) -> Artefact:
-        """Make a new version of `name` from a folder or a single file; `source` is copied and left as it is.
+        """Make a new version of `name` from a folder or files; `source` is copied, once, and left as it is.
 
         It is visible to others once it is wholly on disk, and not before. If the newest version already has
         the same content, parents and metadata, that version is returned and none is made: a stage that runs
@@ -87,7 +87,8 @@ class Registry:
         added to the metadata as `base_digest`.
 
         Args:
-            source: holds nothing but safetensors, JSON, text and the like (`objects.ALLOWED_SUFFIXES`).
+            source: a folder, a single file, or files by the names they are to have. Nothing but safetensors, JSON,
+                text and the like (`objects.ALLOWED_SUFFIXES`).
             kind: what it is; a name holds artefacts of one kind.
             name: `group/name`.
             parents: pairs (role, artefact or ref) in the order in which lineage shows them.
@@ -109,7 +110,7 @@ class Registry:
             publishing.check_kind(connection, name, kind)
             pinned = [(role, queries.resolve_row(connection, Ref.parse(ref))) for role, ref in refs]
         details = publishing.as_json(name, metadata or {})
-        staged = self._store.stage(Path(source))
+        staged = self._store.stage(source if isinstance(source, Mapping) else Path(source))
         try:
             details |= publishing.adapter_details(staged.folder, name, pinned)
             with db.write(self._engine, LOCK) as connection:

@@ -7,7 +7,7 @@ from tiny import tiny_model
 
 from rlhf.errors import UserError
 from rlhf.modeling import find_model
-from rlhf.registry import Registry
+from rlhf.registry import Registry, objects
 
 
 @pytest.fixture(scope="module")
@@ -96,6 +96,7 @@ def test_a_folder_without_a_model(registry, tmp_path):
 def test_an_adapter_folder_leads_to_its_base(base, registry, tmp_path):
     adapter = tmp_path / "adapter"
     adapter.mkdir()
+    (adapter / "adapter_model.safetensors").touch()
     config = adapter / "adapter_config.json"
     config.write_text(json.dumps({"base_model_name_or_path": str(base)}))
     found = find_model(str(adapter), registry)
@@ -116,3 +117,29 @@ def test_damage_on_disk_is_seen_before_anything_is_loaded(base, registry):
     problems = problem_of("group/sft", registry)
     assert any("model.safetensors" in problem for problem in problems)
     assert any("is damaged on disk" in problem for problem in problems)
+
+
+def test_weights_that_are_pickles_are_refused_at_once(base, registry, tmp_path):
+    for config, weights in (("config.json", "pytorch_model.bin"), ("adapter_config.json", "adapter_model.bin")):
+        folder = tmp_path / weights.removesuffix(".bin")
+        folder.mkdir()
+        (folder / config).write_text(json.dumps({"base_model_name_or_path": str(base)}))
+        (folder / weights).touch()
+        (problem,) = problem_of(str(folder), registry)
+        assert problem.startswith(f"model.ref = '{folder}': holds no *.safetensors (only {weights}); convert it once")
+
+
+def test_of_a_folder_the_model_is_taken_in_and_copied_once(base, registry, tmp_path, monkeypatch):
+    folder = tmp_path / "checkpoint-10"
+    folder.mkdir()
+    for file in base.iterdir():
+        (folder / file.name).symlink_to(file)  # as in the Hub's cache
+    for name in ("manifest.json", "optimizer.pt", "rng_state.pth"):
+        (folder / name).write_text("{}")
+    copied = []
+    copy = objects._copy
+    monkeypatch.setattr(objects, "_copy", lambda *given: (copied.append(given[2]), copy(*given))[1])
+    monkeypatch.setattr("shutil.copy2", lambda *given: pytest.fail(f"copied besides: {given}"))
+    published = find_model(str(folder), registry).publish(registry)
+    assert sorted(copied) == sorted(file.name for file in base.iterdir())
+    assert find_model(published.ref, registry).ref == "base/checkpoint-10@v1"
