@@ -2,21 +2,44 @@
 
 from collections.abc import Iterable
 
-from torch import nn
-
-HEADS = ("score", "classifier")
-"""What transformers calls the head of its sequence classifiers."""
+import torch
+from torch import Tensor, nn
 
 
 def head_modules(model: nn.Module, missing: Iterable[str]) -> list[str]:
-    """The modules that make up the head: what is called so, and everything that was not loaded but drawn.
+    """The modules that make up the head: all beside the backbone, its pooler, and what was not loaded but drawn.
 
-    DeBERTa and BERT have a new `pooler.dense` below their classifier, DistilBERT a `pre_classifier`.
+    A decoder has `score` and an encoder `classifier`; DistilBERT has a `pre_classifier` and DeBERTa a `pooler` as well,
+    and BERT's is a part of its backbone.
 
     Args:
-        model: a sequence classifier.
+        model: a sequence classifier of transformers.
         missing: the names of the parameters that its files did not hold.
     """
-    names = {name for name in HEADS if isinstance(getattr(model, name, None), nn.Module)}
-    names |= {name.rpartition(".")[0] for name in missing}
-    return sorted(name for name in names if not any(name.startswith(f"{above}.") for above in names))
+    backbone = str(model.base_model_prefix)
+    names = {name for name, _ in model.named_children() if name != backbone} | {f"{backbone}.pooler"}
+    found = {name for name, module in model.named_modules() if name in names and any(True for _ in module.parameters())}
+    found |= {name.rpartition(".")[0] for name in missing}
+    return sorted(name for name in found if not any(name.startswith(f"{above}.") for above in found))
+
+
+class Float32Linear(nn.Linear):
+    """A linear layer that computes in float32, whatever it is given and under autocast as well."""
+
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - nn.Linear's name
+        """[..., in] of any floating dtype to [..., out] float32."""
+        bias = None if self.bias is None else self.bias.float()
+        with torch.autocast(input.device.type, enabled=False):
+            return nn.functional.linear(input.float(), self.weight.float(), bias)
+
+
+def put_head_in_float32(model: nn.Module, head: Iterable[str]) -> None:
+    """Hold the modules `head` in float32, and let their linear layers compute in it.
+
+    A score is one number that is compared with others close to it: bfloat16 knows 256 between 1 and 2.
+    """
+    for name in head:
+        top = model.get_submodule(name).float()
+        for module in top.modules():
+            if type(module) is nn.Linear:  # not a quantized one
+                module.__class__ = Float32Linear

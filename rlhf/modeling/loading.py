@@ -2,7 +2,7 @@
 
 import json
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from fnmatch import fnmatch
 from typing import Any, TypeAlias
@@ -24,7 +24,7 @@ from transformers import logging as transformers_logging
 
 from rlhf.config import AdapterSection, ModelSection
 from rlhf.errors import UserError
-from rlhf.modeling.heads import head_modules
+from rlhf.modeling.heads import head_modules, put_head_in_float32
 from rlhf.modeling.sources import ModelSource
 
 Model: TypeAlias = PreTrainedModel | PeftModel
@@ -96,15 +96,15 @@ def load_causal_lm(source: ModelSource, section: ModelSection | None = None, *, 
 
 
 def new_reward_model(source: ModelSource, section: ModelSection, *, seed: int) -> Model:
-    """A reward model to be trained: the backbone of `source` with a new scalar head, drawn from `seed`.
+    """A reward model to be trained: the backbone of `source` with a new scalar head, drawn from `seed`, in float32.
 
     Its pad token is its tokenizer's, whatever the backbone's config says: decoders pool the last token that is not it.
     """
     pad_id = load_tokenizer(source, generates=False).pad_token_id
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        model, missing = _load_scorer(source, section, pad_id=pad_id, num_labels=1)
-        return _prepared(model, section, head_modules(model, missing))
+        model, head, _ = _load_scorer(source, section, pad_id=pad_id, num_labels=1)
+        return _prepared(model, section, head)
 
 
 def load_reward_model(source: ModelSource, section: ModelSection | None = None) -> tuple[PreTrainedModel, float]:
@@ -118,10 +118,10 @@ def load_reward_model(source: ModelSource, section: ModelSection | None = None) 
     """
     pad_id = load_tokenizer(source, generates=False).pad_token_id
     if source.is_adapter:
-        model, missing = _load_scorer(source, section, pad_id=pad_id, num_labels=1)
+        model, _, missing = _load_scorer(source, section, pad_id=pad_id, num_labels=1)
         missing -= _in_adapters(source)
     else:
-        model, missing = _load_scorer(source, section)
+        model, _, missing = _load_scorer(source, section)
         set_pad_token(model.config, pad_id, source.ref)
         if model.config.num_labels != 1:
             raise UserError(f"{source.ref}: has {model.config.num_labels} labels; a reward model has one score")
@@ -192,18 +192,28 @@ def _dtype(section: ModelSection | None) -> torch.dtype:
 
 def _load_scorer(
     source: ModelSource, section: ModelSection | None, *, pad_id: int | None = None, **extra: Any
-) -> tuple[Any, set[str]]:
-    """A sequence classifier with adapters merged in, and the parameters that the files at its bottom do not hold."""
+) -> tuple[Any, list[str], set[str]]:
+    """A sequence classifier with adapters merged in and its head in float32.
+
+    Returns:
+        The model, the names of its head's modules, and the parameters that the files at its bottom do not hold.
+    """
+    is_quantized = section is not None and section.quantization is not None
     dtype = _dtype(section)
-    first = torch.float32 if source.is_adapter else dtype
+    # in float32 first: a head that has been rounded to 16 bits stays rounded
+    first = dtype if is_quantized else torch.float32
     model, missing = _load(source, AutoModelForSequenceClassification, section, first, pad_id=pad_id, **extra)
+    head = head_modules(model, missing)
     if source.is_adapter:
-        model = _held_in(dtype, _merged(model, source))
-    return model, missing
+        model = _merged(model, source)
+    if not is_quantized:
+        model = _held_in(dtype, model, head)
+    put_head_in_float32(model, head)
+    return model, head, missing
 
 
-def _held_in(dtype: torch.dtype, model: Any) -> Any:
-    """`model`, loaded in float32, as it is held in `dtype`; what transformers keeps in float32 stays so."""
+def _held_in(dtype: torch.dtype, model: Any, head: Sequence[str] = ()) -> Any:
+    """`model`, loaded in float32, as it is held in `dtype`; `head` and what transformers keeps in float32 stay so."""
     if dtype is torch.float32:
         return model
     kept = set(model._keep_in_fp32_modules_strict or ())
@@ -212,6 +222,8 @@ def _held_in(dtype: torch.dtype, model: Any) -> Any:
     saved = model.state_dict().keys()
     for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
         # buffers that are not saved, such as rotary frequencies, are computed in float32
+        if name.startswith(tuple(f"{module}." for module in head)):
+            continue
         if tensor.is_floating_point() and name in saved and kept.isdisjoint(name.split(".")):
             tensor.data = tensor.data.to(dtype)
     model.config.dtype = dtype

@@ -106,9 +106,9 @@ def made(kind, folder):
 
 
 HEADS = {
-    "bert": ["bert.pooler.dense", "classifier"],
+    "bert": ["bert.pooler", "classifier"],
     "roberta": ["classifier"],
-    "deberta": ["classifier", "pooler.dense"],
+    "deberta": ["classifier", "pooler"],
     "distilbert": ["classifier", "pre_classifier"],
     "gpt2": ["score"],
     "llama": ["score"],
@@ -152,7 +152,7 @@ def test_an_adapter_without_all_of_the_head_is_refused(tmp_path, kind):
     model.peft_config["default"].modules_to_save = ["classifier"]
     save_model(model, load_tokenizer(source, generates=False), tmp_path / "saved", base_ref=str(base))
     weights = load_file(tmp_path / "saved" / "adapter_model.safetensors")
-    (lost,) = (name for name in HEADS[kind] if name.endswith("pooler.dense"))
+    (lost,) = (f"{name}.dense" for name in HEADS[kind] if name.endswith("pooler"))
     kept = {name: value for name, value in weights.items() if lost not in name}
     save_file(kept, tmp_path / "saved" / "adapter_model.safetensors")
     with pytest.raises(UserError, match=rf"lacks {lost}\.bias, {lost}\.weight, so that its scores"):
@@ -180,3 +180,47 @@ def test_a_language_model_is_no_reward_model(tmp_path):
     edit_config(folder, id2label={"0": "score"}, label2id={"score": 0})
     with pytest.raises(UserError, match=r"lacks score\.weight"):
         load_reward_model(find_model(str(folder), Registry(tmp_path / "home")))
+
+
+@pytest.mark.parametrize("adapter", [None, LORA], ids=["full", "lora"])
+@pytest.mark.parametrize("kind", HEADS)
+def test_the_head_is_float32_on_a_backbone_in_16_bits(tmp_path, kind, adapter):
+    base = made(kind, tmp_path / "base")
+    source = find_model(str(base), Registry(tmp_path / "home"))
+    model = new_reward_model(source, section(dtype="bfloat16", adapter=adapter), seed=1)
+    held = {name: parameter.dtype for name, parameter in model.named_parameters() if "lora" not in name}
+    in_float32 = {name for name, dtype in held.items() if dtype == torch.float32}
+    assert in_float32 == {name for name in held if any(f"{head}." in name for head in HEADS[kind])}
+    # drawn as it is on a backbone in float32, and not rounded
+    whole = new_reward_model(source, section(), seed=1)
+    if not adapter:
+        assert all(torch.equal(model.get_parameter(name), whole.get_parameter(name)) for name in in_float32)
+
+    shaken(model)
+    before = scorer(model, source).score(PROMPTS, COMPLETIONS)
+    with torch.autocast("cpu", torch.bfloat16):
+        ids = torch.tensor([scorer(model, source).encode("a", "b")])
+        assert model(input_ids=ids).logits.dtype == torch.float32
+    assert not torch.equal(before, before.bfloat16().float())
+    save_model(model, load_tokenizer(source, generates=False), tmp_path / "saved", base_ref=str(base))
+    found = find_model(str(tmp_path / "saved"), Registry(tmp_path / "home"))
+    loaded, _ = load_reward_model(found, section(dtype="bfloat16"))
+    assert loaded.dtype == torch.bfloat16
+    head = {key: value for key, value in loaded.named_parameters() if any(f"{part}." in key for part in HEADS[kind])}
+    assert {value.dtype for value in head.values()} == {torch.float32}
+    merged = model.merge_and_unload() if adapter else model
+    assert all(torch.equal(value, merged.get_parameter(key)) for key, value in head.items())
+    again = scorer(loaded, found).score(PROMPTS, COMPLETIONS)
+    # an adapter is merged into what the backbone was before it was rounded
+    torch.testing.assert_close(again, before, atol=0.05 if adapter else 0, rtol=0)
+
+
+def test_small_steps_move_the_head_of_a_reward_model_in_16_bits(tmp_path):
+    source = find_model(str(made("llama", tmp_path / "base")), Registry(tmp_path / "home"))
+    model = new_reward_model(source, section(dtype="bfloat16", adapter=LORA), seed=1)
+    [weight] = [value for name, value in model.named_parameters() if "modules_to_save" in name]
+    before = weight.detach().clone()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5, weight_decay=0)
+    model(input_ids=torch.tensor([[65, 66, 67]])).logits.sum().backward()
+    optimizer.step()
+    torch.testing.assert_close((weight - before).abs().mean().item(), 1e-5, rtol=0.05, atol=0)

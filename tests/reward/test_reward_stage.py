@@ -5,6 +5,7 @@ import random
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from tiny import tiny_model
 
 from reward.config import RewardStageConfig
@@ -255,3 +256,17 @@ def test_an_encoder_cannot_be_what_the_scores_are_centred_on(reward, monkeypatch
     with pytest.raises(UserError, match=r"centre\.ref = .*: is no language model"):
         reward("trainer.max_steps=1", rows=preferences(24), centre="encoder")
     assert reward.workspace.registry.artefacts() == []
+
+
+def test_in_mixed_precision_the_head_stays_in_float32(reward):
+    summary = reward(
+        *("model.dtype=bfloat16", "model.adapter={r: 8}", "trainer.bf16=true", "trainer.use_cpu=true"),
+        "trainer.learning_rate=2e-2",
+        rows=rankings(),
+    )
+    assert summary["accuracy"] > 0.75
+    source = find_model("tiny/reward", reward.workspace.registry)
+    weights = load_file(source.folder / "adapter_model.safetensors")
+    assert {value.dtype for name, value in weights.items() if "score" in name} == {torch.float32}
+    scores = rescored(reward, summary, ["Q1", "Q2"], ["aaaa", "bbbb"])
+    assert scores.dtype == torch.float32 and not torch.equal(scores, scores.bfloat16().float())
