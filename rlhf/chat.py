@@ -7,9 +7,8 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from rlhf.errors import UserError
-from rlhf.evaluation.writing import device
 from rlhf.generation import Messages, sample
-from rlhf.modeling import find_model, load_causal_lm, load_tokenizer
+from rlhf.modeling import device, find_model, load_causal_lm, load_tokenizer
 from rlhf.registry import Registry
 
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from transformers import GenerationConfig, PreTrainedTokenizerBase
 
 from rlhf.errors import UserError
+from rlhf.modeling import context_length
 
 Messages = list[dict[str, Any]]
 """A conversation, `[{"role": ..., "content": ...}, ...]`."""
@@ -257,15 +258,6 @@ def sample(
         text = decode_completion(tokenizer, encoded[jobs[j]], token_ids)
         completions[j] = Completion(jobs[j], text, token_ids, ended)
     return [completion for completion in completions if completion is not None]
-
-
-def context_length(model: nn.Module) -> int | None:
-    """The number of positions the model has, or None where its config does not say."""
-    config = getattr(model, "config", None)
-    if config is None:
-        return None
-    limit = getattr(config.get_text_config(), "max_position_embeddings", None)
-    return int(limit) if limit and limit > 0 else None
 
 
 def check_lengths(lengths: Sequence[int], max_new_tokens: int, limit: int | None, name: str = "prompts") -> None:

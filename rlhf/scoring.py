@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerBase
 
 from rlhf.errors import StoppedByMonitor, UserError
 from rlhf.generation import Messages, eval_mode
-from rlhf.modeling import set_pad_token
+from rlhf.modeling import context_length, set_pad_token
 
 logger = logging.getLogger(__name__)
 
@@ -67,7 +67,7 @@ class RewardModelScorer:
         self.tokenizer = tokenizer
         self.name = name
         self.batch_size = batch_size
-        self.max_length = max_length or _max_input_tokens(model)
+        self.max_length = max_length or context_length(model)
         self.offset = offset
         self.append_eos = append_eos
         tokens = (tokenizer.pad_token_id, tokenizer.eos_token_id)
@@ -219,13 +219,3 @@ def require_finite(scores: Tensor, source: str) -> Tensor:
             f"({len(bad)} of {len(scores)} rows are not finite)"
         )
     return scores
-
-
-def _max_input_tokens(model: nn.Module) -> int | None:
-    config = model.config.get_text_config()
-    limit = getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", None)
-    if limit is None:
-        return None
-    # RoBERTa and its kin number positions from pad_token_id + 1 on.
-    reserved = 2 if config.model_type in {"roberta", "xlm-roberta", "camembert", "longformer"} else 0
-    return int(limit) - reserved

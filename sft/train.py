@@ -10,8 +10,7 @@ from trl import SFTConfig, SFTTrainer
 
 from rlhf.datasets import load
 from rlhf.errors import UserError
-from rlhf.generation import context_length
-from rlhf.modeling import ModelSource, find_model, load_causal_lm, load_tokenizer, save_model
+from rlhf.modeling import ModelSource, context_length, find_model, load_causal_lm, load_tokenizer, save_model
 from rlhf.modeling.trainer_config import build_args
 from rlhf.tracking import Run
 from rlhf.training import early_stopping, evaluation_fields, finite, owned_args, train

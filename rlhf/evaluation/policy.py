@@ -19,13 +19,12 @@ from rlhf.evaluation.writing import (
     Loaded,
     Progress,
     Written,
-    device,
     fitting_rows,
     sequence_logprobs,
     write,
 )
-from rlhf.generation import Messages, context_length
-from rlhf.modeling import ModelSource, find_model, load_tokenizer
+from rlhf.generation import Messages
+from rlhf.modeling import ModelSource, context_length, device, find_model, load_tokenizer
 from rlhf.records import Prompt, plain, prompt_key
 from rlhf.registry import Registry
 from rlhf.scorers import FoundScorer, find_scorers, load_scorers

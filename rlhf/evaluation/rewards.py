@@ -10,8 +10,8 @@ from rlhf.errors import UserError
 from rlhf.evaluation.config import RewardEvaluationConfig
 from rlhf.evaluation.publishing import publish_report, rounded
 from rlhf.evaluation.statistics import accuracy_with_interval, longest_wins
-from rlhf.evaluation.writing import Progress, device
-from rlhf.modeling import find_model
+from rlhf.evaluation.writing import Progress
+from rlhf.modeling import device, find_model
 from rlhf.records import Preference, Ranking, Record, exchange, plain, prompt_key
 from rlhf.scorers import REWARD_KINDS, reward_model_scorer
 from rlhf.scoring import RewardModelScorer

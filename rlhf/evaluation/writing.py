@@ -15,8 +15,8 @@ from transformers import PreTrainedTokenizerBase
 
 from rlhf.config import ModelSection
 from rlhf.evaluation.config import Dtype, GenerationSection
-from rlhf.generation import Completion, Messages, context_length, encode_prompt, eval_mode, sample
-from rlhf.modeling import ModelSource, load_causal_lm
+from rlhf.generation import Completion, Messages, encode_prompt, eval_mode, sample
+from rlhf.modeling import ModelSource, context_length, device, load_causal_lm
 
 Progress = Callable[[int, int, str], None]
 """Told how many are done, of how many, of what."""
@@ -50,12 +50,6 @@ class Loaded:
         """The model; keep no reference to it beyond the block."""
         assert self._model is not None
         return self._model
-
-
-def device() -> torch.device:
-    """The accelerator, if there is one."""
-    found = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
-    return found or torch.device("cpu")
 
 
 @dataclass(frozen=True)

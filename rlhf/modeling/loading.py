@@ -135,27 +135,13 @@ def load_reward_model(source: ModelSource, section: ModelSection | None = None) 
     return model.eval(), offset
 
 
-def max_positions(source: ModelSource) -> int | None:
-    """The tokens the model can read, by its config; None where that does not say. Loads no weights.
-
-    Raises:
-        UserError: the config cannot be read.
-    """
-    try:
-        config = AutoConfig.from_pretrained(_bottom(source).folder)
-    except (OSError, ValueError, KeyError) as error:
-        raise UserError(f"{source.ref}: its config cannot be read: {_one_line(error)}") from error
-    limit = getattr(config.get_text_config(), "max_position_embeddings", None)
-    return int(limit) if limit and limit > 0 else None
-
-
 def can_write(source: ModelSource) -> bool:
     """Whether the model is a causal language model; an encoder or a scorer is not."""
     return any("CausalLM" in name or "LMHead" in name for name in _architectures(source))
 
 
 def _architectures(source: ModelSource) -> list[str]:
-    path = _bottom(source).folder / "config.json"
+    path = source.bottom.folder / "config.json"
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
@@ -240,7 +226,7 @@ def _load(
     **extra: Any,
 ) -> tuple[Any, set[str]]:
     """`source` or, below an adapter, its base, by an Auto class; and the parameters that its files do not hold."""
-    bottom = _bottom(source)
+    bottom = source.bottom
     options: dict[str, Any] = {"dtype": dtype}
     if section and section.attention:
         options["attn_implementation"] = section.attention
@@ -257,13 +243,6 @@ def _load(
             return model, set(info["missing_keys"])
     except (OSError, ValueError, ImportError, KeyError, SafetensorError) as error:
         raise UserError(f"{source.ref}: cannot be loaded as {auto_class.__name__}: {_one_line(error)}") from error
-
-
-def _bottom(source: ModelSource) -> ModelSource:
-    """The whole model below all adapters."""
-    while source.is_adapter and source.base:
-        source = source.base
-    return source
 
 
 def _merged(model: Any, source: ModelSource) -> Any:

@@ -50,6 +50,11 @@ class ModelSource:
         return (self.folder / "adapter_config.json").is_file()
 
     @property
+    def bottom(self) -> "ModelSource":
+        """The whole model below all adapters."""
+        return self.base.bottom if self.is_adapter and self.base else self
+
+    @property
     def kind(self) -> str:
         """The artefact's kind; a model from outside the registry is a base."""
         return self.artefact.kind if self.artefact else "base"

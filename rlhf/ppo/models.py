@@ -214,8 +214,3 @@ def disable_dropout(model: nn.Module) -> None:
         # Attention passes its rate as a number to a functional dropout.
         if isinstance(getattr(module, "attention_dropout", None), float):
             module.attention_dropout = 0.0
-
-
-def low_precision(model: nn.Module) -> bool:
-    """Whether a trainable weight is stored in 16 bits, where steps of a usual learning rate round to nothing."""
-    return any(p.dtype in {torch.bfloat16, torch.float16} for p in model.parameters() if p.requires_grad)

@@ -14,8 +14,16 @@ from transformers import PreTrainedTokenizerBase, set_seed
 from rlhf import checkpoint
 from rlhf.datasets import Loaded, load
 from rlhf.errors import StoppedByMonitor, UserError
-from rlhf.generation import context_length, encode_prompt, sample
-from rlhf.modeling import ModelSource, find_model, load_causal_lm, load_tokenizer, lora_config, save_model
+from rlhf.generation import encode_prompt, sample
+from rlhf.modeling import (
+    ModelSource,
+    context_length,
+    find_model,
+    load_causal_lm,
+    load_tokenizer,
+    lora_config,
+    save_model,
+)
 from rlhf.modeling.trainer_config import build_args
 from rlhf.ppo import checkpointing
 from rlhf.ppo.config import PPOConfig

@@ -15,7 +15,8 @@ from transformers import PreTrainedTokenizerBase, TrainerCallback
 from transformers.trainer_utils import TrainOutput, set_seed
 
 from rlhf.errors import UserError
-from rlhf.generation import context_length, eval_mode
+from rlhf.generation import eval_mode
+from rlhf.modeling import context_length, low_precision
 from rlhf.ppo.config import PPOConfig
 from rlhf.ppo.evaluation import evaluate_prompts
 from rlhf.ppo.experience import collect, score
@@ -29,7 +30,6 @@ from rlhf.ppo.models import (
     build_value_model,
     check_value_model,
     disable_dropout,
-    low_precision,
 )
 from rlhf.ppo.prompts import DataCollator, PromptOrder, PromptSet
 from rlhf.ppo.rollout import Prompts, Rollout

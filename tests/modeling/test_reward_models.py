@@ -23,7 +23,15 @@ from transformers import (
 
 from rlhf.config import AdapterSection, ModelSection
 from rlhf.errors import UserError
-from rlhf.modeling import find_model, load_reward_model, load_tokenizer, new_reward_model, save_model
+from rlhf.modeling import (
+    context_length,
+    find_model,
+    load_reward_model,
+    load_tokenizer,
+    max_positions,
+    new_reward_model,
+    save_model,
+)
 from rlhf.registry import Registry
 from rlhf.scoring import RewardModelScorer
 
@@ -224,3 +232,11 @@ def test_small_steps_move_the_head_of_a_reward_model_in_16_bits(tmp_path):
     model(input_ids=torch.tensor([[65, 66, 67]])).logits.sum().backward()
     optimizer.step()
     torch.testing.assert_close((weight - before).abs().mean().item(), 1e-5, rtol=0.05, atol=0)
+
+
+def test_what_a_model_reads_is_said_alike_by_its_config_and_by_the_model(tmp_path):
+    registry = Registry(tmp_path / "home")
+    for kind, expected in {"gpt2": 1024, "llama": 2048, "bert": 512, "roberta": 512 - PAD - 1}.items():
+        source = find_model(str(made(kind, tmp_path / kind)), registry)
+        model = new_reward_model(source, section(adapter=LORA), seed=1)
+        assert max_positions(source) == context_length(model) == scorer(model, source).max_length == expected
