@@ -14,6 +14,7 @@ from trl import RewardConfig
 from reward.config import CentreSection, RewardStageConfig
 from reward.data import KINDS, PairCollator, to_dataset, to_groups
 from reward.trainer import RankingRewardTrainer
+from rlhf.config import ModelSection
 from rlhf.datasets import Loaded, load
 from rlhf.errors import UserError
 from rlhf.evaluation.publishing import rounded
@@ -22,6 +23,7 @@ from rlhf.generation import Messages, encode_prompt, sample
 from rlhf.modeling import (
     ModelSource,
     can_write,
+    device,
     find_model,
     load_causal_lm,
     load_tokenizer,
@@ -31,6 +33,7 @@ from rlhf.modeling import (
 )
 from rlhf.modeling.trainer_config import build_args
 from rlhf.records import Preference, exchange, prompt_key
+from rlhf.scorers import Dtype
 from rlhf.scoring import RewardModelScorer
 from rlhf.tracking import Run
 from rlhf.training import early_stopping, evaluation_fields, finite, owned_args, train, write_json
@@ -83,7 +86,7 @@ def train_reward(config: RewardStageConfig, workspace: Workspace) -> dict[str, A
         scorer.model = trainer.accelerator.unwrap_model(trainer.model)
         # 3. centre: what the SFT model writes is to score 0 on average
         if centre:
-            scorer.offset = _mean_score(scorer, centre, seed=config.seed)
+            scorer.offset = _mean_score(scorer, centre, dtype=config.model.dtype, seed=config.seed)
         # 4. measure
         summary: dict[str, Any] = {
             **(_held_out(scorer, data, config.seed) if dev_groups else {}),
@@ -141,9 +144,10 @@ def _max_length(config: RewardStageConfig, source: ModelSource) -> int | None:
     return wanted
 
 
-def _mean_score(scorer: RewardModelScorer, centre: Centre, *, seed: int) -> float:
+def _mean_score(scorer: RewardModelScorer, centre: Centre, *, dtype: Dtype, seed: int) -> float:
+    held = ModelSection(ref=centre.source.ref, dtype=dtype)
     completions = sample(
-        load_causal_lm(centre.source),
+        load_causal_lm(centre.source, held).to(device()),
         load_tokenizer(centre.source),
         centre.prompts,
         max_new_tokens=centre.section.max_new_tokens,

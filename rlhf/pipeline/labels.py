@@ -7,7 +7,7 @@ from typing import Any
 from rlhf.datasets import load
 from rlhf.errors import UserError
 from rlhf.generation import sample
-from rlhf.modeling import find_model, load_causal_lm, load_tokenizer
+from rlhf.modeling import device, find_model, load_causal_lm, load_tokenizer
 from rlhf.pipeline.labels_config import LabelsConfig
 from rlhf.records import Prompt, Ranking, write_jsonl
 from rlhf.scorers import load_function
@@ -25,7 +25,7 @@ def simulate_labels(config: LabelsConfig, workspace: Workspace) -> dict[str, Any
     source = find_model(config.model.ref, workspace.registry, kinds=("base", "sft", "policy"))
     annotate = load_function(config.annotators, key="annotators.function")
     data = load(config.data, (Prompt,), seed=config.seed, open_ref=workspace.open_ref)
-    model, tokenizer = load_causal_lm(source, config.model), load_tokenizer(source)
+    model, tokenizer = load_causal_lm(source, config.model).to(device()), load_tokenizer(source)
     prompts = [record.row()["prompt"] for record in data.train]
 
     with workspace.run("labels", config, config.tracking) as run:

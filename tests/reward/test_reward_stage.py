@@ -13,7 +13,7 @@ from reward.train import train_reward
 from rlhf.config import load_config
 from rlhf.errors import UserError
 from rlhf.evaluation.rewards import all_pairs, score_pairs
-from rlhf.generation import sample
+from rlhf.generation import Completion, sample
 from rlhf.modeling import find_model, load_causal_lm, load_reward_model, load_tokenizer
 from rlhf.records import Preference, read_jsonl, write_jsonl
 from rlhf.scorers import build_scorer
@@ -270,3 +270,16 @@ def test_in_mixed_precision_the_head_stays_in_float32(reward):
     assert {value.dtype for name, value in weights.items() if "score" in name} == {torch.float32}
     scores = rescored(reward, summary, ["Q1", "Q2"], ["aaaa", "bbbb"])
     assert scores.dtype == torch.float32 and not torch.equal(scores, scores.bfloat16().float())
+
+
+def test_the_model_that_is_centred_on_writes_on_the_accelerator_in_the_dtype_of_the_config(reward, monkeypatch):
+    seen = {}
+
+    def sample(model, tokenizer, prompts, **_):
+        seen.update(device=model.device.type, dtype=model.dtype)
+        return [Completion(i, "abc", [65, 66, 67, 256], True) for i in range(len(prompts))]
+
+    monkeypatch.setattr("reward.train.sample", sample)
+    monkeypatch.setattr("reward.train.device", lambda: torch.device("meta"))
+    reward("trainer.max_steps=1", "model.dtype=bfloat16", rows=preferences(24))
+    assert seen == {"device": "meta", "dtype": torch.bfloat16}
