@@ -6,6 +6,7 @@ import math
 import signal
 import sys
 import threading
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -36,10 +37,13 @@ from transformers import (
 from rlhf import checkpoint
 from rlhf.config import EarlyStopping
 from rlhf.errors import Interrupted, UserError
+from rlhf.registry import Registry
 from rlhf.tracking import Run
 from rlhf.workspace import Workspace
 
 logger = logging.getLogger(__name__)
+
+HEARTBEAT_SECONDS = 3600
 
 
 def owned_args(run: Run, seed: int, trainer: Mapping[str, Any]) -> dict[str, Any]:
@@ -114,10 +118,15 @@ def early_stopping(config: Stoppable) -> list[TrainerCallback]:
 
 
 class RunLogger(TrainerCallback):
-    """Passes what the trainer logs on to the run; a resumed run forgets what it logged beyond the checkpoint."""
+    """Passes what the trainer logs on to the run; a resumed run forgets what it logged beyond the checkpoint.
 
-    def __init__(self, run: Run) -> None:
+    Once an hour the registry is told that the run lives: on other machines nothing else can tell.
+    """
+
+    def __init__(self, run: Run, registry: Registry) -> None:
         self.run = run
+        self.registry = registry
+        self.last_beat = time.monotonic()
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         self.run.rewind(self.run.stage, state.global_step)
@@ -132,6 +141,9 @@ class RunLogger(TrainerCallback):
     ) -> None:
         if logs and state.is_world_process_zero:
             self.run.log(logs, step=state.global_step)
+            if time.monotonic() - self.last_beat > HEARTBEAT_SECONDS:
+                self.registry.heartbeat(self.run.id)
+                self.last_beat = time.monotonic()
 
 
 class Seal(TrainerCallback):
@@ -227,7 +239,7 @@ def train(trainer: Trainer, run: Run, workspace: Workspace, *, shown: tuple[str,
     stop = StopOnSignal()
     bar = Bar(run.stage, shown)
     for callback in (
-        RunLogger(run),
+        RunLogger(run, workspace.registry),
         *([] if seals else [Seal()]),
         stop,
         *([bar] if workspace.progress else []),

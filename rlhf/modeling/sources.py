@@ -4,6 +4,7 @@ import json
 import tempfile
 from collections.abc import Collection
 from dataclasses import dataclass
+from fnmatch import fnmatch
 from pathlib import Path
 
 from huggingface_hub import snapshot_download
@@ -21,6 +22,8 @@ from rlhf.registry.names import did_you_mean
 
 MODEL_KINDS = ("base", "sft", "reward", "policy")
 MODEL_FILES = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja"]
+NOT_MODEL_FILES = ["consolidated*", "*/*"]
+"""Mistral's repositories hold the weights a second time under this name; what lies deeper is another format's."""
 HUB_POINTER = "hub.json"
 MANIFEST = "manifest.json"
 """What the registry and checkpoints keep beside a model's files."""
@@ -59,6 +62,12 @@ class ModelSource:
         """The artefact's kind; a model from outside the registry is a base."""
         return self.artefact.kind if self.artefact else "base"
 
+    @property
+    def refs(self) -> list[str]:
+        """The artefacts it is read from: its own, and those below an adapter."""
+        own = [self.artefact.ref] if self.artefact else []
+        return own + (self.base.refs if self.base else [])
+
     def publish(self, registry: Registry) -> Artefact:
         """This model as an artefact, made of it where it has none yet: so that what is trained on it has a parent.
 
@@ -76,7 +85,7 @@ class ModelSource:
         files = {
             file.name: file.resolve()  # of links, such as those in the Hub's cache, what they lead to
             for file in sorted(self.folder.iterdir())
-            if file.is_file() and file.name != MANIFEST and any(file.match(pattern) for pattern in MODEL_FILES)
+            if file.is_file() and file.name != MANIFEST and is_model_file(file.name)
         }
         with tempfile.TemporaryDirectory() as scratch:
             parents = []
@@ -159,6 +168,13 @@ def _local(folder: Path, registry: Registry, key: str) -> ModelSource:
     return ModelSource(str(folder), folder, base=base)
 
 
+def is_model_file(name: str) -> bool:
+    """Whether a file of a model's folder is one that transformers reads."""
+    return any(fnmatch(name, wanted) for wanted in MODEL_FILES) and not any(
+        fnmatch(name, other) for other in NOT_MODEL_FILES
+    )
+
+
 def _holds_model(folder: Path) -> bool:
     return any((folder / name).is_file() for name in ("config.json", "adapter_config.json"))
 
@@ -196,7 +212,7 @@ def _from_hub(ref: str, registry: Registry, key: str) -> ModelSource:
 def _download(hub_id: str, revision: str | None, key: str) -> Path:
     """The snapshot folder of a Hub model; from the cache when the Hub is out of reach."""
     try:
-        return Path(snapshot_download(hub_id, revision=revision, allow_patterns=MODEL_FILES))
+        return Path(snapshot_download(hub_id, revision=revision, allow_patterns=MODEL_FILES, ignore_patterns=NOT_MODEL_FILES))
     except HFValidationError:
         raise UserError(f"{key} = {hub_id!r}: neither in the registry, nor a folder, nor a Hub id") from None
     except RepositoryNotFoundError:

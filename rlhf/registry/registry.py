@@ -269,11 +269,21 @@ class Registry:
     def start_run(self, run_id: str, command: Iterable[str] = ()) -> None:
         """Say that this process now works at `run_id`; a run that was interrupted is taken up again.
 
-        Raises:
-            UserError: another living process works at it.
+        That no other process works at it is for the caller to see to: `tracking.Run` locks the run's folder.
         """
         with db.write(self._engine, LOCK) as connection:
             runs.start(connection, run_id, list(command))
+
+    def hold(self, run_id: str, artefacts: Iterable[Artefact | str]) -> None:
+        """Say that `run_id` uses these; gc leaves them alone until it has ended, or can no longer be resumed.
+
+        Raises:
+            UserError: there is none of that name, or gc has been faster.
+        """
+        with db.write(self._engine, LOCK) as connection:
+            for artefact in artefacts:
+                ref = artefact.ref if isinstance(artefact, Artefact) else artefact
+                runs.add_input(connection, run_id, queries.resolve_row(connection, Ref.parse(ref)).id)
 
     def heartbeat(self, run_id: str) -> None:
         """Say that `run_id` is still at work; once an hour is plenty."""

@@ -33,8 +33,6 @@ def start(connection: Connection, run_id: str, command: list[str]) -> None:
     if known is None:
         connection.execute(sa.insert(runs).values(id=run_id, command=command, started_at=now, **values))
         return
-    if known.status == "running" and known.pid != os.getpid() and _process_lives(known):
-        raise UserError(f"run {run_id}: process {known.pid} is at work on it; wait for it or stop it first")
     connection.execute(sa.update(runs).where(runs.c.id == run_id).values(command=command, **values))
 
 

@@ -166,6 +166,28 @@ def test_an_unfinished_run_holds_what_it_made_and_opened(registry: Registry, fol
         assert [artefact.ref for artefact in registry.gc(grace=NOW).delete] == [made.ref]
 
 
+def test_a_run_holds_what_was_opened_before_it_began(registry: Registry, folder: Folder) -> None:
+    opened = registry.publish(folder(), kind="sft", name="g/sft")
+    registry.publish(folder(), kind="sft", name="g/sft")
+    assert [artefact.ref for artefact in registry.gc(grace=NOW).delete] == [opened.ref]
+    registry.start_run("r1")
+    registry.hold("r1", [opened, "g/sft@v1"])
+    assert registry.gc(grace=NOW).delete == ()
+    registry.finish_run("r1", "done")
+    registry.gc(dry_run=False, grace=NOW)
+    registry.start_run("r2")
+    with pytest.raises(UserError, match="g/sft@v1: deleted by gc"):
+        registry.hold("r2", [opened])
+
+
+def test_a_process_that_now_has_the_number_of_one_that_died_is_in_nobody_s_way(registry: Registry, url: str) -> None:
+    registry.start_run("r1")
+    with db.write(db.engine(url)) as connection:
+        connection.execute(sa.update(schema.runs).values(pid=os.getppid()))  # lives, and has nothing to do with it
+    registry.start_run("r1")
+    registry.finish_run("r1", "done")
+
+
 def test_a_run_that_was_never_started_cannot_end(registry: Registry) -> None:
     with pytest.raises(UserError, match="run r9: no such run"):
         registry.finish_run("r9", "done")
