@@ -70,7 +70,8 @@ def train_reward(config: RewardStageConfig, workspace: Workspace) -> dict[str, A
     model = new_reward_model(source, config.model, seed=config.seed)
     scorer = RewardModelScorer(model, tokenizer, "reward", max_length=max_length)
 
-    with workspace.run("reward", config, config.tracking) as run:
+    models = [*source.refs, *(centre.source.refs if centre else [])]
+    with workspace.run("reward", config, config.tracking, data=data, models=models) as run:
         report_problems(data.problems, run.folder / "set_aside.jsonl")
         # 2. train
         trainer = RankingRewardTrainer(

@@ -2,7 +2,7 @@
 
 import logging
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -17,7 +17,7 @@ from rlhf.errors import Interrupted, StoppedByMonitor, UserError
 from rlhf.records import Problem, write_jsonl
 from rlhf.registry import Artefact, Kind, Registry
 from rlhf.registry.runs import Ended
-from rlhf.tracking import Run, TrackingConfig, read_metrics
+from rlhf.tracking import Run, TrackingConfig, check_resumable, read_metrics
 
 logger = logging.getLogger(__name__)
 
@@ -65,21 +65,48 @@ class Workspace:
         return folder if folder.is_dir() else None
 
     @contextmanager
-    def run(self, stage: str, config: StageConfig | Any, tracking: TrackingConfig) -> Iterator[Run]:
-        """Open a run for `stage`, known to the registry while it lasts. Call it once all input has been read."""
+    def run(
+        self,
+        stage: str,
+        config: StageConfig | Any,
+        tracking: TrackingConfig,
+        *,
+        data: Loaded | None = None,
+        models: Iterable[str] = (),
+    ) -> Iterator[Run]:
+        """Open a run for `stage`, known to the registry while it lasts. Call it once all input has been read.
+
+        Args:
+            stage: what the run does.
+            config: the stage's config.
+            tracking: what W&B is to get.
+            data: the rows that have been read. gc leaves alone what they came from, and the run is resumed with no
+                others.
+            models: refs of the models that have been found, which gc leaves alone too.
+
+        Raises:
+            UserError: the run to go on with is done or was begun as another one, or gc has deleted an input.
+        """
+        values = config.model_dump(mode="json")
+        digest = data.digest if data else None
+        existing = self.existing_run()
+        if existing is not None:
+            check_resumable(existing, stage=stage, config=values, data=digest)
         run = Run.create(
             self.home,
             stage=stage,
-            config=config.model_dump(mode="json"),
+            config=values,
             seed=config.seed,
             tracking=tracking,
             group=self.group,
             run_id=self.run_id,
+            data=digest,
         )
         self.registry.start_run(run.id)
         status: Ended = "failed"
         try:
             with run:
+                self.registry.hold(run.id, [*models, *(data.refs if data else ())])
                 yield run
             status = "done"
         except StoppedByMonitor:

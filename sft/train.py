@@ -50,7 +50,7 @@ def train_sft(config: SFTStageConfig, workspace: Workspace) -> dict[str, Any]:
     fields = evaluation_fields(config, bool(dev_rows)) | {"max_length": max_length, "eval_packing": False}
     fields |= config.trainer | ({"chat_template_path": template_path} if template_path else {})
 
-    with workspace.run("sft", config, config.tracking) as run:
+    with workspace.run("sft", config, config.tracking, data=data, models=source.refs) as run:
         report_problems(data.problems, run.folder / "set_aside.jsonl")
         # 2. train
         trainer = SFTTrainer(

@@ -51,6 +51,12 @@ class _Inputs:
     data: LoadedData
     records: list[Prompt]
 
+    @property
+    def refs(self) -> list[str]:
+        """Of all models."""
+        models = (self.candidate, self.baseline, self.reference, *(judge.source for judge in self.judges))
+        return [ref for model in models if model for ref in model.refs]
+
 
 @dataclass(frozen=True)
 class _Result:
@@ -76,7 +82,7 @@ def evaluate_policy(
         UserError: the input is wrong; nothing has been published.
     """
     inputs = _read(config, workspace)
-    with workspace.run("eval", config, config.tracking) as run:
+    with workspace.run("eval", config, config.tracking, data=inputs.data, models=inputs.refs) as run:
         run.rewind(run.stage, -1)  # what an interrupted attempt has logged
         report_problems(inputs.data.problems, run.folder / "set_aside.jsonl")
         result = _write(config, inputs, progress or (lambda done, total, what: None))

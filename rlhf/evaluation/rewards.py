@@ -34,7 +34,7 @@ def evaluate_reward(
     data = load(config.data, (Ranking, Preference), seed=config.seed, open_ref=workspace.open_ref)
     pairs = all_pairs(data.dev or data.train)
     scorer = reward_model_scorer(source, source.ref, batch_size=config.batch_size, device=device(), dtype=config.dtype)
-    with workspace.run("eval", config, config.tracking) as run:
+    with workspace.run("eval", config, config.tracking, data=data, models=source.refs) as run:
         run.rewind(run.stage, -1)  # what an interrupted attempt has logged
         report_problems(data.problems, run.folder / "set_aside.jsonl")
         chosen, rejected = score_pairs(scorer, pairs, progress)

@@ -28,7 +28,7 @@ def simulate_labels(config: LabelsConfig, workspace: Workspace) -> dict[str, Any
     model, tokenizer = load_causal_lm(source, config.model).to(device()), load_tokenizer(source)
     prompts = [record.row()["prompt"] for record in data.train]
 
-    with workspace.run("labels", config, config.tracking) as run:
+    with workspace.run("labels", config, config.tracking, data=data, models=source.refs) as run:
         report_problems(data.problems, run.folder / "set_aside.jsonl")
         options = config.generation.model_dump()
         completions = sample(model, tokenizer, prompts, num_return=config.num_completions, seed=config.seed, **options)

@@ -71,6 +71,12 @@ class Inputs:
     too_long: list[Problem]
     fields: dict[str, Any]
 
+    @property
+    def refs(self) -> list[str]:
+        """Of all models."""
+        models = (self.source, self.reference, *(scorer.source for scorer in self.scorers))
+        return [ref for model in models if model for ref in model.refs]
+
 
 def train_ppo(config: PPOStageConfig, workspace: Workspace) -> dict[str, Any]:
     """Optimise a policy, measure, publish.
@@ -86,7 +92,7 @@ def train_ppo(config: PPOStageConfig, workspace: Workspace) -> dict[str, Any]:
         Interrupted: stopped by a signal; the run can be resumed.
     """
     inputs = _read(config, workspace)
-    with workspace.run("ppo", config, config.tracking) as run:
+    with workspace.run("ppo", config, config.tracking, data=inputs.data, models=inputs.refs) as run:
         report_problems([*inputs.data.problems, *inputs.too_long], run.folder / "set_aside.jsonl")
         scorer = load_scorers(inputs.scorers)
         trainer = _trainer(config, inputs, scorer, run)

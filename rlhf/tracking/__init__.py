@@ -2,6 +2,15 @@
 
 from rlhf.tracking.environment import environment, redact
 from rlhf.tracking.metrics import read_metrics, read_samples
+from rlhf.tracking.resuming import check_resumable
 from rlhf.tracking.run import Run, TrackingConfig
 
-__all__ = ["Run", "TrackingConfig", "environment", "read_metrics", "read_samples", "redact"]
+__all__ = [
+    "Run",
+    "TrackingConfig",
+    "check_resumable",
+    "environment",
+    "read_metrics",
+    "read_samples",
+    "redact",
+]

@@ -75,6 +75,7 @@ class Run:
         tracking: TrackingConfig,
         group: str | None = None,
         run_id: str | None = None,
+        data: str | None = None,
     ) -> "Run":
         """Start a run under `home`/runs, or go on with the one named `run_id` if its folder is there.
 
@@ -86,6 +87,7 @@ class Run:
             tracking: what W&B is to get.
             group: the W&B group: the runs of one `rlhf run` share it.
             run_id: a name of one's own; time, stage and four random digits when left out.
+            data: the digest of the rows that the stage has read, for `check_resumable`.
 
         Raises:
             UserError: `run_id` is no name for a folder, another process has the run open, or W&B is to be
@@ -97,7 +99,7 @@ class Run:
         run = cls(folder, stage=stage)
         shown = redact(plain_value(config))
         run._write_config(shown)
-        run._write_environment(seed=seed, group=group)
+        run._write_environment(seed=seed, group=group, data=data)
         (folder / "summary.json").unlink(missing_ok=True)
         if mode != "off":
             project = tracking.project
@@ -205,7 +207,7 @@ class Run:
             path.rename(self.folder / f"config-{former}.yaml")
         write_atomically(path, content)
 
-    def _write_environment(self, *, seed: int, group: str | None) -> None:
+    def _write_environment(self, *, seed: int, group: str | None, data: str | None) -> None:
         """environment.json: where the run began and, under `resumed`, where each resumption took place."""
         path = self.folder / "environment.json"
         now = {
@@ -214,6 +216,7 @@ class Run:
             "run": self.id,
             "stage": self.stage,
             "group": group,
+            **({"data": data} if data else {}),
             **environment(),
         }
         if path.exists():

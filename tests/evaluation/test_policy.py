@@ -189,10 +189,13 @@ def test_a_reference_that_cannot_read_as_much_is_refused(config, workspace, tmp_
         evaluate_policy(config(f"reference={folder}"), workspace)
 
 
-def test_an_attempt_that_is_repeated_logs_its_figures_once(config, workspace):
+def test_an_attempt_that_is_repeated_logs_its_figures_once(config, workspace, monkeypatch):
     again = workspace.within(run_id="tiny-eval-1")
-    for _ in range(2):
-        evaluate_policy(config(), again)
+    with monkeypatch.context() as patch:
+        patch.setattr("rlhf.tracking.Run.log_samples", lambda *_, **__: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            evaluate_policy(config(), again)
+    evaluate_policy(config(), again)
     lines = (workspace.home / "runs" / "tiny-eval-1" / "metrics.jsonl").read_text().splitlines()
     assert len(lines) == 1
 

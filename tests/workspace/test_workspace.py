@@ -1,9 +1,14 @@
 """What a run holds, what it may go on with, and what it names as its ancestors."""
 
+import json
+import struct
+from datetime import timedelta
+
 import pytest
 
 from rlhf.config import OutputSection, Section
 from rlhf.datasets import DataConfig, DataSource, load
+from rlhf.errors import Interrupted, UserError
 from rlhf.records import Prompt, write_jsonl
 from rlhf.tracking import TrackingConfig
 from rlhf.workspace import Workspace
@@ -60,3 +65,111 @@ def test_a_report_that_fails_leaves_a_finished_run_finished(workspace, monkeypat
     with workspace.run("sft", Config(), OFF) as run:
         run.finish({"eval_loss": 1.0})
     assert "the report could not be written" in caplog.text
+
+
+def test_gc_leaves_alone_what_a_run_reads(workspace, tmp_path):
+    publish_rows(workspace, tmp_path, "a", "b")
+    data = load_rows(workspace)
+    (tmp_path / "model.safetensors").write_bytes(struct.pack("<Q", 2) + b"{}")
+    for seed in range(2):
+        workspace.registry.publish(tmp_path / "model.safetensors", kind="base", name="t/base", metadata={"seed": seed})
+    publish_rows(workspace, tmp_path, "other")
+    every = {"t/rows@v1", "t/base@v1"}
+
+    def deleted():
+        return {artefact.ref for artefact in workspace.registry.gc(grace=timedelta(0)).delete}
+
+    assert deleted() == every
+    with (
+        pytest.raises(Interrupted),
+        workspace.run("sft", Config(), OFF, data=data, models=["t/base@v1"]) as run,
+    ):
+        assert deleted() == set()
+        raise Interrupted("by a signal")
+    assert deleted() == set()  # to be resumed with
+    with workspace.within(run_id=run.id).run("sft", Config(), OFF, data=data, models=["t/base@v1"]):
+        assert deleted() == set()
+    assert deleted() == every
+
+
+def test_an_input_that_gc_has_deleted_is_said_and_the_run_has_failed(workspace, tmp_path):
+    publish_rows(workspace, tmp_path, "a", "b")
+    data = load_rows(workspace)
+    publish_rows(workspace, tmp_path, "other")
+    workspace.registry.gc(dry_run=False, grace=timedelta(0))
+    with (
+        pytest.raises(UserError, match="t/rows@v1: deleted by gc"),
+        workspace.within(run_id="r1").run("sft", Config(), OFF, data=data),
+    ):
+        raise AssertionError
+    assert summary_of(workspace, "r1")["status"] == "failed"
+
+
+# Resuming
+
+
+def summary_of(workspace, run_id):
+    return json.loads((workspace.home / "runs" / run_id / "summary.json").read_text())
+
+
+@pytest.fixture
+def broken_off(workspace, tmp_path):
+    """A workspace that goes on with a run that was interrupted, and the data that it had."""
+    publish_rows(workspace, tmp_path, "a", "b")
+    data, mine = load_rows(workspace), workspace.within(run_id="r1")
+    with pytest.raises(Interrupted), mine.run("sft", Config(), OFF, data=data):
+        raise Interrupted("by a signal")
+    return mine, data
+
+
+def refusal(mine, stage, config, data):
+    before = (mine.home / "runs" / "r1" / "summary.json").read_bytes()
+    with pytest.raises(UserError) as caught, mine.run(stage, config, config.tracking, data=data):
+        raise AssertionError
+    assert (mine.home / "runs" / "r1" / "summary.json").read_bytes() == before
+    return list(caught.value.problems)
+
+
+def test_a_run_goes_on_as_what_it_was(broken_off):
+    mine, data = broken_off
+    elsewhere = Config(tracking=TrackingConfig(wandb="off", project="other"))
+    with mine.run("sft", elsewhere, elsewhere.tracking, data=data) as run:
+        run.finish({})
+    assert summary_of(mine, "r1")["status"] == "done"
+
+
+def test_a_run_of_another_stage_is_not_gone_on_with(broken_off):
+    mine, data = broken_off
+    assert refusal(mine, "reward", Config(), data) == [
+        "run r1: is a run of sft, not of reward; start a new one without --resume"
+    ]
+
+
+def test_every_value_that_is_no_longer_the_same_is_named(broken_off):
+    mine, data = broken_off
+    config = Config(rate=0.5, trainer={"max_steps": 3}, output=OutputSection(name="t/out", alias="best"))
+    assert refusal(mine, "sft", config, data) == [
+        "run r1: rate = 0.5: the run was begun with 1e-05",
+        "run r1: trainer = (not set): the run was begun with {}",
+        "run r1: output.alias = 'best': the run was begun with None",
+        "run r1: trainer.max_steps = 3: the run was begun with (not set); take that back, or start a new run without "
+        "--resume",
+    ]
+
+
+def test_other_rows_are_refused(broken_off, tmp_path):
+    mine, _ = broken_off
+    publish_rows(mine, tmp_path, "a", "c")
+    assert refusal(mine, "sft", Config(), load_rows(mine)) == [
+        "run r1: data: the rows are not those that the run was begun with; take that back, or start a new run without "
+        "--resume"
+    ]
+
+
+def test_a_run_that_is_done_is_not_taken_up_again(workspace):
+    mine = workspace.within(run_id="r1")
+    with mine.run("sft", Config(), OFF) as run:
+        run.finish({"artefact": "t/out@v1"})
+    assert refusal(mine, "sft", Config(), None) == [
+        "run r1: is done and published t/out@v1; it is not taken up again: start a new one without --resume"
+    ]
