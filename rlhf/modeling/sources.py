@@ -212,7 +212,9 @@ def _from_hub(ref: str, registry: Registry, key: str) -> ModelSource:
 def _download(hub_id: str, revision: str | None, key: str) -> Path:
     """The snapshot folder of a Hub model; from the cache when the Hub is out of reach."""
     try:
-        return Path(snapshot_download(hub_id, revision=revision, allow_patterns=MODEL_FILES, ignore_patterns=NOT_MODEL_FILES))
+        return Path(
+            snapshot_download(hub_id, revision=revision, allow_patterns=MODEL_FILES, ignore_patterns=NOT_MODEL_FILES)
+        )
     except HFValidationError:
         raise UserError(f"{key} = {hub_id!r}: neither in the registry, nor a folder, nor a Hub id") from None
     except RepositoryNotFoundError:

@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from huggingface_hub.utils import filter_repo_objects
 from tiny import tiny_model
 
 from rlhf.errors import UserError
@@ -143,3 +144,25 @@ def test_of_a_folder_the_model_is_taken_in_and_copied_once(base, registry, tmp_p
     published = find_model(str(folder), registry).publish(registry)
     assert sorted(copied) == sorted(file.name for file in base.iterdir())
     assert find_model(published.ref, registry).ref == "base/checkpoint-10@v1"
+
+
+def test_weights_that_lie_there_twice_are_taken_once(tmp_path, monkeypatch):
+    asked = {}
+
+    def snapshot_download(hub_id, **options):
+        asked.update(options)
+        return str(tiny_model(tmp_path / "hub"))
+
+    monkeypatch.setattr("rlhf.modeling.sources.snapshot_download", snapshot_download)
+    find_model("mistral/tiny", Registry(tmp_path / "home"))
+    files = ["config.json", "model.safetensors", "consolidated.safetensors", "tokenizer.model", "original/params.json"]
+    wanted = filter_repo_objects(
+        files, allow_patterns=asked["allow_patterns"], ignore_patterns=asked["ignore_patterns"]
+    )
+    assert list(wanted) == ["config.json", "model.safetensors", "tokenizer.model"]
+
+    folder = tiny_model(tmp_path / "local")
+    (folder / "consolidated.safetensors").write_bytes(b"a second copy")
+    registry = Registry(tmp_path / "home")
+    artefact = find_model(str(folder), registry).publish(registry)
+    assert not (registry.open(artefact) / "consolidated.safetensors").exists()
