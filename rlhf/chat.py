@@ -54,7 +54,8 @@ def open_partners(refs: Sequence[str], registry: Registry, template: str | None)
     """
     if template is not None and "{text}" not in template:
         raise UserError(f"--template {template!r}: has no {{text}} where the message goes")
-    template = template.encode().decode("unicode_escape") if template else None
+    if template is not None:  # as a shell passes it on
+        template = template.replace("\\n", "\n").replace("\\t", "\t")
     partners = []
     for ref in refs:
         source = find_model(ref, registry, kinds=("base", "sft", "policy"), key="chat")

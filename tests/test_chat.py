@@ -34,3 +34,9 @@ def test_the_template_stands_around_the_message(tmp_path):
 def test_a_template_without_a_place_for_the_text_is_refused(tmp_path):
     with pytest.raises(UserError, match=r"has no \{text\}"):
         open_partners([str(tiny_model(tmp_path / "a"))], Registry(tmp_path / "home"), "Q:")
+
+
+def test_only_line_breaks_and_tabs_are_escapes_of_a_template(tmp_path):
+    folder = tiny_model(tmp_path / "a")
+    [partner] = open_partners([str(folder)], Registry(tmp_path / "home"), r"Café\t{text} \d\n:")
+    assert partner.template == "Café\t{text} \\d\n:"
