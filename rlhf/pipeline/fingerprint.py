@@ -1,9 +1,8 @@
 """What a stage depends on, as one short text: equal for stages that would do the same. Imports no torch."""
 
 import hashlib
-import importlib
+import importlib.util
 import json
-import sys
 from collections.abc import Iterator, Mapping
 from fnmatch import fnmatch
 from importlib.machinery import PathFinder
@@ -45,14 +44,13 @@ def function_file(section: ScorerSection) -> Path | None:
     if file is not None:
         return file if file.is_file() else None
     importlib.invalidate_caches()
-    where: list[str] | None = [*([str(section.folder)] if section.folder else []), *sys.path]
-    spec = None
-    for part in section.split_function()[0].split("."):
-        spec = PathFinder.find_spec(part, where) if where is not None else None
-        if spec is None:
-            return None
-        found = spec.submodule_search_locations
-        where = None if found is None else list(found)
+    top, *parts = section.split_function()[0].split(".")
+    beside = PathFinder.find_spec(top, [str(section.folder)]) if section.folder else None
+    # every finder is asked for what is installed: that of an editable install looks in no folder of sys.path
+    spec = beside or importlib.util.find_spec(top)
+    for part in parts:
+        where = None if spec is None else spec.submodule_search_locations
+        spec = None if where is None else PathFinder.find_spec(part, list(where))
     return Path(spec.origin) if spec is not None and spec.origin and Path(spec.origin).is_file() else None
 
 
