@@ -31,18 +31,26 @@ class HeldOut:
 
 
 @torch.no_grad()
-def held_out(model: nn.Module, batches: Iterable[Mapping[str, Tensor]], device: torch.device) -> HeldOut:
-    """Score `batches` of `input_ids` and `labels` [B, T] (and `attention_mask`); the model's mode is left as it was."""
+def held_out(
+    model: nn.Module, batches: Iterable[Mapping[str, Tensor]], device: torch.device, autocast: torch.dtype | None = None
+) -> HeldOut:
+    """Score `batches` of `input_ids` and `labels` [B, T] (and `attention_mask`); the model's mode is left as it was.
+
+    `autocast` is the dtype that training computes in: the trainer wraps its model for that once it trains, not before.
+    """
     was_training = model.training
     model.eval()
     nll, correct, count = 0.0, 0, 0
     for batch in batches:
         inputs = {name: value.to(device) for name, value in batch.items() if isinstance(value, Tensor)}
         labels = inputs.pop("labels")[:, 1:]
-        logits = model(**inputs, use_cache=False).logits[:, :-1].float()
         counts = labels != IGNORED
-        nll += float(nn.functional.cross_entropy(logits[counts], labels[counts], reduction="sum"))
-        correct += int((logits.argmax(-1)[counts] == labels[counts]).sum())
-        count += int(counts.sum())
+        with torch.autocast(device.type, autocast, enabled=autocast is not None):
+            logits = model(**inputs, use_cache=False).logits[:, :-1]
+        # [n, V] of the n tokens that count: all of [B, T, V] in float32 may be more than there is memory for
+        logits, labels = logits[counts].float(), labels[counts]
+        nll += float(nn.functional.cross_entropy(logits, labels, reduction="sum"))
+        correct += int((logits.argmax(-1) == labels).sum())
+        count += len(labels)
     model.train(was_training)
     return HeldOut(loss=nll / max(count, 1), token_accuracy=correct / max(count, 1), num_tokens=count)

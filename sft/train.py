@@ -5,6 +5,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import torch
 from transformers import PreTrainedTokenizerBase, set_seed
 from trl import SFTConfig, SFTTrainer
 
@@ -133,7 +134,9 @@ def _report_dropped(num_rows: int, trainer: SFTTrainer, config: SFTStageConfig) 
 
 
 def _held_out(trainer: SFTTrainer) -> dict[str, float]:
-    found = held_out(trainer.model, trainer.get_eval_dataloader(), trainer.args.device)
+    args = trainer.args
+    autocast = torch.bfloat16 if args.bf16 else torch.float16 if args.fp16 else None
+    found = held_out(trainer.model, trainer.get_eval_dataloader(), args.device, autocast)
     return {"eval_loss": found.loss, "perplexity": found.perplexity, "token_accuracy": found.token_accuracy}
 
 

@@ -304,3 +304,11 @@ def test_a_run_that_is_resumed_is_the_run_that_was_not_interrupted(sft):
     assert steps == sorted(set(steps))
     registry = sft.workspace.registry
     assert registry.resolve("tiny/sft").digest == registry.resolve("tiny/again").digest
+
+
+def test_the_loss_before_and_after_is_measured_in_the_precision_of_training(sft):
+    """With a learning rate of 0 nothing changes between the two."""
+    still = ("trainer.learning_rate=0", "trainer.num_train_epochs=1")
+    mixed = sft(*still, "trainer.bf16=true", "trainer.use_cpu=true")
+    assert mixed["eval_loss_before"] == mixed["eval_loss"]
+    assert mixed["eval_loss"] != sft(*still, "output.name=tiny/other")["eval_loss"]
