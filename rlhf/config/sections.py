@@ -1,8 +1,8 @@
 """The sections every stage shares."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from rlhf.config.located import ModelRef
 
@@ -40,6 +40,12 @@ class ModelSection(Section):
     """Parameters whose names match one of these patterns (`model.embed_tokens.*`) are not trained."""
     dropout: Annotated[float, Field(ge=0, lt=1)] | None = None
     """Set every dropout of the model to this; left out, the model's own config stands."""
+
+    @model_validator(mode="after")
+    def _quantized_under_an_adapter(self) -> Self:
+        if self.quantization and not self.adapter:
+            raise ValueError("quantization: quantized weights cannot be trained; set `adapter` (`adapter: {r: 16}`)")
+        return self
 
 
 class OutputSection(Section):

@@ -227,6 +227,11 @@ def _load(
 ) -> tuple[Any, set[str]]:
     """`source` or, below an adapter, its base, by an Auto class; and the parameters that its files do not hold."""
     bottom = source.bottom
+    if section and section.quantization and source.is_adapter:
+        raise UserError(
+            f"model.quantization: {source.ref} is an adapter, and what it learned would be lost in quantized weights; "
+            "export it merged (`rlhf export`) and start from that"
+        )
     options: dict[str, Any] = {"dtype": dtype}
     if section and section.attention:
         options["attn_implementation"] = section.attention

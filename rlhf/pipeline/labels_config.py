@@ -4,25 +4,34 @@ from typing import Annotated, Self
 
 from pydantic import Field, model_validator
 
-from rlhf.config import StageConfig
+from rlhf.config import Section, StageConfig
 from rlhf.datasets import DataConfig
 from rlhf.evaluation.config import GenerationSection
 from rlhf.scoring_config import ScorerSection
 from rlhf.tracking import TrackingConfig
 
 
-class LabelsConfig(StageConfig):
-    """Completions of a model, ranked by simulated annotators."""
+class LabelledPrompts(Section):
+    """Prompts, and who ranks what is written to them."""
 
     data: DataConfig
-    num_completions: Annotated[int, Field(ge=2, le=16)] = 4
-    generation: GenerationSection = GenerationSection(temperature=1.0)
     annotators: ScorerSection
     """The function that ranks: `function(prompts, completions, seed) -> [Ranking, ...]`."""
-    tracking: TrackingConfig = TrackingConfig()
 
     @model_validator(mode="after")
-    def _a_function(self) -> Self:
+    def _what_is_possible(self) -> Self:
         if self.annotators.function is None:
             raise ValueError("annotators: name a `function`; a model cannot rank here")
+        if self.model.quantization:
+            raise ValueError("model.quantization: is for training under an adapter; set model.dtype: bfloat16")
         return self
+
+
+class LabelsConfig(LabelledPrompts, StageConfig):
+    """Completions of a model, ranked by simulated annotators."""
+
+    held_out: LabelledPrompts | None = None
+    """Judgements to measure the reward model by, in the artefact's `dev` part; they may come from somebody else."""
+    num_completions: Annotated[int, Field(ge=2, le=16)] = 4
+    generation: GenerationSection = GenerationSection(temperature=1.0)
+    tracking: TrackingConfig = TrackingConfig()

@@ -1,8 +1,8 @@
 """What `rlhf ppo` takes. Imports no torch."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from rlhf.config import ModelRef, StageConfig, TrainerArgs
 from rlhf.datasets import DataConfig
@@ -23,3 +23,12 @@ class PPOStageConfig(StageConfig):
     """Every row gives its prompt; the held-out ones are evaluated on before and after."""
     trainer: Annotated[dict[str, Any], TrainerArgs("PPOConfig")] = {}
     tracking: TrackingConfig = TrackingConfig()
+
+    @model_validator(mode="after")
+    def _not_quantized(self) -> Self:
+        if self.model.quantization:
+            raise ValueError(
+                "model.quantization: PPO copies the model, for its critic or as the reference, and quantized weights "
+                "cannot be copied; leave it out and set model.dtype: bfloat16"
+            )
+        return self

@@ -8,6 +8,7 @@ import pytest
 from reward.config import RewardStageConfig
 from rlhf.config import load_config
 from rlhf.errors import UserError
+from rlhf.pipeline.labels_config import LabelsConfig
 from rlhf.ppo.stage_config import PPOStageConfig
 from sft.config import SFTStageConfig
 
@@ -189,3 +190,31 @@ def test_a_long_value_is_cut(problems):
 def test_a_folder_in_place_of_a_file(tmp_path):
     with pytest.raises(UserError, match="is a folder"):
         load_config(Path(tmp_path), SFTStageConfig)
+
+
+@pytest.mark.parametrize(
+    ("config", "overrides", "what"),
+    [
+        (SFTStageConfig, ["model.quantization=4bit"], "quantized weights cannot be trained; set `adapter`"),
+        (SFTStageConfig, ["model.quantization=4bit", "model.adapter={r: 4}"], None),
+        (
+            PPOStageConfig,
+            ["model.quantization=8bit", "model.adapter={r: 4}", "reward=[{ref: a/b}]"],
+            "model.quantization: PPO copies the model",
+        ),
+        (
+            LabelsConfig,
+            ["model.quantization=4bit", "model.adapter={r: 4}", "annotators={function: 'a:b'}"],
+            "model.quantization: is for training under an adapter",
+        ),
+    ],
+)
+def test_quantization_is_for_the_frozen_base_of_an_adapter(tmp_path, config, overrides, what):
+    file = tmp_path / "stage.yaml"
+    file.write_text("model: {ref: a/b}\ndata: {sources: [{path: rows.jsonl}]}\noutput: {name: c/d}\n")
+    if what is None:
+        assert load_config(file, config, overrides).model.quantization == "4bit"
+        return
+    with pytest.raises(UserError) as caught:
+        load_config(file, config, overrides)
+    assert what in caught.value.problems[0]

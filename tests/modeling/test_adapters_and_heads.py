@@ -282,3 +282,11 @@ def test_a_small_update_survives_being_merged_into_16_bits(base, registry, tmp_p
     assert not torch.equal(
         whole.get_parameter(weight).bfloat16(), load_causal_lm(source).get_parameter(weight).bfloat16()
     )
+
+
+def test_an_adapter_is_not_merged_into_quantized_weights(base, registry, tmp_path):
+    source = find_model(str(base), registry)
+    sft = load_causal_lm(source, section(adapter=LORA), trainable=True)
+    published(registry, sft, source, tmp_path, kind="sft", name="sft")
+    with pytest.raises(UserError, match=r"model\.quantization: group/sft@v1 is an adapter"):
+        load_causal_lm(find_model("group/sft", registry), section(quantization="4bit", adapter=LORA), trainable=True)
