@@ -184,7 +184,12 @@ def _fill_in(stages: dict[str, dict[str, Any]], file: PipelineFile) -> None:
     if "export" in stages and "ppo" in made:
         stages["export"].setdefault("model", made["ppo"])
     if "labels" in made and "reward" in stages:
-        stages["reward"].setdefault("data", {"sources": [{"path": made["labels"]}], "dev_fraction": 0.1})
+        judged: dict[str, Any] = {"sources": [{"path": made["labels"], "split": "train"}]}
+        if "held_out" in stages["labels"]:
+            judged["dev"] = [{"path": made["labels"], "split": "dev"}]
+        else:
+            judged["dev_fraction"] = 0.1
+        stages["reward"].setdefault("data", judged)
 
 
 def _made_by(config: Mapping[str, Any], default: str) -> str:
