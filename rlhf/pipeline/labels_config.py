@@ -19,11 +19,9 @@ class LabelledPrompts(Section):
     """The function that ranks: `function(prompts, completions, seed) -> [Ranking, ...]`."""
 
     @model_validator(mode="after")
-    def _what_is_possible(self) -> Self:
+    def _a_function(self) -> Self:
         if self.annotators.function is None:
             raise ValueError("annotators: name a `function`; a model cannot rank here")
-        if self.model.quantization:
-            raise ValueError("model.quantization: is for training under an adapter; set model.dtype: bfloat16")
         return self
 
 
@@ -35,3 +33,9 @@ class LabelsConfig(LabelledPrompts, StageConfig):
     num_completions: Annotated[int, Field(ge=2, le=16)] = 4
     generation: GenerationSection = GenerationSection(temperature=1.0)
     tracking: TrackingConfig = TrackingConfig()
+
+    @model_validator(mode="after")
+    def _not_quantized(self) -> Self:
+        if self.model.quantization:
+            raise ValueError("model.quantization: is for training under an adapter; set model.dtype: bfloat16")
+        return self
