@@ -253,8 +253,8 @@ def train(trainer: Trainer, run: Run, workspace: Workspace, *, shown: tuple[str,
         bar.progress.stop()
     if stop.received is not None:
         raise Interrupted(
-            f"stopped by a signal at step {trainer.state.global_step}; go on with the same command and "
-            f"--resume {run.id} (`rlhf run` goes on by itself); the checkpoint is in {run.checkpoints}"
+            f"stopped by a signal at step {trainer.state.global_step}; go on with {workspace.how_to_go_on(run)}; "
+            f"the checkpoint is in {run.checkpoints}"
         )
 
 

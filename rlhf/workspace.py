@@ -39,6 +39,8 @@ class Workspace:
         group: W&B group of the runs opened from here.
         run_id: the run to open, or to go on with; a new one when None.
         progress: whether to show bars.
+        command: what the user has typed, without `--resume`; None when no command was.
+        resumes_itself: whether that command, typed again, goes on with an interrupted run by itself.
     """
 
     home: Path
@@ -46,6 +48,8 @@ class Workspace:
     group: str | None = None
     run_id: str | None = None
     progress: bool = True
+    command: str | None = None
+    resumes_itself: bool = False
 
     @classmethod
     def open(cls, home: Path | None = None, **options: Any) -> "Workspace":
@@ -56,6 +60,12 @@ class Workspace:
     def within(self, *, group: str | None = None, run_id: str | None = None) -> "Workspace":
         """The same workspace for another run."""
         return replace(self, group=group or self.group, run_id=run_id)
+
+    def how_to_go_on(self, run: Run) -> str:
+        """What is to be typed to go on with a run that was interrupted."""
+        if self.resumes_itself:
+            return f"`{self.command}`" if self.command else "the same command"
+        return f"`{self.command} --resume {run.id}`" if self.command else f"the same command and --resume {run.id}"
 
     def existing_run(self) -> Path | None:
         """The folder of the run to go on with; None for a new run."""

@@ -39,7 +39,7 @@ def sft(config: Config, overrides: Overrides = None, json: Json = False, resume:
     quiet_libraries()
     from sft.train import train_sft
 
-    _finish(train_sft(settings, _workspace(json, resume, "rlhf sft")), json)
+    _finish(train_sft(settings, _workspace(json, resume, "rlhf sft", config, overrides)), json)
 
 
 def reward(config: Config, overrides: Overrides = None, json: Json = False, resume: Resume = None) -> None:
@@ -51,7 +51,7 @@ def reward(config: Config, overrides: Overrides = None, json: Json = False, resu
     quiet_libraries()
     from reward.train import train_reward
 
-    _finish(train_reward(settings, _workspace(json, resume, "rlhf reward")), json)
+    _finish(train_reward(settings, _workspace(json, resume, "rlhf reward", config, overrides)), json)
 
 
 def ppo(config: Config, overrides: Overrides = None, json: Json = False, resume: Resume = None) -> None:
@@ -63,7 +63,7 @@ def ppo(config: Config, overrides: Overrides = None, json: Json = False, resume:
     quiet_libraries()
     from rlhf.ppo.stage import train_ppo
 
-    _finish(train_ppo(settings, _workspace(json, resume, "rlhf ppo")), json)
+    _finish(train_ppo(settings, _workspace(json, resume, "rlhf ppo", config, overrides)), json)
 
 
 def run_pipeline(
@@ -82,7 +82,7 @@ def run_pipeline(
     quiet_libraries()
     from rlhf.pipeline.run import run_stages
 
-    _finish(run_stages(plan, _workspace(json, None, "rlhf run"), fresh=fresh), json)
+    _finish(run_stages(plan, _workspace(json, None, "rlhf run", config, overrides), fresh=fresh), json)
 
 
 def demo(
@@ -99,9 +99,11 @@ def demo(
     """
     quiet_libraries()
     from rlhf.demo.run import run_demo
+    from rlhf.tracking.environment import command_line
     from rlhf.workspace import Workspace
 
-    workspace = Workspace.open(folder, progress=not json)
+    command = command_line(["rlhf", "demo", "--folder", str(folder), "--seed", str(seed)])
+    workspace = Workspace.open(folder, progress=not json, command=command)
     summary = run_demo(workspace, seed=seed, fresh=fresh)
     _finish(summary, json)
     if not json:
@@ -172,10 +174,14 @@ def export(
     _finish(summary, json)
 
 
-def _workspace(json: bool, resume: str | None, command: str) -> Any:
+def _workspace(
+    json: bool, resume: str | None, command: str, config: Path | None = None, overrides: list[str] | None = None
+) -> Any:
+    from rlhf.tracking.environment import command_line
     from rlhf.workspace import Workspace
 
-    workspace = Workspace.open(run_id=resume, progress=not json)
+    typed = command_line([*command.split(), str(config), *(overrides or [])]) if config else command
+    workspace = Workspace.open(run_id=resume, progress=not json, command=typed)
     if resume is not None and workspace.existing_run() is None:
         from rlhf.errors import UserError
 

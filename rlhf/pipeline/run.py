@@ -53,6 +53,7 @@ def run_stages(plan: Plan, workspace: Workspace, *, fresh: bool = False) -> dict
     artefacts: dict[str, str] = {}
     folders: list[Path] = []
     pins: dict[str, str] = {}
+    workspace = replace(workspace, resumes_itself=True)
     with workspace.within(group=plan.file.group).run("run", _Whole(plan), TrackingConfig(wandb="off")) as run:
         for stage, written in plan.stages.items():
             config = plan.config(stage, _pinned(written, pins))

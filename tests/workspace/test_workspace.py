@@ -2,6 +2,7 @@
 
 import json
 import struct
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
@@ -173,3 +174,13 @@ def test_a_run_that_is_done_is_not_taken_up_again(workspace):
     assert refusal(mine, "sft", Config(), None) == [
         "run r1: is done and published t/out@v1; it is not taken up again: start a new one without --resume"
     ]
+
+
+def test_an_interrupted_run_names_the_command_that_goes_on(workspace):
+    with workspace.within(run_id="r1").run("sft", Config(), OFF) as run:
+        pass
+    typed = replace(workspace, command="rlhf sft sft.yaml seed=1")
+    assert typed.how_to_go_on(run) == "`rlhf sft sft.yaml seed=1 --resume r1`"
+    assert workspace.how_to_go_on(run) == "the same command and --resume r1"
+    whole = replace(workspace, command="rlhf run run.yaml", resumes_itself=True)
+    assert whole.within(run_id="r1").how_to_go_on(run) == "`rlhf run run.yaml`"
