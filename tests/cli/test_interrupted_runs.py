@@ -80,7 +80,8 @@ def test_a_signal_ends_a_run_that_is_gone_on_with_as_if_there_had_been_none(proj
     assert process.returncode == 75, err
     assert out == "" and "Traceback" not in err
     run = metrics_of(project, "sft").parent
-    assert "interrupted: stopped by a signal at step" in err and f"go on with `rlhf sft sft.yaml --resume {run.name}`" in err
+    assert "interrupted: stopped by a signal at step" in err
+    assert f"go on with `rlhf sft sft.yaml --resume {run.name}`" in err
     assert json.loads((run / "summary.json").read_text())["status"] == "interrupted"
     assert checkpoint.latest_intact(run / "checkpoints") is not None
     registry = Registry(project / "home")
@@ -96,7 +97,8 @@ def test_a_signal_ends_a_run_that_is_gone_on_with_as_if_there_had_been_none(proj
 
 
 def test_a_run_that_was_killed_goes_on_from_its_last_intact_checkpoint(project):
-    process = start(project, "sft", "sft.yaml", "trainer.save_strategy=steps", "trainer.save_steps=5", "--json")
+    command = ("sft", "sft.yaml", "trainer.save_strategy=steps", "trainer.save_steps=5", "--json")
+    process = start(project, *command)
     run_of = lambda: metrics_of(project, "sft")  # noqa: E731
     wait_for(process, lambda: run_of() is not None and len(checkpoint.checkpoints(run_of().parent / "checkpoints")) > 2)
     process.kill()
@@ -105,7 +107,7 @@ def test_a_run_that_was_killed_goes_on_from_its_last_intact_checkpoint(project):
     assert not (run / "summary.json").exists()
     broken = checkpoint.checkpoints(run / "checkpoints")[-1]
     (broken / "model.safetensors").write_bytes(b"half")
-    resumed = finish(project, "sft", "sft.yaml", "--resume", run.name, "--json")
+    resumed = finish(project, *command, "--resume", run.name)
     assert resumed["status"] == "done"
     finish(project, "sft", "sft.yaml", "output.name=tiny/whole", "--json")
     registry = Registry(project / "home")
