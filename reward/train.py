@@ -139,9 +139,12 @@ def _centre(config: RewardStageConfig, source: ModelSource, workspace: Workspace
 
 
 def _max_length(config: RewardStageConfig, source: ModelSource) -> int | None:
+    """As written, else RewardConfig's own, which a shorter context lowers; None is what the context allows."""
     wanted, limit = config.trainer.get("max_length"), max_positions(source)
     if wanted and limit and wanted > limit:
         raise UserError(f"trainer.max_length = {wanted}: {source.ref} reads at most {limit} tokens")
+    if "max_length" not in config.trainer and RewardConfig.max_length:
+        return min(RewardConfig.max_length, limit or RewardConfig.max_length)
     return wanted
 
 

@@ -283,3 +283,17 @@ def test_the_model_that_is_centred_on_writes_on_the_accelerator_in_the_dtype_of_
     monkeypatch.setattr("reward.train.device", lambda: torch.device("meta"))
     reward("trainer.max_steps=1", "model.dtype=bfloat16", rows=preferences(24))
     assert seen == {"device": "meta", "dtype": torch.bfloat16}
+
+
+def test_left_out_the_longest_text_is_what_trl_takes_or_the_context(reward, models, tmp_path):
+    models = models | {"long": tiny_model(tmp_path / "long", context=4096)}
+    for model, overrides, expected in (
+        ("base", [], 96),
+        ("long", [], 1024),
+        ("long", ["trainer.max_length=2000"], 2000),
+        ("long", ["trainer.max_length=null"], 4096),
+    ):
+        overrides = [*overrides, f"model.ref={models[model]}", "trainer.max_steps=1", "data.dev_fraction=0"]
+        summary = reward(*overrides, rows=preferences(8))
+        sidecar = reward.workspace.registry.resolve(summary["artefact"]).path / "reward.json"
+        assert json.loads(sidecar.read_text())["max_length"] == expected
