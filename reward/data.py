@@ -4,6 +4,7 @@ One row of the dataset is one ranking with all its pairs, so that the pairs of o
 (InstructGPT, Ouyang et al. 2022, section 3.5: shuffled pairs overfit within an epoch).
 """
 
+import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,7 +13,7 @@ import torch
 from datasets import Dataset
 from torch import Tensor
 
-from rlhf.records import Preference, Ranking, Record, exchange
+from rlhf.records import Preference, Ranking, Record, Text, exchange
 
 KINDS = (Ranking, Preference)
 
@@ -33,12 +34,24 @@ def to_groups(records: Iterable[Record]) -> list[list[Preference]]:
 
 
 def to_dataset(groups: Sequence[Sequence[Preference]], encode: Encode) -> Dataset:
-    """One row a group: lists of `chosen_ids`, `rejected_ids`, `weight` and `margin`, one entry a pair."""
+    """One row a group: lists of `chosen_ids`, `rejected_ids`, `weight` and `margin`, one entry a pair.
+
+    `encode` is called once for each distinct text, in however many pairs it stands.
+    """
+    encoded: dict[tuple[str, str], list[int]] = {}
+
+    def ids(prompt: Text, completion: Text) -> list[int]:
+        before, text = exchange(prompt, completion)
+        key = (json.dumps(before), text)
+        if key not in encoded:
+            encoded[key] = encode(before, text)
+        return encoded[key]
+
     return Dataset.from_list(
         [
             {
-                "chosen_ids": [encode(*exchange(pair.prompt, pair.chosen)) for pair in pairs],
-                "rejected_ids": [encode(*exchange(pair.prompt, pair.rejected)) for pair in pairs],
+                "chosen_ids": [ids(pair.prompt, pair.chosen) for pair in pairs],
+                "rejected_ids": [ids(pair.prompt, pair.rejected) for pair in pairs],
                 "weight": [pair.weight for pair in pairs],
                 "margin": [pair.margin or 0.0 for pair in pairs],
             }

@@ -83,6 +83,7 @@ def train_reward(config: RewardStageConfig, workspace: Workspace) -> dict[str, A
             processing_class=tokenizer,
             callbacks=early_stopping(config),
         )
+        num_truncated = scorer.num_truncated  # distinct texts of the data; measuring and centring add to it
         train(trainer, run, workspace, shown=("loss", "accuracy", "eval_accuracy"))
         scorer.model = trainer.accelerator.unwrap_model(trainer.model)
         # 3. centre: what the SFT model writes is to score 0 on average
@@ -95,7 +96,7 @@ def train_reward(config: RewardStageConfig, workspace: Workspace) -> dict[str, A
             "centred_on": centre.source.ref if centre else None,
             "num_train_rankings": len(train_groups),
             "num_train_pairs": sum(map(len, train_groups)),
-            "num_truncated": scorer.num_truncated,
+            "num_truncated": num_truncated,
             "num_set_aside": len(data.problems),
         }
         run.log({f"held_out/{key}": value for key, value in finite(summary).items()}, step=trainer.state.global_step)

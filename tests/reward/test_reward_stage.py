@@ -297,3 +297,11 @@ def test_left_out_the_longest_text_is_what_trl_takes_or_the_context(reward, mode
         summary = reward(*overrides, rows=preferences(8))
         sidecar = reward.workspace.registry.resolve(summary["artefact"]).path / "reward.json"
         assert json.loads(sidecar.read_text())["max_length"] == expected
+
+
+def test_texts_that_were_cut_are_counted_once_each(reward):
+    rows = rankings(12)
+    rows[0]["prompt"] = "a long prompt, " * 3
+    rows[0]["tiers"] = [[0], [1], [2]]
+    summary = reward("trainer.max_length=24", "trainer.max_steps=1", "data.dev_fraction=0.3", rows=rows)
+    assert summary["num_truncated"] == 3
