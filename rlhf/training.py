@@ -3,6 +3,7 @@
 import json
 import logging
 import math
+import os
 import signal
 import sys
 import threading
@@ -44,6 +45,34 @@ from rlhf.workspace import Workspace
 logger = logging.getLogger(__name__)
 
 HEARTBEAT_SECONDS = 3600
+
+
+def one_process() -> None:
+    """What every stage calls first: it trains in one process on one accelerator, and says so before it loads anything.
+
+    Raises:
+        UserError: a launcher has started several processes, or several accelerators are visible.
+    """
+    processes = int(os.environ.get("WORLD_SIZE", "1"))
+    if processes > 1:
+        raise UserError(
+            f"WORLD_SIZE = {processes}: a stage trains in one process; start it without torchrun, `accelerate launch` "
+            "or another launcher"
+        )
+    visible = torch.accelerator.device_count() if torch.accelerator.is_available() else 0
+    if visible > 1:
+        raise UserError(
+            f"{visible} accelerators are visible and a stage trains on one; set CUDA_VISIBLE_DEVICES=0 in the environment"
+        )
+
+
+@contextmanager
+def made_from_config() -> Iterator[None]:
+    """What a trainer's constructor finds wrong with its config or the data, as the user's error."""
+    try:
+        yield
+    except (ValueError, ImportError) as error:
+        raise UserError(f"trainer: {' '.join(str(error).split())}") from error
 
 
 def owned_args(run: Run, seed: int, trainer: Mapping[str, Any]) -> dict[str, Any]:
@@ -95,19 +124,40 @@ def evaluation_fields(config: Stoppable, has_dev: bool) -> dict[str, Any]:
         UserError: rows that are not there are to be evaluated on.
     """
     strategy = eval_strategy(config.trainer, has_dev, default="epoch")
-    fields: dict[str, Any] = {"eval_strategy": strategy, "save_strategy": "epoch"}
+    fields = {"eval_strategy": strategy} | saving_fields(config.trainer, strategy, config.early_stopping is not None)
     if config.early_stopping is None:
         return fields
     if strategy == "no":
         what = _NO_ROWS if not has_dev else "trainer.eval_strategy = 'no': nothing is evaluated"
         raise UserError(f"early_stopping: {what}")
-    fields |= {
-        "save_strategy": strategy,
+    return fields | {
         "load_best_model_at_end": True,
         "metric_for_best_model": "eval_loss",
         "greater_is_better": False,
     }
-    return fields | ({"save_steps": config.trainer["eval_steps"]} if "eval_steps" in config.trainer else {})
+
+
+def saving_fields(trainer: Mapping[str, Any], strategy: str, stops_early: bool = False) -> dict[str, Any]:
+    """Trainer fields that say when a checkpoint is saved: ten times in a run, of which the last two are kept.
+
+    transformers' own default, every 500 steps and all of them, loses a short run that is killed and fills the disk in a
+    long one. Where the best weights are to be put back at the end, it is saved whenever it is evaluated.
+
+    Args:
+        trainer: the `trainer` section; what stands there is the user's and wins.
+        strategy: when it is evaluated.
+        stops_early: whether the best weights are put back because of early stopping.
+    """
+    fields: dict[str, Any] = {"save_strategy": "steps", "save_steps": 0.1, "save_total_limit": 2}
+    if not stops_early and not trainer.get("load_best_model_at_end"):
+        return fields
+    fields["save_strategy"] = strategy
+    every = trainer.get("eval_steps", trainer.get("logging_steps"))
+    if strategy == "steps" and every is not None:
+        fields["save_steps"] = every
+    elif strategy == "steps":
+        del fields["save_steps"]  # both libraries' own are multiples of their logging_steps
+    return fields
 
 
 def early_stopping(config: Stoppable) -> list[TrainerCallback]:

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -128,6 +129,8 @@ class Workspace:
         finally:
             self.registry.finish_run(run.id, status)
             self._try_to_write_report(run.folder)
+            if status == "done":
+                _remove_checkpoints(run, values.get("trainer") or {})
 
     def _try_to_write_report(self, folder: Path) -> None:
         """What has been trained stands, and what went wrong is said, whether or not a page about it can be drawn."""
@@ -179,6 +182,17 @@ class Workspace:
                 metadata={**counts, **(metadata or {})},
                 run_id=run.id,
             )
+
+
+def _remove_checkpoints(run: Run, trainer: Mapping[str, Any]) -> None:
+    """Checkpoints are there to go on from: once all is published they go, unless the user has said what is kept."""
+    folder = run.folder / "checkpoints"
+    if not folder.is_dir() or {"save_strategy", "save_total_limit"} & trainer.keys():
+        return
+    try:
+        shutil.rmtree(folder)
+    except OSError as error:
+        logger.warning("%s: could not be removed (%s); it is of no more use", folder, error)
 
 
 def report_problems(problems: list[Problem], where: Path | None = None) -> None:

@@ -34,7 +34,7 @@ from rlhf.records import Problem, Prompt, Record
 from rlhf.scorers import FoundScorer, find_scorers, load_scorers
 from rlhf.scoring import RewardModelScorer, Scorer, WeightedScorer
 from rlhf.tracking import Run
-from rlhf.training import eval_strategy, finite, owned_args, train, without_own_output
+from rlhf.training import eval_strategy, finite, one_process, owned_args, saving_fields, train, without_own_output
 from rlhf.workspace import Workspace, report_problems
 
 logger = logging.getLogger(__name__)
@@ -91,6 +91,7 @@ def train_ppo(config: PPOStageConfig, workspace: Workspace) -> dict[str, Any]:
             published under the output's name with `-stopped` behind it.
         Interrupted: stopped by a signal; the run can be resumed.
     """
+    one_process()
     inputs = _read(config, workspace)
     with workspace.run("ppo", config, config.tracking, data=inputs.data, models=inputs.refs) as run:
         report_problems([*inputs.data.problems, *inputs.too_long], run.folder / "set_aside.jsonl")
@@ -158,14 +159,16 @@ def _read(config: PPOStageConfig, workspace: Workspace) -> Inputs:
 
 
 def _trainer_fields(given: Mapping[str, Any], has_dev: bool) -> dict[str, Any]:
-    """The `trainer` section with the stage's defaults: stop at the end token, evaluate in sampling's batches."""
+    """The `trainer` section with the stage's defaults: stop at the end token, evaluate in sampling's batches, save."""
+    strategy = eval_strategy(given, has_dev, default="no")
     fields: dict[str, Any] = {
         "num_sample_generations": 0,
         "response_length": PPOConfig.response_length,
         "per_device_eval_batch_size": given.get(
             "local_rollout_forward_batch_size", PPOConfig.local_rollout_forward_batch_size
         ),
-        "eval_strategy": eval_strategy(given, has_dev, default="no"),
+        "eval_strategy": strategy,
+        **saving_fields(given, strategy),
     }
     if given.get("stop_token_id") is None:
         fields["stop_token"] = "eos"  # noqa: S105 - a name, no secret

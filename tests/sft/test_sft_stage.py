@@ -85,10 +85,7 @@ def test_from_a_file_to_an_artefact(sft):
     page = (run / "report.html").read_text()
     assert "tiny/sft@v1" in page and "base/base@v1" in page
     assert list((run / "curves").glob("*.png"))
-    saved = checkpoint.checkpoints(run / "checkpoints")
-    assert len(saved) == 3
-    for folder in saved:
-        checkpoint.verify(folder)
+    assert not (run / "checkpoints").exists()
 
     registry = sft.workspace.registry
     artefact = registry.resolve("tiny/sft@best", kinds=["sft"])
@@ -197,8 +194,17 @@ def test_only_the_completion_is_learned(sft, monkeypatch, row, model, learned):
         assert tokenizer.decode(labels[counted]).strip() == learned.strip()
 
 
+def test_checkpoints_that_are_asked_for_are_kept(sft):
+    summary = sft("trainer.save_total_limit=3", "trainer.save_steps=4", "trainer.max_steps=16")
+    saved = checkpoint.checkpoints(sft.workspace.home / "runs" / summary["run"] / "checkpoints")
+    assert [folder.name for folder in saved] == ["checkpoint-8", "checkpoint-12", "checkpoint-16"]
+    for folder in saved:
+        checkpoint.verify(folder)
+
+
 def test_early_stopping_goes_back_to_the_best_weights(sft):
-    summary = sft("early_stopping={patience: 1}", "trainer.num_train_epochs=30", "trainer.learning_rate=0.3")
+    keep = "trainer.save_total_limit=2"
+    summary = sft("early_stopping={patience: 1}", "trainer.num_train_epochs=30", "trainer.learning_rate=0.3", keep)
     run = sft.workspace.home / "runs" / summary["run"]
     evaluated = {row["step"]: row["eval_loss"] for row in read_metrics(run) if "eval_runtime" in row}
     best = min(evaluated, key=evaluated.__getitem__)
@@ -312,3 +318,17 @@ def test_the_loss_before_and_after_is_measured_in_the_precision_of_training(sft)
     mixed = sft(*still, "trainer.bf16=true", "trainer.use_cpu=true")
     assert mixed["eval_loss_before"] == mixed["eval_loss"]
     assert mixed["eval_loss"] != sft(*still, "output.name=tiny/other")["eval_loss"]
+
+
+def test_what_trl_refuses_is_one_line(sft):
+    assert "trainer: " in problem_of(sft, "trainer.assistant_only_loss=true")
+
+
+def test_stages_ask_for_one_process_before_they_look_at_anything(sft, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert "WORLD_SIZE = 2" in problem_of(sft, "model.ref=not/there")
+
+
+def test_weights_trained_in_16_bits_are_warned_of(sft, caplog):
+    sft("model.dtype=bfloat16", "trainer.max_steps=1")
+    assert "trainable weights are stored in 16 bits" in caplog.text

@@ -3,9 +3,11 @@
 from types import SimpleNamespace
 
 import pytest
+from trl import SFTConfig
 
 from rlhf import training
-from rlhf.training import RunLogger
+from rlhf.modeling.trainer_config import build_args
+from rlhf.training import RunLogger, saving_fields
 
 
 class Recorder:
@@ -45,3 +47,24 @@ def test_once_an_hour_the_registry_hears_that_the_run_lives(clock):
         ("log", 4),
         ("heartbeat", "r1"),
     ]
+
+
+def test_checkpoints_are_saved_ten_times_and_two_of_them_kept():
+    assert saving_fields({}, "epoch") == {"save_strategy": "steps", "save_steps": 0.1, "save_total_limit": 2}
+
+
+@pytest.mark.parametrize(
+    ("trainer", "strategy", "saved"),
+    [
+        ({}, "epoch", ("epoch", 0.1)),
+        ({"eval_steps": 50}, "steps", ("steps", 50)),
+        ({"logging_steps": 7}, "steps", ("steps", 7)),
+        ({}, "steps", ("steps", None)),
+    ],
+)
+def test_where_the_best_weights_come_back_it_is_saved_when_it_is_evaluated(tmp_path, trainer, strategy, saved):
+    for given, stops_early in ((trainer, True), (trainer | {"load_best_model_at_end": True}, False)):
+        fields = saving_fields(given, strategy, stops_early)
+        assert (fields["save_strategy"], fields.get("save_steps")) == saved
+        whole = {"eval_strategy": strategy, "load_best_model_at_end": True} | fields | given
+        build_args(SFTConfig, whole, output_dir=str(tmp_path), bf16=False)  # refuses what does not fit together
