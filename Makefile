@@ -19,7 +19,7 @@ demo: $(READY)
 	$(BIN)/rlhf demo
 
 test: $(READY) oracle
-	$(BIN)/pytest
+	$(BIN)/pytest -n 2 --dist loadfile
 
 # what `test` leaves out, but for the tests that need an accelerator
 test-rest: $(READY) oracle

@@ -4,3 +4,5 @@ import os
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("WANDB_MODE", "disabled")
+# `make test` runs one process a core; models this small gain nothing from threads within one
+os.environ.setdefault("OMP_NUM_THREADS", "1")
