@@ -30,13 +30,23 @@ from rlhf.modeling import (
     max_positions,
     new_reward_model,
     save_model,
+    warn_of_low_precision,
 )
 from rlhf.modeling.trainer_config import build_args
 from rlhf.records import Preference, exchange, prompt_key
 from rlhf.scorers import Dtype
 from rlhf.scoring import RewardModelScorer
 from rlhf.tracking import Run
-from rlhf.training import early_stopping, evaluation_fields, finite, owned_args, train, write_json
+from rlhf.training import (
+    early_stopping,
+    evaluation_fields,
+    finite,
+    made_from_config,
+    one_process,
+    owned_args,
+    train,
+    write_json,
+)
 from rlhf.workspace import Workspace, report_problems
 
 logger = logging.getLogger(__name__)
@@ -55,6 +65,7 @@ def train_reward(config: RewardStageConfig, workspace: Workspace) -> dict[str, A
         UserError: the input is wrong; nothing has been published.
         Interrupted: stopped by a signal; the run can be resumed.
     """
+    one_process()
     # 1. read all input before anything is written
     source = find_model(config.model.ref, workspace.registry)
     tokenizer = load_tokenizer(source, generates=can_write(source))
@@ -74,16 +85,21 @@ def train_reward(config: RewardStageConfig, workspace: Workspace) -> dict[str, A
     with workspace.run("reward", config, config.tracking, data=data, models=models) as run:
         report_problems(data.problems, run.folder / "set_aside.jsonl")
         # 2. train
-        trainer = RankingRewardTrainer(
-            model=model,
-            args=build_args(RewardConfig, fields, **owned_args(run, config.seed, config.trainer)),
-            data_collator=PairCollator(scorer.pad_id),
-            train_dataset=to_dataset(train_groups, scorer.token_ids),
-            eval_dataset=to_dataset(dev_groups, scorer.token_ids) if dev_groups else None,
-            processing_class=tokenizer,
-            callbacks=early_stopping(config),
-        )
+        train_rows = to_dataset(train_groups, scorer.token_ids)
+        dev_rows = to_dataset(dev_groups, scorer.token_ids) if dev_groups else None
         num_truncated = scorer.num_truncated  # distinct texts of the data; measuring and centring add to it
+        args = build_args(RewardConfig, fields, **owned_args(run, config.seed, config.trainer))
+        warn_of_low_precision(model, args.learning_rate)
+        with made_from_config():
+            trainer = RankingRewardTrainer(
+                model=model,
+                args=args,
+                data_collator=PairCollator(scorer.pad_id),
+                train_dataset=train_rows,
+                eval_dataset=dev_rows,
+                processing_class=tokenizer,
+                callbacks=early_stopping(config),
+            )
         train(trainer, run, workspace, shown=("loss", "accuracy", "eval_accuracy"))
         scorer.model = trainer.accelerator.unwrap_model(trainer.model)
         # 3. centre: what the SFT model writes is to score 0 on average

@@ -62,7 +62,7 @@ def one_process() -> None:
     visible = torch.accelerator.device_count() if torch.accelerator.is_available() else 0
     if visible > 1:
         raise UserError(
-            f"{visible} accelerators are visible and a stage trains on one; set CUDA_VISIBLE_DEVICES=0 in the environment"
+            f"{visible} accelerators are visible and a stage trains on one; set CUDA_VISIBLE_DEVICES=0 first"
         )
 
 

@@ -11,10 +11,26 @@ from trl import SFTConfig, SFTTrainer
 
 from rlhf.datasets import load
 from rlhf.errors import UserError
-from rlhf.modeling import ModelSource, context_length, find_model, load_causal_lm, load_tokenizer, save_model
+from rlhf.modeling import (
+    ModelSource,
+    context_length,
+    find_model,
+    load_causal_lm,
+    load_tokenizer,
+    save_model,
+    warn_of_low_precision,
+)
 from rlhf.modeling.trainer_config import build_args
 from rlhf.tracking import Run
-from rlhf.training import early_stopping, evaluation_fields, finite, owned_args, train
+from rlhf.training import (
+    early_stopping,
+    evaluation_fields,
+    finite,
+    made_from_config,
+    one_process,
+    owned_args,
+    train,
+)
 from rlhf.workspace import Workspace, report_problems
 from sft.config import SFTStageConfig
 from sft.data import KINDS, to_dataset
@@ -36,6 +52,7 @@ def train_sft(config: SFTStageConfig, workspace: Workspace) -> dict[str, Any]:
         UserError: the input is wrong; nothing has been published.
         Interrupted: stopped by a signal; the run can be resumed.
     """
+    one_process()
     # 1. read all input before anything is written
     source = find_model(config.model.ref, workspace.registry, kinds=("base", "sft", "policy"))
     tokenizer = load_tokenizer(source)
@@ -54,14 +71,17 @@ def train_sft(config: SFTStageConfig, workspace: Workspace) -> dict[str, Any]:
     with workspace.run("sft", config, config.tracking, data=data, models=source.refs) as run:
         report_problems(data.problems, run.folder / "set_aside.jsonl")
         # 2. train
-        trainer = SFTTrainer(
-            model=model,
-            args=build_args(SFTConfig, fields, **owned_args(run, config.seed, config.trainer)),
-            train_dataset=train_rows,
-            eval_dataset=dev_rows,
-            processing_class=tokenizer,
-            callbacks=early_stopping(config),
-        )
+        args = build_args(SFTConfig, fields, **owned_args(run, config.seed, config.trainer))
+        warn_of_low_precision(model, args.learning_rate)
+        with made_from_config():
+            trainer = SFTTrainer(
+                model=model,
+                args=args,
+                train_dataset=train_rows,
+                eval_dataset=dev_rows,
+                processing_class=tokenizer,
+                callbacks=early_stopping(config),
+            )
         _report_dropped(len(train_rows), trainer, config)
         before = _held_out(trainer) if dev_rows else {}
         train(trainer, run, workspace, shown=("loss", "eval_loss", "mean_token_accuracy"))

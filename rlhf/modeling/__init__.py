@@ -10,7 +10,7 @@ from rlhf.modeling.loading import (
     new_reward_model,
     set_pad_token,
 )
-from rlhf.modeling.memory import device, low_precision
+from rlhf.modeling.memory import device, warn_of_low_precision
 from rlhf.modeling.saving import save_model
 from rlhf.modeling.sources import ModelSource, find_model
 
@@ -24,9 +24,9 @@ __all__ = [
     "load_reward_model",
     "load_tokenizer",
     "lora_config",
-    "low_precision",
     "max_positions",
     "new_reward_model",
     "save_model",
     "set_pad_token",
+    "warn_of_low_precision",
 ]

@@ -1,7 +1,11 @@
 """Where a model's weights lie, and in what precision."""
 
+import logging
+
 import torch
 from torch import nn
+
+logger = logging.getLogger(__name__)
 
 
 def device() -> torch.device:
@@ -10,6 +14,11 @@ def device() -> torch.device:
     return found or torch.device("cpu")
 
 
-def low_precision(model: nn.Module) -> bool:
-    """Whether a trainable weight is stored in 16 bits, where steps of a usual learning rate round to nothing."""
-    return any(p.dtype in {torch.bfloat16, torch.float16} for p in model.parameters() if p.requires_grad)
+def warn_of_low_precision(model: nn.Module, learning_rate: float) -> None:
+    """Say so where a trainable weight is stored in 16 bits, where steps of a usual learning rate round to nothing."""
+    if any(p.dtype in {torch.bfloat16, torch.float16} for p in model.parameters() if p.requires_grad):
+        logger.warning(
+            "trainable weights are stored in 16 bits, where a step of learning_rate %g rounds to nothing; "
+            "load the model in float32 (bf16=True computes in bf16 all the same)",
+            learning_rate,
+        )

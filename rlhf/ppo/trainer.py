@@ -16,7 +16,7 @@ from transformers.trainer_utils import TrainOutput, set_seed
 
 from rlhf.errors import UserError
 from rlhf.generation import eval_mode
-from rlhf.modeling import context_length, low_precision
+from rlhf.modeling import context_length, warn_of_low_precision
 from rlhf.ppo.config import PPOConfig
 from rlhf.ppo.evaluation import evaluate_prompts
 from rlhf.ppo.experience import collect, score
@@ -136,12 +136,7 @@ class PPOTrainer(OnlineTrainer):
         self.value_model = value_model
         self.policy_model = policy
         self.is_peft_model = isinstance(policy, PeftModel)
-        if low_precision(self.model):
-            logger.warning(
-                "trainable weights are stored in 16 bits, where a step of learning_rate %g rounds to nothing; "
-                "load the model in float32 (bf16=True computes in bf16 all the same)",
-                args.learning_rate,
-            )
+        warn_of_low_precision(self.model, args.learning_rate)
 
         # Sampling, prompts, KL.
         self.sampling = build_sampling(policy, processing_class, args)
