@@ -3,6 +3,7 @@
 import inspect
 import logging
 import math
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
@@ -158,7 +159,13 @@ class FunctionScorer:
             c if isinstance(p, str) else [{"role": "assistant", "content": c}]
             for p, c in zip(prompts, completions, strict=True)
         ]
-        values = self.fn(prompts=list(prompts), completions=answers, **extra)
+        try:
+            values = self.fn(prompts=list(prompts), completions=answers, **extra)
+        except Exception as error:
+            where = traceback.extract_tb(error.__traceback__)[-1]
+            raise UserError(
+                f"reward function {self.name}: raised {type(error).__name__}: {error} ({where.filename}:{where.lineno})"
+            ) from error
         try:
             scores = [math.nan if value is None else float(value) for value in values]
         except (TypeError, ValueError) as error:

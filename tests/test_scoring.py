@@ -152,3 +152,11 @@ def test_a_weighted_score_is_the_weighted_sum() -> None:
         WeightedScorer([one, two], [1.0])
     with pytest.raises(UserError, match="two scorers have one name"):
         WeightedScorer([one, one])
+
+
+def test_a_function_that_raises_is_named_with_the_place():
+    def broken(prompts, completions):
+        return [1 / 0 for _ in completions]
+
+    with pytest.raises(UserError, match=r"reward function broken: raised ZeroDivisionError: .*test_scoring.py:\d+\)"):
+        FunctionScorer(broken).score(["p"], ["c"])
