@@ -75,8 +75,9 @@ def evaluate_policy(
     """Sample from both models, judge, measure, publish.
 
     Returns:
-        The run's summary: `win_rate` of the candidate (a tie is half a win) with `win_rate_ci`, wins, ties, losses,
-        mean scores, `kl` from the reference in nats per sequence with `kl_se`, lengths in tokens, distinct-2.
+        The run's summary: `win_rate` of the candidate (a tie is half a win) with `win_rate_ci`, wins, ties, losses, mean
+        scores, `kl` from the reference in nats per sequence with `kl_se`, lengths in tokens, distinct-2, and whether
+        the candidate was trained on its judge.
 
     Raises:
         UserError: the input is wrong; nothing has been published.
@@ -98,6 +99,7 @@ def evaluate_policy(
                 "baseline": inputs.baseline.ref,
                 "reference": inputs.reference.ref,
                 "judge": judge.name,
+                "judge_is_training_reward": _judge_is_training_reward(inputs, workspace.registry),
                 **_verdict_figures(config, result, compared),
                 "order_disagreement": disagreement,
                 **_kl_figures(result),
@@ -151,6 +153,22 @@ def _read(config: EvaluationConfig, workspace: Workspace) -> _Inputs:
         data=data,
         records=[records[i] for i in order],
     )
+
+
+def _judge_is_training_reward(inputs: _Inputs, registry: Registry) -> bool:
+    """Whether the candidate was optimised for what it is now judged by: it then looks good whatever it has learned.
+
+    Reward models of the registry are known again by their content, functions are not on record.
+    """
+    if inputs.candidate.artefact is None:
+        return False
+    nodes = registry.lineage(inputs.candidate.artefact).walk()
+    optimised_for = {node.artefact.digest for node in nodes if node.role == "reward"}
+    judges = (judge.source.artefact for judge in inputs.judges if judge.source)
+    found = any(artefact is not None and artefact.digest in optimised_for for artefact in judges)
+    if found:
+        logger.warning("the judge is a reward model that the candidate was trained on, so it favours the candidate")
+    return found
 
 
 def _measures_kl(config: EvaluationConfig, tokenizers: dict[str, PreTrainedTokenizerBase]) -> bool:

@@ -68,7 +68,10 @@ def run_stages(plan: Plan, workspace: Workspace, *, fresh: bool = False) -> dict
                 pins[str(plan.output_name(stage))] = result["artefact"]
         summary |= {"artefacts": artefacts, "seconds": round(time.monotonic() - started, 1)}
         written_summary = run.finish(summary)
-    _write_report(plan, workspace, run.folder, folders, written_summary)
+    try:
+        _write_report(plan, workspace, run.folder, folders, written_summary)
+    except Exception:  # what has been made stands, whether or not a page about it can be drawn
+        logger.warning("%s: the report of the whole run could not be written", run.folder, exc_info=True)
     return written_summary | {"report": str(run.folder / "report.html")}
 
 
@@ -142,7 +145,6 @@ def _write_report(plan: Plan, workspace: Workspace, folder: Path, folders: list[
         (summary["artefacts"][stage] for stage in ("ppo", "reward", "sft") if stage in summary["artefacts"]), None
     )
     compared = report.comparison(summary)
-    simulated = any(isinstance(part, dict) and part.get("simulated") for part in summary.values())
     samples = [sample for each in reversed(folders) for sample in report.samples_from_run(each)]
     exported = [report.stage_report("export", {**summary["export"], "status": "done"})] if "export" in summary else []
     page = replace(
@@ -152,6 +154,6 @@ def _write_report(plan: Plan, workspace: Workspace, folder: Path, folders: list[
         comparisons=(compared,) if compared else (),
         samples=tuple(samples[:8]),
         lineage=report.lineage(workspace.registry.lineage(last)) if last else None,
-        warnings=("The annotators were simulated: no person judged anything here.",) if simulated else (),
+        warnings=report.warnings(summary),
     )
     report.write_report(folder / "report.html", page)

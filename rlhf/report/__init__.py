@@ -9,6 +9,7 @@ from rlhf.report.collect import (
     samples_from_run,
     stage_report,
     stage_report_from_run,
+    warnings,
 )
 from rlhf.report.html import render, write_report
 from rlhf.report.metrics import METRICS, Metric, describe, format_value
@@ -48,5 +49,6 @@ __all__ = [
     "save_pngs",
     "stage_report",
     "stage_report_from_run",
+    "warnings",
     "write_report",
 ]

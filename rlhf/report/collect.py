@@ -15,7 +15,10 @@ from rlhf.report.metrics import STAGES, describe, format_value, signed
 from rlhf.report.model import Comparison, Headline, LineageNode, MetricRow, Report, Sample, StageReport
 from rlhf.tracking import read_metrics, read_samples
 
-_NOT_RESULTS = frozenset({"run", "status", "error", "artefacts", "ref", "artefact", "seconds", "stage", "stopped"})
+_NOT_RESULTS = frozenset(
+    {"run", "status", "error", "artefacts", "ref", "artefact", "seconds", "stage", "stopped"}
+    | {"judge_is_training_reward"}
+)
 """Keys of a summary that stand elsewhere in the report than in the table of results."""
 
 
@@ -152,6 +155,20 @@ def headlines(summary: Mapping[str, Any]) -> tuple[Headline, ...]:
     return tuple(found)
 
 
+def warnings(summary: Mapping[str, Any]) -> tuple[str, ...]:
+    """What nobody may overlook in the figures of a summary, whose stages stand under their names."""
+    stages = [value for value in summary.values() if isinstance(value, Mapping)]
+    found = []
+    if any(stage.get("simulated") for stage in stages):
+        found.append("The annotators were simulated: no person judged anything here.")
+    if any(stage.get("judge_is_training_reward") for stage in stages):
+        found.append(
+            "The judge is a reward model that the policy was trained on: the win rate says that training worked, not "
+            "that the policy is better. Set `judge` to something else."
+        )
+    return tuple(found)
+
+
 def comparison(summary: Mapping[str, Any]) -> Comparison | None:
     """The win rate of an evaluation as a bar; None without a rate and its interval."""
     found = summary.get("eval")
@@ -244,6 +261,7 @@ def report_from_run(folder: Path, title: str | None = None) -> Report:
         samples=samples_from_run(folder),
         comparisons=(compared,) if compared else (),
         seconds=stage.seconds,
+        warnings=warnings(known),
     )
 
 

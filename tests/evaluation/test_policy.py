@@ -127,6 +127,23 @@ def test_a_reward_model_can_judge(config, workspace, models):
     ]  # fmt: skip
 
 
+def test_a_judge_that_the_policy_was_trained_on_is_called_one(config, workspace, models, caplog):
+    registry = workspace.registry
+    reward = registry.publish(models["reward"], kind="reward", name="tiny/reward")
+    registry.publish(models["a"], kind="policy", name="tiny/policy", parents=[("reward", reward)])
+    # the same under another name is the same
+    registry.publish(models["reward"], kind="reward", name="tiny/judge")
+    judged = ("judge=[{ref: tiny/judge}]", "candidate=tiny/policy", "output.name=tiny/eval")
+    summary = evaluate_policy(config(*judged), workspace)
+    assert summary["judge_is_training_reward"] is True
+    assert "it favours the candidate" in caplog.text
+    page = (workspace.home / "runs" / summary["run"] / "report.html").read_text()
+    assert "The judge is a reward model that the policy was trained on" in page
+    assert registry.resolve("tiny/eval").metadata["metrics"]["judge_is_training_reward"] is True
+    for others in (["candidate=tiny/policy"], [f"judge=[{{ref: {models['reward']}}}]"]):
+        assert evaluate_policy(config(*others), workspace)["judge_is_training_reward"] is False
+
+
 def test_only_so_many_prompts_are_drawn(config, workspace):
     assert evaluate_policy(config("num_prompts=5"), workspace)["num_prompts"] == 5
 

@@ -232,6 +232,22 @@ def test_the_weights_can_be_written_in_another_precision(world, tmp_path):
     assert (tmp_path / "half" / size).stat().st_size < 0.6 * (Path(whole["path"]) / size).stat().st_size
 
 
+def test_a_win_rate_by_the_training_reward_is_called_what_it_is(world, tmp_path):
+    (tmp_path / "rows.jsonl").write_text('{"prompt": "d"}\n')
+    metrics = {"win_rate": 0.99, "num_prompts": 50, "judge": "reward", "judge_is_training_reward": True}
+    world.registry.publish(
+        tmp_path / "rows.jsonl",
+        kind="report",
+        name="tiny/own-judge",
+        parents=[("candidate", world.policy)],
+        metadata={"metrics": metrics},
+    )
+    export_model("tiny/policy", tmp_path / "aligned", registry=world.registry)
+    card = (tmp_path / "aligned" / "README.md").read_text()
+    assert "on 50 held-out prompts, judge: reward (**a reward model it was trained on**: this does not say" in card
+    assert card.count("it was trained on**") == 1
+
+
 def test_the_card_names_every_ancestor_and_what_was_measured(world, tmp_path):
     export_model("tiny/policy", tmp_path / "aligned", registry=world.registry)
     card = (tmp_path / "aligned" / "README.md").read_text()
