@@ -33,6 +33,34 @@ OWNED = {
 }
 """Trainer fields that have their owner elsewhere in the config, and where."""
 
+_FROM_THE_BATCH = "follows from per_device_train_batch_size, gradient_accumulation_steps and num_mini_batches"
+
+OWNED_IN: dict[str, dict[str, str]] = {
+    "SFTConfig": {},
+    "RewardConfig": {
+        "chat_template_path": "texts are read under the model's own template; give it one in `rlhf sft`",
+        "eos_token": 'name it as "eos_token" in the tokenizer_config.json of the model',
+        "pad_token": 'name it as "pad_token" in the tokenizer_config.json of the model',
+        "pad_to_multiple_of": "texts are padded to the longest of their batch",
+        "dataset_num_proc": "texts are tokenised in one process",
+    },
+    "PPOConfig": {
+        "world_size": "a stage trains in one process",
+        "ds3_gather_for_generation": "a stage trains in one process",
+        "dataset_num_proc": "prompts are tokenised in one process",
+        "num_total_batches": "follows from total_episodes or num_train_epochs",
+        "micro_batch_size": _FROM_THE_BATCH,
+        "local_batch_size": _FROM_THE_BATCH,
+        "batch_size": _FROM_THE_BATCH,
+        "local_mini_batch_size": _FROM_THE_BATCH,
+        "mini_batch_size": _FROM_THE_BATCH,
+        "reward_weights": "set `weight` beside each scorer of `reward`",
+        "model_adapter_name": "set `model.ref` to the adapter to go on from",
+        "ref_adapter_name": "set `reference` to the adapter to measure KL from",
+    },
+}
+"""The same for the fields of one class alone, with those that nothing reads here."""
+
 AT_LEAST = {
     "per_device_train_batch_size": 1,
     "per_device_eval_batch_size": 1,
@@ -69,35 +97,38 @@ class TrainerArgs:
     @property
     def keys(self) -> list[str]:
         """The fields a user may set."""
-        return [name for name in trainer_fields()["classes"][self.class_name] if name not in OWNED]
+        owned = OWNED | OWNED_IN[self.class_name]
+        return [name for name in trainer_fields()["classes"][self.class_name] if name not in owned]
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
         return core_schema.no_info_after_validator_function(self._check, handler(source))
 
     def _check(self, values: dict[str, Any]) -> dict[str, Any]:
         fields = trainer_fields()["classes"][self.class_name] if fits_installed_versions() else None
-        checked, problems = check_trainer_args(values, fields)
+        checked, problems = check_trainer_args(values, fields, self.class_name)
         if problems:
             raise TrainerArgsProblem(problems)
         return checked
 
 
 def check_trainer_args(
-    values: Mapping[str, Any], fields: Mapping[str, Any] | None
+    values: Mapping[str, Any], fields: Mapping[str, Any] | None, class_name: str
 ) -> tuple[dict[str, Any], list[tuple[str, Any, str]]]:
     """The values as the trainer's config takes them, and (key, value, what is wrong) of those it would not.
 
     Args:
         values: what stands under `trainer:`.
         fields: field -> {"types": [...], "choices": [...]}; None checks nothing but the owned names.
+        class_name: SFTConfig, RewardConfig or PPOConfig.
     """
+    owned = OWNED | OWNED_IN[class_name]
     checked: dict[str, Any] = {}
     problems: list[tuple[str, Any, str]] = []
     for key, value in values.items():
-        if key in OWNED:
-            problems.append((key, value, f"is not set here: {OWNED[key]}"))
+        if key in owned:
+            problems.append((key, value, f"is not set here: {owned[key]}"))
         elif fields is not None and key not in fields:
-            close = difflib.get_close_matches(key, [name for name in fields if name not in OWNED], n=1)
+            close = difflib.get_close_matches(key, [name for name in fields if name not in owned], n=1)
             problems.append((key, value, f"unknown key{f'; did you mean trainer.{close[0]}?' if close else ''}"))
         else:
             problem = (None if fields is None else wrong_type(value, fields[key])) or _too_small(key, value)
@@ -147,4 +178,4 @@ def _plain(value: Any) -> Any:
     return value
 
 
-__all__ = ["OWNED", "TrainerArgs", "check_trainer_args", "fits_installed_versions", "trainer_fields"]
+__all__ = ["OWNED", "OWNED_IN", "TrainerArgs", "check_trainer_args", "fits_installed_versions", "trainer_fields"]

@@ -48,7 +48,7 @@ def build_args(cls: type[ArgsT], values: Mapping[str, Any], **owned: Any) -> Arg
     Raises:
         UserError: a value is of the wrong type or the class refuses the combination.
     """
-    checked, problems = trainer_args.check_trainer_args(values, describe(cls))
+    checked, problems = trainer_args.check_trainer_args(values, describe(cls), cls.__name__)
     if problems:
         raise UserError([f"trainer.{key} = {value!r}: {what}" for key, value, what in problems])
     try:

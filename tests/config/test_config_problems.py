@@ -218,3 +218,24 @@ def test_quantization_is_for_the_frozen_base_of_an_adapter(tmp_path, config, ove
     with pytest.raises(UserError) as caught:
         load_config(file, config, overrides)
     assert what in caught.value.problems[0]
+
+
+@pytest.mark.parametrize(
+    ("schema", "field", "where"),
+    [
+        (RewardStageConfig, "chat_template_path=x.jinja", "give it one in `rlhf sft`"),
+        (RewardStageConfig, "pad_token=x", "in the tokenizer_config.json of the model"),
+        (RewardStageConfig, "dataset_num_proc=4", "in one process"),
+        (PPOStageConfig, "batch_size=64", "follows from per_device_train_batch_size"),
+        (PPOStageConfig, "reward_weights=[1.0]", "set `weight` beside each scorer"),
+    ],
+)
+def test_trainer_fields_that_nothing_reads_are_refused_and_lead_to_what_is_read(tmp_path, schema, field, where):
+    file = tmp_path / "stage.yaml"
+    file.write_text("model: {ref: a/b}\ndata: {sources: [{path: rows.jsonl}]}\noutput: {name: c/d}\n")
+    overrides = [f"trainer.{field}"] + (["reward=[{ref: a/b}]"] if schema is PPOStageConfig else [])
+    with pytest.raises(UserError) as caught:
+        load_config(file, schema, overrides)
+    [problem] = caught.value.problems
+    assert "is not set here: " in problem and where in problem
+    assert load_config(file, SFTStageConfig, ["trainer.dataset_num_proc=4", "trainer.pad_token=x"]).trainer

@@ -10,7 +10,7 @@ import yaml
 
 from reward.config import RewardStageConfig
 from rlhf.config import load_config
-from rlhf.config.trainer_args import OWNED, fits_installed_versions, trainer_fields
+from rlhf.config.trainer_args import OWNED, OWNED_IN, fits_installed_versions, trainer_fields
 from rlhf.evaluation.config import EvaluationConfig, RewardEvaluationConfig
 from rlhf.pipeline.config import SCHEMAS, load_pipeline
 from rlhf.ppo.stage_config import PPOStageConfig
@@ -108,6 +108,11 @@ def test_the_description_is_written_as_the_command_writes_it():
 def test_every_field_that_has_its_owner_elsewhere_is_a_field_of_some_trainer():
     known = {name for fields in trainer_fields()["classes"].values() for name in fields}
     assert set(OWNED) - known == set()
+    assert {name: set(OWNED_IN[name]) - set(fields) for name, fields in trainer_fields()["classes"].items()} == {
+        "SFTConfig": set(),
+        "RewardConfig": set(),
+        "PPOConfig": set(),
+    }
 
 
 def test_with_other_library_versions_the_real_class_is_asked(tmp_path, monkeypatch):
