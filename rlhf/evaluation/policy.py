@@ -76,8 +76,8 @@ def evaluate_policy(
 
     Returns:
         The run's summary: `win_rate` of the candidate (a tie is half a win) with `win_rate_ci`, wins, ties, losses,
-        mean scores, `kl` from the reference in nats per sequence with `kl_se`, lengths in tokens, distinct-2, and whether
-        the candidate was trained on its judge.
+        mean scores, `kl` from the reference in nats per sequence with `kl_se`, lengths in tokens, distinct-2, and
+        whether the candidate was trained on its judge.
 
     Raises:
         UserError: the input is wrong; nothing has been published.
