@@ -196,9 +196,17 @@ def resolve_path(path: str, base: Path) -> str:
     if wanted.is_absolute():
         return str(wanted)
     there = base / wanted
-    if not there.exists() and (looks_like_hub_id(path) or looks_like_ref(path)):
+    if not there.exists() and not _has_splits(there) and (looks_like_hub_id(path) or looks_like_ref(path)):
         return path
     return str(there)
+
+
+def _has_splits(path: Path) -> bool:
+    """Whether files of that name and a split's lie there: `hh.train.jsonl` of `hh`."""
+    if not path.name or not path.parent.is_dir():
+        return False
+    names = (file.name for file in path.parent.iterdir())
+    return any(name.startswith((f"{path.name}.", f"{path.name}-")) and _is_data_file(name) for name in names)
 
 
 def looks_like_hub_id(path: str) -> bool:

@@ -240,6 +240,14 @@ def test_a_path_is_relative_to_where_it_was_written(tmp_path):
     assert DataSource(path=Located("Anthropic/hh-rlhf", tmp_path)).path == str(tmp_path / "Anthropic" / "hh-rlhf")
 
 
+def test_a_path_that_a_split_completes_is_relative_to_where_it_was_written_too(tmp_path):
+    write_rows(tmp_path / "hh.train.jsonl", [ROW])
+    source = DataSource(path=Located("hh", tmp_path))
+    assert source.path == str(tmp_path / "hh")
+    assert rows_of(load_one(source.path, split="train")) == [ROW]
+    assert DataSource(path=Located("h", tmp_path)).path == "h"
+
+
 def test_a_registry_ref_is_opened_by_the_caller(tmp_path):
     write_rows(tmp_path / "objects" / "train.jsonl", [ROW])
     config = DataConfig(sources=[DataSource(path="support/data@v2")])
