@@ -312,6 +312,12 @@ def without_own_output(trainer: Trainer) -> None:
     """Take away transformers' own bars and its printing of logs on stdout, which is for summaries alone."""
     trainer.remove_callback(PrinterCallback)
     trainer.remove_callback(ProgressCallback)
+    logging.getLogger("transformers.trainer_utils").addFilter(_is_news)
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    """Not that checkpoints are put in order by their numbers: those of a fast run are too close together in time."""
+    return not record.getMessage().startswith("mtime may not be reliable")
 
 
 def finite(metrics: Mapping[str, Any]) -> dict[str, float]:
