@@ -1,8 +1,7 @@
 """The words of the demo's world: what customers complain of and what agents write.
 
-Templates hold the slot `{item}` (the product of the ticket) and, in customers' texts, `{other}` (another
-product) and `{order}`. No item's name is part of another's, and no problem template fits two issues: both
-are tested.
+Templates hold the slot `{item}` (the product of the ticket) and, in customers' texts, `{order}`. No item's name is part
+of another's, and no problem template fits two issues: both are tested.
 """
 
 ITEMS: tuple[str, ...] = (
@@ -13,87 +12,48 @@ ITEMS: tuple[str, ...] = (
     "coffee machine", "game console",
 )  # fmt: skip
 
-# issue -> how customers put it
+# issue -> how customers put it. Customer and agent share a word of the matter ("broken", "twice", "invoice"), as they
+# do in life, and a model this small can see by it what belongs together.
 PROBLEMS: dict[str, tuple[str, ...]] = {
     "damaged": (
         "My {item} arrived broken.",
-        "The {item} came with a big crack in it.",
-        "The box was crushed and the {item} inside is damaged.",
-        "I opened the parcel and the {item} was in pieces.",
-        "The {item} you sent me is smashed.",
-        "There is a deep dent in my new {item}.",
-    ),
-    "wrong_item": (
-        "I ordered a new {item} but you sent me the {other}.",
-        "You sent the wrong model of the {item}.",
-        "There was a {other} in the box, not my {item}.",
-        "The {item} I got is not the one I ordered.",
-        "I asked for a white {item} and got a black one.",
-        "This is the wrong size of {item}.",
+        "The {item} in the parcel is broken.",
+        "I opened the box and the {item} was broken.",
+        "The {item} you sent me is broken.",
+        "The case of my new {item} is broken.",
+        "You sent me a broken {item}.",
     ),
     "late": (
-        "My {item} has still not arrived.",
-        "Where is my {item}?",
-        "I have been waiting two weeks for the {item}.",
-        "The {item} should have been here on Monday.",
-        "I never got the {item} I bought.",
-        "The delivery of my {item} is very late.",
+        "The delivery of my {item} is late.",
+        "I am still waiting for the delivery of the {item}.",
+        "Where is the delivery with my {item}?",
+        "There was no delivery of the {item} this week.",
+        "The delivery of the {item} was due on Monday.",
+        "Two weeks and no delivery of my {item}.",
     ),
     "double_charge": (
         "I was charged twice for the {item}.",
-        "You took the money for the {item} two times.",
-        "My bank shows two payments for one {item}.",
-        "I paid double for the {item}.",
-        "There is a second charge for my {item} on the card.",
+        "You took the money for the {item} twice.",
+        "I paid twice for the {item}.",
+        "My bank says that I paid twice for one {item}.",
+        "The {item} is on my card twice.",
         "Why did I pay for the {item} twice?",
     ),
     "missing_part": (
-        "The {item} came without the cable.",
         "A part of my {item} is missing.",
-        "There are no screws in the box of the {item}.",
-        "The lid of the {item} was not in the parcel.",
-        "My {item} lacks one of its parts.",
-        "I got the {item} but not the stand that belongs to it.",
-    ),
-    "cancel": (
-        "I want to cancel the {item}.",
-        "Please stop my order for the {item}.",
-        "I ordered the {item} by mistake and do not want it to be shipped.",
-        "Can you call off the {item} before it ships?",
-        "I no longer need the {item}, so do not send it.",
-        "Please drop the {item} from my order.",
-    ),
-    "invoice": (
-        "The invoice for the {item} has the wrong company name.",
-        "The bill for my {item} shows the wrong tax number.",
-        "My invoice does not list the {item}.",
-        "The name on the bill of the {item} is wrong.",
-        "I need a correct invoice for the {item}.",
-        "The price on the invoice of the {item} is not right.",
+        "The {item} came without one part.",
+        "My {item} lacks a part.",
+        "There is a part missing in the box of the {item}.",
+        "I got the {item} but not the part that holds it.",
+        "One part of the {item} was not in the parcel.",
     ),
     "return": (
-        "I do not like the {item} and want to send it back.",
-        "How can I return the {item}?",
-        "The {item} is too loud for me and I would like to give it back.",
         "I want to return my {item}.",
-        "The {item} does not fit my room, can I send it back?",
-        "My wife bought the same {item}, so this one must go back.",
-    ),
-    "setup": (
-        "I cannot get the {item} to start.",
-        "The {item} does not turn on.",
-        "My {item} only blinks red.",
-        "I pressed every button and the {item} does nothing.",
-        "The screen of my {item} stays dark.",
-        "How do I get the {item} running?",
-    ),
-    "address": (
-        "I have moved and the {item} goes to the old address.",
-        "Please send the {item} to my office and not to my home.",
-        "I gave the wrong street for the {item}.",
-        "The {item} must go to a new address.",
-        "My house number is wrong in the order of the {item}.",
-        "Can the {item} be delivered to my neighbour?",
+        "How can I return the {item}?",
+        "I do not like the {item} and want to return it.",
+        "The {item} is too loud and I would like to return it.",
+        "Can I return the {item} if it does not fit?",
+        "My wife bought the same {item}, so I must return mine.",
     ),
 }
 
@@ -135,68 +95,38 @@ MOODS: tuple[str, ...] = (
 # action -> how an agent commits to it; one action settles one issue
 ACTIONS: dict[str, tuple[str, ...]] = {
     "replace": (
-        "I am sending you a new {item} free of charge.",
-        "We will replace the {item} at no cost.",
-        "I have arranged a replacement for the {item}.",
-    ),
-    "exchange": (
-        "I am sending you the right {item} and we will collect the other one.",
-        "We will swap it for the {item} you ordered.",
-        "I have booked an exchange for the right {item}.",
+        "I am sending you a new {item} for the broken one.",
+        "We will replace the broken {item} at no cost.",
+        "I have arranged a replacement for the broken {item}.",
     ),
     "track": (
-        "I have traced the parcel and the {item} is at the depot near you.",
-        "I have asked the carrier to find the {item}.",
-        "I have checked the tracking and the {item} is on the van.",
+        "I have traced the delivery and the {item} is at the depot near you.",
+        "I have asked the carrier about the delivery of the {item}.",
+        "I have checked the delivery and the {item} is on the van.",
     ),
     "refund": (
-        "I have refunded the second payment for the {item}.",
-        "We will pay the extra charge for the {item} back to your card.",
+        "I have refunded what you paid twice for the {item}.",
+        "We will pay back the money we took twice for the {item}.",
         "I have sent the money you paid twice for the {item} back to your bank.",
     ),
     "send_part": (
         "I am sending you the missing part for the {item}.",
-        "We will post the missing piece of the {item} to you.",
+        "We will post the part of the {item} to you.",
         "I have ordered the part that is missing from the {item} for you.",
-    ),
-    "cancel_order": (
-        "I have cancelled the order for the {item}.",
-        "We will stop the {item} before it ships and pay you back.",
-        "I have taken the {item} off your order.",
-    ),
-    "fix_invoice": (
-        "I have corrected the invoice for the {item}.",
-        "We will write a new invoice for the {item}.",
-        "I have put the details right on the bill for the {item}.",
     ),
     "return_label": (
         "I am sending you a free return label for the {item}.",
-        "We will pick up the {item} at your door and pay you back.",
+        "We will pick up your return of the {item} at the door.",
         "I have opened a return for the {item}.",
-    ),
-    "reset": (
-        "Please hold the power button of the {item} for ten seconds.",
-        "Please unplug the {item} for one minute and then start it again.",
-        "I will guide you through a reset of the {item}.",
-    ),
-    "readdress": (
-        "I have changed the delivery address for the {item}.",
-        "We will send the {item} to the new address.",
-        "I have told the driver the new address for the {item}.",
     ),
 }
 
 RIGHT_ACTION: dict[str, str] = {
     "damaged": "replace",
-    "wrong_item": "exchange",
     "late": "track",
     "double_charge": "refund",
     "missing_part": "send_part",
-    "cancel": "cancel_order",
-    "invoice": "fix_invoice",
     "return": "return_label",
-    "setup": "reset",
-    "address": "readdress",
 }
 
 GREETINGS: tuple[str, ...] = ("Hello.", "Hi there.", "Good day.", "Dear customer.")
@@ -228,6 +158,13 @@ STALLS: tuple[str, ...] = (
     "Thank you for your patience.",
     "We are always happy to hear from our customers.",
     "Somebody may come back to you some time.",
+)
+# Fobbing off: it sounds like an action and settles no issue at all.
+FOB_OFFS: tuple[str, ...] = (
+    "I am sending you a voucher for our shop.",
+    "I have passed your message on to another team.",
+    "You will find the answer on our help page.",
+    "Please fill in the form on our page about the {item}.",
 )
 REFUSALS: tuple[str, ...] = (
     "There is nothing we can do.",

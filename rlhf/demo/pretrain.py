@@ -39,13 +39,13 @@ A Llama of {parameters:,} parameters (float32) with a byte-level BPE vocabulary 
 raw material of `rlhf demo`, good for nothing else. `python -m rlhf.demo.pretrain` writes it: seed {seed},
 {steps} steps of {batch} x {length} tokens, last loss {loss:.3f}.
 
-It was trained on text that `rlhf.demo.world.corpus` generates: help pages, forum threads and lists of
-customers' notes about {items} products and {issues} kinds of trouble. It read customers of every (item,
-issue) pair, but replies to training pairs alone; held-out and development pairs were never answered. Help
-pages name the right action for a problem; replies in the threads are of mixed quality, a bit over a third
-take the right action, and several follow one another; customers often write back whether that helped them
-(wrongly once in twenty times). The model knows neither the format of the demo's prompts nor where an answer
-ends. No text written by people is in it.
+It was trained on text that `rlhf.demo.world.corpus` generates about {items} products and {issues} kinds of
+trouble: help pages that name the right action for a problem, exams that call an answer right or wrong, lists
+of customers' notes, and forum threads, where replies are of mixed quality and customers write back whether
+they were helped (wrongly once in twenty times). It read customers of every (item, issue) pair, but help
+pages, exams, replies and answers for training pairs alone: held-out and development pairs were never
+answered. It knows neither the format of the demo's prompts nor where an answer ends. No text written by
+people is in it.
 """
 
 
@@ -105,7 +105,7 @@ def pretrain(folder: Path, steps: int, batch: int, length: int, seed: int) -> No
     random.seed(seed)
     tokenizer = train_tokenizer(seed)
     model = new_model(tokenizer, seed)
-    stream = token_stream(tokenizer, seed + 1, 30000)
+    stream = token_stream(tokenizer, seed + 1, 60000)
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3, betas=(0.9, 0.95), weight_decay=0.05)
     warmup = max(1, steps // 20)
     schedule = torch.optim.lr_scheduler.LambdaLR(
@@ -152,7 +152,7 @@ def main() -> None:
     """Read the command line and pretrain."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--folder", type=Path, default=BASE_FOLDER)
-    parser.add_argument("--steps", type=int, default=1600)
+    parser.add_argument("--steps", type=int, default=3000)
     parser.add_argument("--batch", type=int, default=24)
     parser.add_argument("--length", type=int, default=160)
     parser.add_argument("--seed", type=int, default=SEED)

@@ -22,34 +22,17 @@ MAX_WORDS = 45
 _SEND = r"(?:am sending|have sent|will send|are sending|will post|have posted|have ordered)"
 _COMMITMENTS: dict[str, re.Pattern[str]] = {
     "replace": re.compile(
-        rf"\b(?:i|we) (?:{_SEND} (?:you )?a new ITEM|will replace the ITEM|have arranged a replacement)"
+        rf"\b(?:i|we) (?:{_SEND} (?:you )?a new ITEM|will replace the (?:broken )?ITEM|have arranged a replacement)"
     ),
-    "exchange": re.compile(
-        rf"\b(?:i|we) (?:{_SEND} (?:you )?the right ITEM|will swap it for the ITEM|have booked an exchange)"
-    ),
-    "track": re.compile(
-        r"\bi have (?:traced the parcel|asked the carrier to find the ITEM|checked the tracking and the ITEM)"
-    ),
+    "track": re.compile(r"\bi have (?:traced the delivery|asked the carrier about|checked the delivery)"),
     "refund": re.compile(
-        r"\b(?:i|we) (?:have refunded the second payment"
-        r"|(?:will pay the extra charge|have sent the money)\b.* back)"
+        r"\b(?:i|we) (?:have refunded|will pay back the money|have sent the money you paid twice\b.* back)"
     ),
-    "send_part": re.compile(rf"\b(?:i|we) {_SEND} (?:you )?the (?:missing (?:part|piece)|part that is missing)"),
-    "cancel_order": re.compile(
-        r"\b(?:i|we) (?:have cancelled the order|will stop the ITEM before it ships|have taken the ITEM off)"
-    ),
-    "fix_invoice": re.compile(
-        r"\b(?:i|we) (?:have corrected the invoice|will write a new invoice|have put the details right)"
+    "send_part": re.compile(
+        rf"\b(?:i|we) {_SEND} (?:you )?the (?:missing part|part of the ITEM to you|part that is missing)"
     ),
     "return_label": re.compile(
-        rf"\b(?:i|we) (?:{_SEND} (?:you )?a free return label|will pick up the ITEM|have opened a return)"
-    ),
-    "reset": re.compile(
-        r"^please (?:hold the power button|unplug the ITEM)|\bi will guide you through a reset of the ITEM"
-    ),
-    "readdress": re.compile(
-        r"\b(?:i|we) (?:have changed the delivery address|will send the ITEM to the new address"
-        r"|have told the driver the new address)"
+        rf"\b(?:i|we) (?:{_SEND} (?:you )?a free return label|will pick up your return|have opened a return)"
     ),
 }
 _NEGATED = re.compile(r"\b(?:not|cannot|never|unable|nothing)\b")
@@ -95,6 +78,7 @@ _TIMED = re.compile(r"within one day|by friday|two days at most|hear from me tom
 _GREETINGS = _templates(lexicon.GREETINGS)
 _CLOSINGS = _templates(lexicon.CLOSINGS)
 _UNKIND = _templates(lexicon.RUDE)
+_FOB_OFFS = _templates(lexicon.FOB_OFFS)
 _FILLER = _templates(lexicon.STALLS, lexicon.RAMBLE, lexicon.OFF_TOPIC)
 
 
@@ -108,6 +92,7 @@ def _known_pairs() -> frozenset[tuple[str, str]]:
     spoken = _templates(
         *lexicon.ACTIONS.values(), lexicon.GREETINGS, lexicon.EMPATHY, lexicon.NEXT_STEPS, lexicon.CLOSINGS,
         lexicon.STALLS, lexicon.REFUSALS, lexicon.RUDE, lexicon.OFF_TOPIC, lexicon.RAMBLE,
+        lexicon.FOB_OFFS,
     )  # fmt: skip
     return frozenset(pair for sentence in spoken for pair in _word_pairs(sentence))
 
@@ -118,12 +103,12 @@ def committed_actions(completion: str) -> set[str]:
     return {action for action, pattern in _COMMITMENTS.items() if any(pattern.search(s) for s in whole)}
 
 
-def _action_points(right: str, committed: set[str]) -> float:
-    if not committed:
+def _action_points(right: str, committed: set[str], fobs_off: bool) -> float:
+    if not committed and not fobs_off:
         return -1.0
     if right not in committed:
         return -1.5
-    return {1: 2.0, 2: 0.0}.get(len(committed), -1.5)
+    return {1: 2.0, 2: 0.0}.get(len(committed) + fobs_off, -1.5)
 
 
 def rubric_breakdown(prompt: str, completion: str) -> Breakdown:
@@ -144,12 +129,12 @@ def rubric_breakdown(prompt: str, completion: str) -> Breakdown:
     courteous = any(_COURTEOUS.search(shape) for shape in shapes)
     committed = committed_actions(completion)
     return Breakdown(
-        action=_action_points(RIGHT_ACTION[ticket.issue], committed),
+        action=_action_points(RIGHT_ACTION[ticket.issue], committed, not _FOB_OFFS.isdisjoint(shapes)),
         item=-0.5 if named - {ticket.item} else 0.5 if named else 0.0,
         courtesy=-1.0 if unkind else 0.5 if courteous else 0.0,
         next_step=0.5 if committed and any(_TIMED.search(shape) for shape in shapes) else 0.0,
-        manners=0.25 * (_GREETINGS.issuperset(shapes[:1]) + _CLOSINGS.issuperset(shapes[-1:])) * bool(said),
-        focus=-0.5 * (words > MAX_WORDS) - 0.5 * min(repeats, 2) - 0.25 * min(filler, 3),
+        manners=0.5 * bool(said and shapes[0] in _GREETINGS and shapes[-1] in _CLOSINGS),
+        focus=-0.5 * (words > MAX_WORDS) - 0.5 * min(repeats, 2) - 0.5 * min(filler, 3),
         fluency=-0.25 * min(unknown, 6),
         ending=0.0 if completion.rstrip().endswith((".", "!", "?")) else -0.5,
     )

@@ -20,6 +20,7 @@ from rlhf.demo.lexicon import (
     CONFUSED,
     DETAILS,
     EMPATHY,
+    FOB_OFFS,
     GREETINGS,
     ITEMS,
     MOODS,
@@ -53,8 +54,9 @@ NUM_DEV_DEMONSTRATIONS = 150
 REPLY_KINDS: dict[str, float] = {
     "good": 0.31,
     "rude_right": 0.05,
-    "wrong_action": 0.23,
-    "many_actions": 0.08,
+    "fob_off": 0.2,
+    "wrong_action": 0.04,
+    "many_actions": 0.07,
     "stall": 0.16,
     "refusal": 0.09,
     "ramble": 0.08,
@@ -83,10 +85,9 @@ def pairs(split: Split) -> list[tuple[str, str]]:
 
 def customer_message(rng: random.Random, item: str, issue: str) -> str:
     """What a customer writes about the issue, without the `Customer:` label."""
-    other = rng.choice([name for name in ITEMS if name != item])
     order = str(rng.randint(1000, 9999))
     parts = [rng.choice(OPENINGS), rng.choice(PROBLEMS[issue]), rng.choice(DETAILS), rng.choice(MOODS)]
-    return " ".join(part for part in parts if part).format(item=item, other=other, order=order)
+    return " ".join(part for part in parts if part).format(item=item, order=order)
 
 
 def as_prompt(message: str) -> str:
@@ -112,15 +113,12 @@ def prompts(seed: int, split: Split, count: int) -> list[str]:
 
 def _issue_patterns() -> list[tuple[str, re.Pattern[str]]]:
     any_item = "|".join(ITEMS)
-    slots = {re.escape("{item}"): f"(?P<item>{any_item})", re.escape("{other}"): f"(?:{any_item})"}
-    patterns = []
-    for issue, templates in PROBLEMS.items():
-        for template in templates:
-            pattern = re.escape(template)
-            for slot, group in slots.items():
-                pattern = pattern.replace(slot, group)
-            patterns.append((issue, re.compile(pattern)))
-    return patterns
+    slot, group = re.escape("{item}"), f"(?P<item>{any_item})"
+    return [
+        (issue, re.compile(re.escape(template).replace(slot, group)))
+        for issue, templates in PROBLEMS.items()
+        for template in templates
+    ]
 
 
 _ISSUE_PATTERNS = _issue_patterns()
@@ -157,6 +155,8 @@ def _sentences(rng: random.Random, issue: str, kind: str) -> list[str]:
         return _manners(rng, [do_right], 0.4)
     if kind == "rude_right":
         return [*_maybe(rng, 0.3, GREETINGS), rng.choice(RUDE), do_right, *_maybe(rng, 0.3, NEXT_STEPS)]
+    if kind == "fob_off":
+        return _manners(rng, [rng.choice(FOB_OFFS)], 0.5)
     if kind == "wrong_action":
         return _manners(rng, do_wrong[:1], 0.5)
     if kind == "many_actions":
@@ -214,7 +214,7 @@ def _thread(rng: random.Random, item: str, issue: str) -> str:
     for _ in range(rng.randint(1, 3)):
         templates = _sentences(rng, issue, any_kind(rng))
         lines.append(f"Reply:{_say(templates, item)}")
-        if rng.random() < 0.75:
+        if rng.random() < 0.9:
             lines.append(f"Post: {_reaction(rng, issue, templates)}")
     return "\n".join(lines)
 
@@ -222,27 +222,30 @@ def _thread(rng: random.Random, item: str, issue: str) -> str:
 def _help_page(rng: random.Random) -> str:
     entries = []
     for item, issue in rng.sample(pairs("train"), 3):
-        problem = rng.choice(PROBLEMS[issue]).format(item=item, other=rng.choice(ITEMS))
+        problem = rng.choice(PROBLEMS[issue]).format(item=item)
         entries.append(f"Question: {problem}\nAnswer:{_say([rng.choice(ACTIONS[RIGHT_ACTION[issue]])], item)}")
     return "\n".join(entries)
 
 
 def corpus(seed: int, count: int) -> Iterator[str]:
-    """`count` documents to pretrain the base model on: help pages, forum threads and notes, in no support format.
+    """`count` documents to pretrain the base model on: help pages, exams, threads and notes, in no support format.
 
-    Customers of every split's pairs are read here, but replies answer training pairs alone. Replies in
-    threads come from anybody: mixed as in the support logs, several to a thread, so that nothing marks where
-    an answer ends. Customers often write back whether they were helped. Help pages name the right actions.
+    Customers of every split's pairs are read here, but all that answers them is about training pairs alone. Replies in
+    threads come from anybody: mixed as in the support logs, several to a thread, so that nothing marks where an answer
+    ends; customers often write back whether they were helped. Help pages name the right actions, exams tell them from
+    wrong ones.
     """
     rng = random.Random(f"corpus {seed}")
     every = [(item, issue) for item in ITEMS for issue in ISSUES]
     answered = pairs("train")
     for _ in range(count):
         sort = rng.random()
-        if sort < 0.1:
+        if sort < 0.05:
             yield "Notes:\n" + "\n".join(f"- {customer_message(rng, *rng.choice(every))}" for _ in range(3))
-        elif sort < 0.4:
+        elif sort < 0.2:
             yield _help_page(rng)
+        elif sort < 0.55:
+            yield _exam(rng)
         else:
             yield _thread(rng, *rng.choice(answered))
 

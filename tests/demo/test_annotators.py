@@ -52,7 +52,7 @@ def test_an_annotator_without_noise_ranks_by_the_rubric():
     prompt = "Customer: My kettle arrived broken.\nAgent:"
     replies = [
         " That is not possible.",
-        " We will replace the kettle at no cost.",
+        " We will replace the broken kettle at no cost.",
         " This is your own fault.",
     ]
     assert SimulatedAnnotator("sim-exact", noise=0.0).rank(prompt, replies) == [[1], [0], [2]]
@@ -69,7 +69,11 @@ def test_agreement_counts_pairs_that_both_put_in_an_order():
 
 def test_the_rubric_itself_ranks_without_errors_and_ties_equal_scores():
     prompt = "Customer: My kettle arrived broken.\nAgent:"
-    replies = [" That is not possible.", " We will replace the kettle at no cost.", " Our rules do not allow that."]
+    replies = [
+        " That is not possible.",
+        " We will replace the broken kettle at no cost.",
+        " Our rules do not allow that.",
+    ]
     (ranking,) = rank_by_rubric([prompt], [replies], seed=0)
     assert ranking.tiers == [[1], [0, 2]]
     assert ranking.simulated

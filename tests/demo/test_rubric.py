@@ -5,37 +5,41 @@ from rlhf.demo.rubric import committed_actions, rubric_breakdown, rubric_score, 
 from rlhf.errors import UserError
 
 BROKEN_KETTLE = "Customer: Hello. My kettle arrived broken. Can you help?\nAgent:"
-CURT = " We will replace the kettle at no cost."
+CURT = " We will replace the broken kettle at no cost."
 
 
 @pytest.mark.parametrize(
     ("completion", "score"),
     [
-        # 2 right action + 0.5 item + 0.5 courtesy + 0.5 next step + 0.25 greeting + 0.25 closing
+        # 2 right action + 0.5 item + 0.5 courtesy + 0.5 next step + 0.5 for greeting and closing
         (
-            " Hello. I am very sorry to hear this. I am sending you a new kettle free of charge."
+            " Hello. I am very sorry to hear this. I am sending you a new kettle for the broken one."
             " It will be done by Friday. Kind regards.",
             4.0,
         ),
         # 2 + 0.5
-        (" I am sending you a new kettle free of charge.", 2.5),
+        (" I am sending you a new kettle for the broken one.", 2.5),
         # the same for another product: 2 - 0.5
-        (" I am sending you a new radio free of charge.", 1.5),
+        (" I am sending you a new radio for the broken one.", 1.5),
         # 2 + 0.5 - 1 rude
-        (" This is your own fault. I am sending you a new kettle free of charge.", 1.5),
+        (" This is your own fault. I am sending you a new kettle for the broken one.", 1.5),
         # a wrong action: -1.5 + 0.5
         (" I have corrected the invoice for the kettle.", -1.0),
         # the right one and a wrong one: 0 + 0.5
-        (" I have corrected the invoice for the kettle. I am sending you a new kettle free of charge.", 0.5),
-        # nothing done: -1 + 0.5 item + 0.5 courtesy + 0.25 + 0.25; a date for nothing earns nothing
+        (" I have corrected the invoice for the kettle. I am sending you a new kettle for the broken one.", 0.5),
+        # nothing done: -1 + 0.5 item + 0.5 courtesy + 0.5 manners; a date for nothing earns nothing
         (
             " Hello. Thank you for telling us about the kettle. It will be done by Friday. Kind regards.",
             0.5,
         ),
-        # -1 + 0.5 item - 0.25 filler
-        (" We value your opinion about the kettle.", -0.75),
+        # -1 + 0.5 item - 0.5 filler
+        (" We value your opinion about the kettle.", -1.0),
+        # fobbed off: -1.5 + 0.5 item
+        (" Please fill in the form on our page about the kettle.", -1.0),
+        # the right action and a fob-off: 0 + 0.5
+        (" We will replace the broken kettle at no cost. I have passed your message on to another team.", 0.5),
         # said twice: 2 + 0.5 - 0.5
-        (" I am sending you a new kettle free of charge. I am sending you a new kettle free of charge.", 2.0),
+        (" I am sending you a new kettle for the broken one. I am sending you a new kettle for the broken one.", 2.0),
         # an empty reply: -1 - 0.5 for no ending
         ("", -1.5),
     ],
@@ -56,10 +60,10 @@ def test_a_curt_right_action_beats_the_politest_reply_that_does_nothing():
     "stuffed",
     [
         " replacement refund exchange tracking invoice label reset kettle sorry thank you friday.",
-        " kettle replacement. new kettle free of charge. sorry. hello. friday.",
+        " kettle replacement. new kettle for the broken one. sorry. hello. friday.",
         " ".join(templates[0].format(item="kettle") for templates in lexicon.ACTIONS.values()),
-        " I am sending you a new kettle free of charge" + " a new kettle free of charge" * 12 + ".",
-        " I will not replace the kettle at no cost.",
+        " I am sending you a new kettle for the broken one" + " a new kettle for the broken one" * 12 + ".",
+        " I will not replace the broken kettle at no cost.",
     ],
 )
 def test_stuffing_earns_less_than_the_plain_right_action(stuffed):
@@ -82,7 +86,7 @@ def test_a_promise_that_is_broken_off_commits_to_nothing():
 
 
 def test_long_replies_lose_focus():
-    long = " I am sending you a new kettle free of charge." + " ".join([""] + list(lexicon.NEXT_STEPS) * 2)
+    long = " I am sending you a new kettle for the broken one." + " ".join([""] + list(lexicon.NEXT_STEPS) * 2)
     assert rubric_breakdown(BROKEN_KETTLE, long).focus == -1.5
 
 
