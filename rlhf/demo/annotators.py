@@ -66,7 +66,7 @@ class SimulatedAnnotator:
 
 def panel(seed: int) -> list[SimulatedAnnotator]:
     """The demo's four annotators, from careful to careless."""
-    noises = {"sim-ana": 0.95, "sim-ben": 1.1, "sim-chi": 1.25, "sim-dee": 1.4}
+    noises = {"sim-ana": 0.85, "sim-ben": 1.0, "sim-chi": 1.15, "sim-dee": 1.3}
     return [SimulatedAnnotator(name, noise, seed) for name, noise in noises.items()]
 
 

@@ -159,13 +159,6 @@ STALLS: tuple[str, ...] = (
     "We are always happy to hear from our customers.",
     "Somebody may come back to you some time.",
 )
-# Fobbing off: it sounds like an action and settles no issue at all.
-FOB_OFFS: tuple[str, ...] = (
-    "I am sending you a voucher for our shop.",
-    "I have passed your message on to another team.",
-    "You will find the answer on our help page.",
-    "Please fill in the form on our page about the {item}.",
-)
 REFUSALS: tuple[str, ...] = (
     "There is nothing we can do.",
     "We cannot help you with the {item}.",

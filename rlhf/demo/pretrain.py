@@ -40,12 +40,11 @@ raw material of `rlhf demo`, good for nothing else. `python -m rlhf.demo.pretrai
 {steps} steps of {batch} x {length} tokens, last loss {loss:.3f}.
 
 It was trained on text that `rlhf.demo.world.corpus` generates about {items} products and {issues} kinds of
-trouble: help pages that name the right action for a problem, exams that call an answer right or wrong, lists
-of customers' notes, and forum threads, where replies are of mixed quality and customers write back whether
-they were helped (wrongly once in twenty times). It read customers of every (item, issue) pair, but help
-pages, exams, replies and answers for training pairs alone: held-out and development pairs were never
-answered. It knows neither the format of the demo's prompts nor where an answer ends. No text written by
-people is in it.
+trouble: help pages that name the right action for a problem, lists of customers' notes, and forum threads,
+where replies are of mixed quality and customers write back whether they were helped (wrongly once in twenty
+times). It read customers of every (item, issue) pair, but help pages, replies and answers for training pairs
+alone: held-out and development pairs were never answered. It knows neither the format of the demo's prompts
+nor where an answer ends. No text written by people is in it.
 """
 
 
@@ -152,7 +151,7 @@ def main() -> None:
     """Read the command line and pretrain."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--folder", type=Path, default=BASE_FOLDER)
-    parser.add_argument("--steps", type=int, default=3000)
+    parser.add_argument("--steps", type=int, default=1500)
     parser.add_argument("--batch", type=int, default=24)
     parser.add_argument("--length", type=int, default=160)
     parser.add_argument("--seed", type=int, default=SEED)

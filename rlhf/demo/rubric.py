@@ -78,7 +78,6 @@ _TIMED = re.compile(r"within one day|by friday|two days at most|hear from me tom
 _GREETINGS = _templates(lexicon.GREETINGS)
 _CLOSINGS = _templates(lexicon.CLOSINGS)
 _UNKIND = _templates(lexicon.RUDE)
-_FOB_OFFS = _templates(lexicon.FOB_OFFS)
 _FILLER = _templates(lexicon.STALLS, lexicon.RAMBLE, lexicon.OFF_TOPIC)
 
 
@@ -92,7 +91,6 @@ def _known_pairs() -> frozenset[tuple[str, str]]:
     spoken = _templates(
         *lexicon.ACTIONS.values(), lexicon.GREETINGS, lexicon.EMPATHY, lexicon.NEXT_STEPS, lexicon.CLOSINGS,
         lexicon.STALLS, lexicon.REFUSALS, lexicon.RUDE, lexicon.OFF_TOPIC, lexicon.RAMBLE,
-        lexicon.FOB_OFFS,
     )  # fmt: skip
     return frozenset(pair for sentence in spoken for pair in _word_pairs(sentence))
 
@@ -103,12 +101,12 @@ def committed_actions(completion: str) -> set[str]:
     return {action for action, pattern in _COMMITMENTS.items() if any(pattern.search(s) for s in whole)}
 
 
-def _action_points(right: str, committed: set[str], fobs_off: bool) -> float:
-    if not committed and not fobs_off:
+def _action_points(right: str, committed: set[str]) -> float:
+    if not committed:
         return -1.0
     if right not in committed:
         return -1.5
-    return {1: 2.0, 2: 0.0}.get(len(committed) + fobs_off, -1.5)
+    return {1: 2.0, 2: 0.0}.get(len(committed), -1.5)
 
 
 def rubric_breakdown(prompt: str, completion: str) -> Breakdown:
@@ -129,7 +127,7 @@ def rubric_breakdown(prompt: str, completion: str) -> Breakdown:
     courteous = any(_COURTEOUS.search(shape) for shape in shapes)
     committed = committed_actions(completion)
     return Breakdown(
-        action=_action_points(RIGHT_ACTION[ticket.issue], committed, not _FOB_OFFS.isdisjoint(shapes)),
+        action=_action_points(RIGHT_ACTION[ticket.issue], committed),
         item=-0.5 if named - {ticket.item} else 0.5 if named else 0.0,
         courtesy=-1.0 if unkind else 0.5 if courteous else 0.0,
         next_step=0.5 if committed and any(_TIMED.search(shape) for shape in shapes) else 0.0,

@@ -9,7 +9,7 @@ and does not depend on a seed: the shipped base model has seen replies to traini
 
 import random
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -20,7 +20,6 @@ from rlhf.demo.lexicon import (
     CONFUSED,
     DETAILS,
     EMPATHY,
-    FOB_OFFS,
     GREETINGS,
     ITEMS,
     MOODS,
@@ -49,18 +48,26 @@ NUM_HELDOUT_PROMPTS = 200
 NUM_DEMONSTRATIONS = 1500
 NUM_DEV_DEMONSTRATIONS = 150
 
-# How support logs are mixed: kind of reply -> share.
-# Only "good" and "rude_right" take the right action and no other.
-REPLY_KINDS: dict[str, float] = {
+# How replies are mixed: kind of reply -> share. Only "good" and "rude_right" take the right action and no other.
+FORUM_KINDS: dict[str, float] = {
     "good": 0.31,
     "rude_right": 0.05,
-    "fob_off": 0.2,
-    "wrong_action": 0.04,
+    "wrong_action": 0.24,
     "many_actions": 0.07,
     "stall": 0.16,
     "refusal": 0.09,
     "ramble": 0.08,
 }
+LOG_KINDS: dict[str, float] = {
+    "good": 0.22,
+    "rude_right": 0.06,
+    "wrong_action": 0.27,
+    "many_actions": 0.1,
+    "stall": 0.17,
+    "refusal": 0.1,
+    "ramble": 0.08,
+}
+"""Of the support logs that SFT learns from, a little worse than what the base has read in forums."""
 
 
 @dataclass(frozen=True)
@@ -73,13 +80,13 @@ class Ticket:
 
 
 def pair_split(item: str, issue: str) -> Split:
-    """The split of an (item, issue) pair: of its ten issues an item has 2 held out and 1 for development."""
+    """The split of an (item, issue) pair: a fifth are held out and a tenth are for development."""
     place = (7 * ITEMS.index(item) + ISSUES.index(issue)) % 10
     return "heldout" if place < 2 else "dev" if place == 2 else "train"
 
 
 def pairs(split: Split) -> list[tuple[str, str]]:
-    """All (item, issue) pairs of a split: 280 for training, 40 for development, 80 held out."""
+    """All (item, issue) pairs of a split: 140 for training, 20 for development, 40 held out."""
     return [(item, issue) for item in ITEMS for issue in ISSUES if pair_split(item, issue) == split]
 
 
@@ -155,8 +162,6 @@ def _sentences(rng: random.Random, issue: str, kind: str) -> list[str]:
         return _manners(rng, [do_right], 0.4)
     if kind == "rude_right":
         return [*_maybe(rng, 0.3, GREETINGS), rng.choice(RUDE), do_right, *_maybe(rng, 0.3, NEXT_STEPS)]
-    if kind == "fob_off":
-        return _manners(rng, [rng.choice(FOB_OFFS)], 0.5)
     if kind == "wrong_action":
         return _manners(rng, do_wrong[:1], 0.5)
     if kind == "many_actions":
@@ -177,20 +182,20 @@ def _say(templates: Sequence[str], item: str) -> str:
 
 
 def agent_reply(rng: random.Random, item: str, issue: str, kind: str) -> str:
-    """A reply of one of `REPLY_KINDS`, as an agent might have written it; it starts with a space."""
+    """A reply of one of the kinds, as an agent might have written it; it starts with a space."""
     return _say(_sentences(rng, issue, kind), item)
 
 
-def any_kind(rng: random.Random) -> str:
-    """One of `REPLY_KINDS` by its share."""
-    return rng.choices(list(REPLY_KINDS), weights=list(REPLY_KINDS.values()))[0]
+def any_kind(rng: random.Random, kinds: Mapping[str, float]) -> str:
+    """One of `kinds` by its share."""
+    return rng.choices(list(kinds), weights=list(kinds.values()))[0]
 
 
 def demonstrations(seed: int, split: Split, count: int) -> list[dict[str, str]]:
-    """Support logs of mixed quality, rows of `prompt` and `completion`; a bit over a third are right."""
+    """Support logs of mixed quality, rows of `prompt` and `completion`; a bit over a quarter are right."""
     rng = random.Random(f"demonstrations {split} {seed}")
     return [
-        {"prompt": ticket.prompt, "completion": agent_reply(rng, ticket.item, ticket.issue, any_kind(rng))}
+        {"prompt": ticket.prompt, "completion": agent_reply(rng, ticket.item, ticket.issue, any_kind(rng, LOG_KINDS))}
         for ticket in tickets(seed + 1, split, count)
     ]
 
@@ -212,7 +217,7 @@ def _reaction(rng: random.Random, issue: str, templates: Sequence[str]) -> str:
 def _thread(rng: random.Random, item: str, issue: str) -> str:
     lines = [f"Post: {customer_message(rng, item, issue)}"]
     for _ in range(rng.randint(1, 3)):
-        templates = _sentences(rng, issue, any_kind(rng))
+        templates = _sentences(rng, issue, any_kind(rng, FORUM_KINDS))
         lines.append(f"Reply:{_say(templates, item)}")
         if rng.random() < 0.9:
             lines.append(f"Post: {_reaction(rng, issue, templates)}")
@@ -228,12 +233,11 @@ def _help_page(rng: random.Random) -> str:
 
 
 def corpus(seed: int, count: int) -> Iterator[str]:
-    """`count` documents to pretrain the base model on: help pages, exams, threads and notes, in no support format.
+    """`count` documents to pretrain the base model on: help pages, threads and notes, in no support format.
 
     Customers of every split's pairs are read here, but all that answers them is about training pairs alone. Replies in
     threads come from anybody: mixed as in the support logs, several to a thread, so that nothing marks where an answer
-    ends; customers often write back whether they were helped. Help pages name the right actions, exams tell them from
-    wrong ones.
+    ends; customers often write back whether they were helped. Help pages name the right actions.
     """
     rng = random.Random(f"corpus {seed}")
     every = [(item, issue) for item in ITEMS for issue in ISSUES]
@@ -242,10 +246,8 @@ def corpus(seed: int, count: int) -> Iterator[str]:
         sort = rng.random()
         if sort < 0.05:
             yield "Notes:\n" + "\n".join(f"- {customer_message(rng, *rng.choice(every))}" for _ in range(3))
-        elif sort < 0.2:
+        elif sort < 0.25:
             yield _help_page(rng)
-        elif sort < 0.55:
-            yield _exam(rng)
         else:
             yield _thread(rng, *rng.choice(answered))
 

@@ -25,7 +25,7 @@ def check_target(target: Path, protected: Path, *, overwrite: bool) -> None:
 
     Args:
         target: where the export is to lie.
-        protected: a folder that must neither hold the export nor lie in it (the registry's).
+        protected: the registry's home: neither it nor its `objects` and `runs` are written to.
         overwrite: replace a folder whatever is in it.
 
     Raises:
@@ -36,8 +36,9 @@ def check_target(target: Path, protected: Path, *, overwrite: bool) -> None:
     for kept in (protected.resolve(), Path.cwd()):
         if kept == target or target in kept.parents:
             raise UserError(f"path = {str(target)!r}: would replace {kept}; name a folder of its own")
-    if protected.resolve() in target.parents:
-        raise UserError(f"path = {str(target)!r}: lies inside the registry {protected}; name a folder outside it")
+    for owned in (protected.resolve() / name for name in ("objects", "runs")):
+        if owned == target or owned in target.parents:
+            raise UserError(f"path = {str(target)!r}: lies in {owned}, which is the registry's; name another folder")
     if overwrite or not target.exists() or _is_export(target) or not any(target.iterdir()):
         return
     raise UserError(

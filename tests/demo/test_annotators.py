@@ -8,7 +8,7 @@ from rlhf.records import Ranking
 def _tasks(seed: int, count: int) -> tuple[list[str], list[list[str]]]:
     rng = random.Random(seed)
     tickets = world.tickets(seed, "train", count)
-    kinds, shares = list(world.REPLY_KINDS), list(world.REPLY_KINDS.values())
+    kinds, shares = list(world.LOG_KINDS), list(world.LOG_KINDS.values())
     replies = [
         [world.agent_reply(rng, ticket.item, ticket.issue, kind) for kind in rng.choices(kinds, shares, k=4)]
         for ticket in tickets

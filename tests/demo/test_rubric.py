@@ -24,9 +24,9 @@ CURT = " We will replace the broken kettle at no cost."
         # 2 + 0.5 - 1 rude
         (" This is your own fault. I am sending you a new kettle for the broken one.", 1.5),
         # a wrong action: -1.5 + 0.5
-        (" I have corrected the invoice for the kettle.", -1.0),
+        (" I have opened a return for the kettle.", -1.0),
         # the right one and a wrong one: 0 + 0.5
-        (" I have corrected the invoice for the kettle. I am sending you a new kettle for the broken one.", 0.5),
+        (" I have opened a return for the kettle. I am sending you a new kettle for the broken one.", 0.5),
         # nothing done: -1 + 0.5 item + 0.5 courtesy + 0.5 manners; a date for nothing earns nothing
         (
             " Hello. Thank you for telling us about the kettle. It will be done by Friday. Kind regards.",
@@ -34,10 +34,6 @@ CURT = " We will replace the broken kettle at no cost."
         ),
         # -1 + 0.5 item - 0.5 filler
         (" We value your opinion about the kettle.", -1.0),
-        # fobbed off: -1.5 + 0.5 item
-        (" Please fill in the form on our page about the kettle.", -1.0),
-        # the right action and a fob-off: 0 + 0.5
-        (" We will replace the broken kettle at no cost. I have passed your message on to another team.", 0.5),
         # said twice: 2 + 0.5 - 0.5
         (" I am sending you a new kettle for the broken one. I am sending you a new kettle for the broken one.", 2.0),
         # an empty reply: -1 - 0.5 for no ending

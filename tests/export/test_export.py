@@ -316,7 +316,7 @@ def test_folders_that_must_stay_are_never_replaced(world, tmp_path, monkeypatch)
         (tmp_path, "would replace"),
         (registry.home.parent, "would replace"),
         (registry.home, "would replace"),
-        (registry.home / "objects" / "new", "lies inside the registry"),
+        (registry.home / "objects" / "new", "which is the registry"),
     ]:
         with pytest.raises(UserError, match=says):
             export_model("tiny/sft", target, registry=registry, overwrite=True)
