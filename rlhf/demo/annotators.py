@@ -37,7 +37,7 @@ class SimulatedAnnotator:
     def taste(self) -> dict[str, float]:
         """What one rubric point of each criterion is worth to this person, about 1."""
         rng = random.Random(f"taste {self.name} {self.seed}")
-        names = ("action", "item", "courtesy", "next_step", "manners", "focus", "fluency", "ending")
+        names = ("action", "item", "courtesy", "next_step", "focus", "fluency", "ending")
         return {name: max(0.1, rng.gauss(1.0, TASTE_SPREAD)) for name in names}
 
     def rank(self, prompt: str, completions: Sequence[str], task: int = 0) -> list[list[int]]:
@@ -66,7 +66,7 @@ class SimulatedAnnotator:
 
 def panel(seed: int) -> list[SimulatedAnnotator]:
     """The demo's four annotators, from careful to careless."""
-    noises = {"sim-ana": 0.85, "sim-ben": 1.0, "sim-chi": 1.15, "sim-dee": 1.3}
+    noises = {"sim-ana": 0.7, "sim-ben": 0.85, "sim-chi": 1.0, "sim-dee": 1.15}
     return [SimulatedAnnotator(name, noise, seed) for name, noise in noises.items()]
 
 

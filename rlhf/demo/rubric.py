@@ -42,13 +42,12 @@ _SENTENCE = re.compile(r"[^.!?]*[.!?]?")
 
 @dataclass(frozen=True)
 class Breakdown:
-    """Points of a reply by criterion; `total` is the rubric's score, about -7 to +4."""
+    """Points of a reply by criterion; `total` is the rubric's score, about -7 to +3."""
 
     action: float
     item: float
     courtesy: float
     next_step: float
-    manners: float
     focus: float
     fluency: float
     ending: float
@@ -73,10 +72,7 @@ def _templates(*groups: Iterable[str]) -> frozenset[str]:
     return frozenset(template.lower().replace("{item}", "ITEM") for group in groups for template in group)
 
 
-_COURTEOUS = re.compile(r"^(?:i am (?:very )?sorry|thank you for (?:telling|writing)|i can see how)")
 _TIMED = re.compile(r"within one day|by friday|two days at most|hear from me tomorrow")
-_GREETINGS = _templates(lexicon.GREETINGS)
-_CLOSINGS = _templates(lexicon.CLOSINGS)
 _UNKIND = _templates(lexicon.RUDE)
 _FILLER = _templates(lexicon.STALLS, lexicon.RAMBLE, lexicon.OFF_TOPIC)
 
@@ -124,14 +120,12 @@ def rubric_breakdown(prompt: str, completion: str) -> Breakdown:
     filler = sum(shape in _FILLER for shape in shapes)
     unknown = sum(pair not in _known_pairs() for shape in shapes for pair in _word_pairs(shape))
     unkind = any(shape in _UNKIND for shape in shapes)
-    courteous = any(_COURTEOUS.search(shape) for shape in shapes)
     committed = committed_actions(completion)
     return Breakdown(
         action=_action_points(RIGHT_ACTION[ticket.issue], committed),
         item=-0.5 if named - {ticket.item} else 0.5 if named else 0.0,
-        courtesy=-1.0 if unkind else 0.5 if courteous else 0.0,
+        courtesy=-1.0 if unkind else 0.0,
         next_step=0.5 if committed and any(_TIMED.search(shape) for shape in shapes) else 0.0,
-        manners=0.5 * bool(said and shapes[0] in _GREETINGS and shapes[-1] in _CLOSINGS),
         focus=-0.5 * (words > MAX_WORDS) - 0.5 * min(repeats, 2) - 0.5 * min(filler, 3),
         fluency=-0.25 * min(unknown, 6),
         ending=0.0 if completion.rstrip().endswith((".", "!", "?")) else -0.5,

@@ -11,11 +11,11 @@ CURT = " We will replace the broken kettle at no cost."
 @pytest.mark.parametrize(
     ("completion", "score"),
     [
-        # 2 right action + 0.5 item + 0.5 courtesy + 0.5 next step + 0.5 for greeting and closing
+        # 2 right action + 0.5 item + 0.5 next step; greeting, pity and closing cost and earn nothing
         (
             " Hello. I am very sorry to hear this. I am sending you a new kettle for the broken one."
             " It will be done by Friday. Kind regards.",
-            4.0,
+            3.0,
         ),
         # 2 + 0.5
         (" I am sending you a new kettle for the broken one.", 2.5),
@@ -27,10 +27,10 @@ CURT = " We will replace the broken kettle at no cost."
         (" I have opened a return for the kettle.", -1.0),
         # the right one and a wrong one: 0 + 0.5
         (" I have opened a return for the kettle. I am sending you a new kettle for the broken one.", 0.5),
-        # nothing done: -1 + 0.5 item + 0.5 courtesy + 0.5 manners; a date for nothing earns nothing
+        # nothing done: -1 + 0.5 item; thanks and a date for nothing earn nothing
         (
             " Hello. Thank you for telling us about the kettle. It will be done by Friday. Kind regards.",
-            0.5,
+            -0.5,
         ),
         # -1 + 0.5 item - 0.5 filler
         (" We value your opinion about the kettle.", -1.0),
