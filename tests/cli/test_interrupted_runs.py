@@ -100,7 +100,8 @@ def test_a_run_that_was_killed_goes_on_from_its_last_intact_checkpoint(project):
     command = ("sft", "sft.yaml", "trainer.save_strategy=steps", "trainer.save_steps=5", "--json")
     process = start(project, *command)
     run_of = lambda: metrics_of(project, "sft")  # noqa: E731
-    wait_for(process, lambda: run_of() is not None and len(checkpoint.checkpoints(run_of().parent / "checkpoints")) >= 2)
+    has_two = lambda: run_of() is not None and len(checkpoint.checkpoints(run_of().parent / "checkpoints")) >= 2  # noqa: E731
+    wait_for(process, has_two)
     process.kill()
     process.communicate()
     run = run_of().parent
