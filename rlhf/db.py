@@ -97,7 +97,7 @@ def write(engine: Engine, lock: str | None = None) -> Iterator[Connection]:
         UserError: the database stayed locked for `BUSY_TIMEOUT_SECONDS`, or cannot be written.
     """
     with engine.connect() as connection:
-        connection.execution_options(**{_WRITES: True})
+        for_writing(connection)
         try:
             transaction = connection.begin()
         except DBAPIError as error:
@@ -106,6 +106,11 @@ def write(engine: Engine, lock: str | None = None) -> Iterator[Connection]:
             if lock is not None and engine.dialect.name == "postgresql":
                 connection.execute(sa.select(sa.func.pg_advisory_xact_lock(zlib.crc32(lock.encode()))))
             yield connection
+
+
+def for_writing(connection: Connection) -> None:
+    """Let the transactions of a connection that is kept open be as `write`'s are: on SQLite, one at a time."""
+    connection.execution_options(**{_WRITES: True})
 
 
 def migrate(engine: Engine, folder: Path, name: str) -> None:

@@ -1,0 +1,220 @@
+"""Taking answers. Each comes with a key that the page has made up for it: sent again, it is not stored again."""
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+
+import sqlalchemy as sa
+
+from labeling_app.answers import Answer, problem_with
+from labeling_app.schema import guidelines, leases, submissions, tasks, users
+from labeling_app.store import slots
+from labeling_app.store.claiming import LAST_SUBMISSION
+from labeling_app.store.errors import BadAnswer, Conflict, LeaseLost, NotYours, UnknownTask, UnknownUser
+from labeling_app.store.people import check_active, lock
+from labeling_app.store.transaction import KEY, TASK, USER, Tx, insert
+from labeling_app.store.values import Receipt, Skipped
+
+MAX_KEY, MAX_MS = 64, 2**53 - 1
+
+
+def submit(tx: Tx, user_id: int, lease: str, key: str, answer: Answer, active_ms: int) -> Receipt:
+    """Store a person's answer to the task they hold.
+
+    The same key with the same answer gets the first receipt again. An answer that comes when the time is up is taken
+    as long as a slot is free.
+
+    Args:
+        tx: the transaction.
+        user_id: who answers.
+        lease: of `Claimed`.
+        key: 1 to 64 characters, made up when the answer is first sent.
+        answer: names the responses by their ids.
+        active_ms: how long the person was at it.
+
+    Raises:
+        NotYours: the lease is somebody else's.
+        LeaseLost: the time was up, and others have been given the task.
+        Conflict: the task was answered or skipped with another key, or the key used for another answer.
+        BadAnswer: the answer does not fit the task.
+        UnknownUser, Quarantined, Disabled
+    """
+    _check_form(key, active_ms)
+    lock(tx, user_id)
+    row = tx.connection.execute(_LEASE, {"user": user_id, "token": lease, "key": key}).one_or_none()
+    if row is None:
+        raise UnknownUser(f"user {user_id}: there is none")
+    if row.lease_id is None or row.lease_user_id != user_id:
+        raise NotYours("This task was given to somebody else.")
+    if row.submission_id is not None:
+        return _known(row, row.task_id, answer)
+    check_active(user_id, row)
+    _check_answer(tx, answer, row.mode, row.presented)
+    if row.state == "answered":
+        raise Conflict("You have already answered this task; to change the answer, revise it.")
+    if row.state == "skipped":
+        raise Conflict("You have skipped this task; take it up again to answer it.")
+    if row.state == "expired":
+        _take_again(tx, user_id, row)
+    return _store(tx, user_id, row, key, answer, active_ms, revision=1, since=row.claimed_at)
+
+
+def revise(tx: Tx, user_id: int, task_id: int, key: str, answer: Answer, active_ms: int) -> Receipt:
+    """Store what a person now thinks of a task they have answered. All revisions are kept; the last one counts.
+
+    Raises:
+        UnknownTask: they have not answered it.
+        Conflict: the key was used for another answer.
+        BadAnswer: the answer does not fit the task.
+        UnknownUser, Quarantined, Disabled
+    """
+    _check_form(key, active_ms)
+    lock(tx, user_id)
+    row = tx.connection.execute(_OWN_LEASE, {"user": user_id, "task": task_id, "key": key}).one_or_none()
+    if row is None:
+        raise UnknownUser(f"user {user_id}: there is none")
+    if row.submission_id is not None:
+        return _known(row, task_id, answer)
+    check_active(user_id, row)
+    if row.lease_id is None or row.state != "answered":
+        raise UnknownTask(f"You have not answered task {task_id}.")
+    _check_answer(tx, answer, row.mode, row.presented)
+    last = tx.connection.execute(LAST_SUBMISSION, {"user": user_id, "task": task_id}).one()
+    return _store(tx, user_id, row, key, answer, active_ms, revision=last.revision + 1, since=last.created_at)
+
+
+def skip(tx: Tx, user_id: int, lease: str, key: str, reason: str, note: str = "") -> Skipped:
+    """Put a task aside: it is free for others, and this person is not given it again.
+
+    The same key again changes nothing.
+
+    Raises:
+        NotYours: the lease is somebody else's.
+        Conflict: it was answered, or skipped with another key.
+        BadAnswer: key, reason or note are too long.
+        UnknownUser, Quarantined, Disabled
+    """
+    _check_form(key, 0)
+    if not 1 <= len(reason) <= 200 or len(note) > 10_000:
+        raise BadAnswer("A skip needs a reason of at most 200 characters, and its note has at most 10,000.")
+    lock(tx, user_id)
+    row = tx.connection.execute(_LEASE, {"user": user_id, "token": lease, "key": key}).one_or_none()
+    if row is None:
+        raise UnknownUser(f"user {user_id}: there is none")
+    if row.lease_id is None or row.lease_user_id != user_id:
+        raise NotYours("This task was given to somebody else.")
+    if row.skip is not None and row.skip["key"] == key:
+        return Skipped(row.task_id, row.skip["reason"], datetime.fromisoformat(row.skip["at"]))
+    check_active(user_id, row)
+    if row.state == "answered":
+        raise Conflict("You have already answered this task.")
+    if row.state == "skipped":
+        raise Conflict("You have already skipped this task.")
+    skipped = {"key": key, "reason": reason, "note": note, "at": tx.now.isoformat()}
+    ended = {"lease": row.lease_id, "state": "skipped", "now": tx.now, "skipped": skipped}
+    tx.connection.execute(_SKIP, ended)
+    if row.state == "active":
+        slots.free(tx, row.task_id)
+    tx.record("skipped", skipped, user_id=user_id, task_id=row.task_id)
+    return Skipped(row.task_id, reason, tx.now)
+
+
+def _check_form(key: str, active_ms: int) -> None:
+    if not 1 <= len(key) <= MAX_KEY or not key.isprintable():
+        raise BadAnswer(f"key: has 1 to {MAX_KEY} printable characters")
+    if not 0 <= active_ms <= MAX_MS:
+        raise BadAnswer(f"active_ms = {active_ms}: is a time in milliseconds")
+
+
+def _check_answer(tx: Tx, answer: Answer, mode: Any, presented: Sequence[int]) -> None:
+    problem = problem_with(answer, mode, presented, tx.settings.flags)
+    if problem is not None:
+        raise BadAnswer(problem)
+
+
+def _known(row: Any, task_id: int, answer: Answer) -> Receipt:
+    if row.submission_task_id != task_id or Answer.model_validate(row.answer) != answer:
+        raise Conflict("This key was used for another answer.")
+    return Receipt(row.submission_id, task_id, row.revision, row.created_at)
+
+
+def _take_again(tx: Tx, user_id: int, row: Any) -> None:
+    if not row.is_gold:
+        free = slots.take(tx, row.task_id) or (slots.sweep_task(tx, row.task_id) > 0 and slots.take(tx, row.task_id))
+        if not free:
+            raise LeaseLost("The time for this task was up, and others have been given it.")
+    body = {"presented": row.presented, "expires_at": tx.now.isoformat()}
+    tx.record("claimed", body, user_id=user_id, task_id=row.task_id)
+
+
+def _store(
+    tx: Tx, user_id: int, row: Any, key: str, answer: Answer, active_ms: int, *, revision: int, since: datetime
+) -> Receipt:
+    submission = {
+        "idempotency_key": key,
+        "revision": revision,
+        "answer": answer.model_dump(exclude_defaults=True),
+        "presented": row.presented,
+        "active_ms": active_ms,
+        "wall_ms": max(0, round((tx.now - since).total_seconds() * 1000)),
+        "guidelines_version": row.guidelines_version,
+    }
+    where = {"task_id": row.task_id, "user_id": user_id}
+    submission_id = insert(tx, _ADD, submission | where | {"created_at": tx.now})
+    tx.connection.execute(_ANSWERED, {"lease": row.lease_id, "now": tx.now})
+    kind = "submitted" if revision == 1 else "revised"
+    tx.record(kind, {"submission_id": submission_id, **submission}, **where)
+    return Receipt(submission_id, row.task_id, revision, tx.now)
+
+
+_DETAILS = (
+    leases.c.id.label("lease_id"),
+    leases.c.user_id.label("lease_user_id"),
+    leases.c.task_id,
+    leases.c.state,
+    leases.c.presented,
+    leases.c.claimed_at,
+    leases.c.skip,
+    tasks.c.mode,
+    tasks.c.gold.is_not(None).label("is_gold"),
+    users.c.disabled_at,
+    users.c.quarantined_at,
+    sa.select(sa.func.max(guidelines.c.version)).scalar_subquery().label("guidelines_version"),
+    submissions.c.id.label("submission_id"),
+    submissions.c.task_id.label("submission_task_id"),
+    submissions.c.answer,
+    submissions.c.revision,
+    submissions.c.created_at,
+)
+
+_SAME_KEY = sa.and_(submissions.c.user_id == USER, submissions.c.idempotency_key == KEY)
+
+_LEASE = (
+    sa.select(*_DETAILS)
+    .select_from(users)
+    .outerjoin(leases, leases.c.token == sa.bindparam("token"))
+    .outerjoin(tasks, tasks.c.id == leases.c.task_id)
+    .outerjoin(submissions, _SAME_KEY)
+    .where(users.c.id == USER)
+)
+
+_OWN_LEASE = (
+    sa.select(*_DETAILS)
+    .select_from(users)
+    .outerjoin(leases, sa.and_(leases.c.user_id == USER, leases.c.task_id == TASK))
+    .outerjoin(tasks, tasks.c.id == leases.c.task_id)
+    .outerjoin(submissions, _SAME_KEY)
+    .where(users.c.id == USER)
+)
+
+_ADD = sa.insert(submissions)
+
+_ANSWERED = (
+    sa.update(leases).where(leases.c.id == sa.bindparam("lease")).values(state="answered", ended_at=sa.bindparam("now"))
+)
+
+_SKIP = (
+    sa.update(leases)
+    .where(leases.c.id == sa.bindparam("lease"))
+    .values(state="skipped", ended_at=sa.bindparam("now"), skip=sa.bindparam("skipped", type_=sa.JSON))
+)

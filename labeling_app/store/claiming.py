@@ -1,0 +1,313 @@
+"""Giving tasks to people: who gets which, for how long, and how it lies before them."""
+
+import random
+import secrets
+from datetime import datetime, timedelta
+from functools import lru_cache
+from typing import Any
+
+import sqlalchemy as sa
+
+from labeling_app.answers import Answer
+from labeling_app.schema import leases, prompts, responses, submissions, task_responses, tasks, users
+from labeling_app.store import slots
+from labeling_app.store.errors import LeaseLost, NotYours, UnknownTask, UnknownUser
+from labeling_app.store.people import check_active, lock
+from labeling_app.store.transaction import ACTIVE, QUEUE, TASK, USER, Tx
+from labeling_app.store.values import Claimed
+
+_IS_OPEN = tasks.c.open_slots > sa.literal_column("0")  # a literal: the index ix_tasks_open holds these rows only
+
+
+def claim(tx: Tx, user_id: int, queue: str | None = None) -> Claimed | None:
+    """The task this person has in hand, or else a new one; None when there is nothing for them.
+
+    Tasks of higher priority come first, then those that somebody was already given, then in the order in which they
+    were added. Gold tasks are mixed in at `settings.gold_share`, and come when nothing else is left. What the person
+    has answered or skipped is not given again; a task that slipped from their hands by time may be.
+
+    Raises:
+        UnknownUser, Quarantined, Disabled
+    """
+    lock(tx, user_id)
+    row = tx.connection.execute(_held(queue is not None), {"user": user_id, "queue": queue}).first()
+    if row is None:
+        raise UnknownUser(f"user {user_id}: there is none")
+    check_active(user_id, row)
+    if row.task_id is not None:
+        return take(tx, user_id, row.task_id)
+    task_id = _next_gold(tx, user_id, queue) if _is_gold_due(tx, user_id, queue) else None
+    if task_id is None:
+        task_id = _next_open(tx, user_id, queue)
+    if task_id is None and slots.sweep(tx):
+        task_id = _next_open(tx, user_id, queue)
+    if task_id is None and tx.settings.gold_share > 0:
+        task_id = _next_gold(tx, user_id, queue)
+    return None if task_id is None else take(tx, user_id, task_id)
+
+
+def take(tx: Tx, user_id: int, task_id: int) -> Claimed:
+    """Give this task to this person, or prolong what they have of it. A slot must be free, or theirs.
+
+    Raises:
+        LeaseLost: there is no slot; only for a task that this person had before.
+    """
+    row = tx.connection.execute(_CONTENT, {"user": user_id, "task": task_id}).one()
+    expires_at = tx.now + timedelta(seconds=tx.settings.lease_seconds)
+    if row.state == "active":
+        token, presented = row.token, row.presented
+        if row.expires_at > tx.now:
+            expires_at = row.expires_at
+        else:  # the time was up, and nobody has taken it away yet
+            _prolong(tx, row.lease_id, user_id, task_id, expires_at)
+        return _claimed(tx, row, token, presented, expires_at)
+    if not row.is_gold and not slots.take(tx, task_id):
+        raise LeaseLost("Somebody else has been given this task in the meantime.")
+    if row.lease_id is None:
+        token, presented = secrets.token_urlsafe(24), _shuffled(tx, task_id, user_id)
+        new = {"token": token, "task_id": task_id, "user_id": user_id, "state": "active", "presented": presented}
+        tx.connection.execute(_ADD_LEASE, new | {"claimed_at": tx.now, "expires_at": expires_at})
+    else:
+        token, presented = row.token, row.presented
+        renewed = {"lease": row.lease_id, "now": tx.now, "expires": expires_at}
+        tx.connection.execute(_RENEW, renewed)
+    body = {"presented": presented, "expires_at": expires_at.isoformat()}
+    tx.record("claimed", body, user_id=user_id, task_id=task_id)
+    return _claimed(tx, row, token, presented, expires_at)
+
+
+def extend(tx: Tx, user_id: int, lease: str) -> datetime:
+    """Somebody is still at it: the lease runs its full time again, from now. Returns when it ends.
+
+    Raises:
+        NotYours, LeaseLost, Quarantined, Disabled
+    """
+    lock(tx, user_id)
+    row = tx.connection.execute(_LEASE_OF, {"user": user_id, "token": lease}).one_or_none()
+    if row is None or row.user_id != user_id:
+        raise NotYours("This task was given to somebody else.")
+    check_active(user_id, row)
+    if row.state != "active":
+        raise LeaseLost("The time for this task was up.")
+    expires_at = tx.now + timedelta(seconds=tx.settings.lease_seconds)
+    _prolong(tx, row.id, user_id, row.task_id, expires_at)
+    return expires_at
+
+
+def reopen(tx: Tx, user_id: int, task_id: int) -> Claimed:
+    """A task this person was given before: answered, to look at and revise; skipped or expired, to take up again.
+
+    Raises:
+        UnknownTask: they never had it.
+        LeaseLost: it was skipped or expired, and others have it now.
+        Quarantined, Disabled
+    """
+    lock(tx, user_id)
+    state = tx.connection.execute(_STATE_OF, {"user": user_id, "task": task_id}).one_or_none()
+    if state is None:
+        raise UnknownTask(f"Task {task_id} was never given to you.")
+    check_active(user_id, state)
+    if state.state != "answered":
+        slots.sweep_task(tx, task_id)
+        return take(tx, user_id, task_id)
+    row = tx.connection.execute(_CONTENT, {"user": user_id, "task": task_id}).one()
+    last = tx.connection.execute(LAST_SUBMISSION, {"user": user_id, "task": task_id}).one()
+    answer = Answer.model_validate(last.answer)
+    return _claimed(tx, row, None, row.presented, None, answer, last.revision)
+
+
+def _is_gold_due(tx: Tx, user_id: int, queue: str | None) -> bool:
+    if (
+        tx.settings.gold_share <= 0
+        or tx.connection.execute(_any_gold(queue is not None), {"queue": queue}).first() is None
+    ):
+        return False
+    return _gold_draw(tx, user_id).random() < tx.settings.gold_share
+
+
+def _gold_draw(tx: Tx, user_id: int) -> random.Random:
+    """By person and number of tasks given to them: the same again when a claim is tried again."""
+    num_claims = tx.connection.execute(_NUM_CLAIMS, {"user": user_id}).scalar_one()
+    return random.Random(f"gold {tx.settings.seed} {user_id} {num_claims}")  # noqa: S311 - no secret
+
+
+def _next_gold(tx: Tx, user_id: int, queue: str | None) -> int | None:
+    unseen = tx.connection.execute(_unseen_gold(queue is not None), {"user": user_id, "queue": queue}).scalars().all()
+    return _gold_draw(tx, user_id).choice(unseen) if unseen else None
+
+
+def _next_open(tx: Tx, user_id: int, queue: str | None) -> int | None:
+    """The next task with a slot free for this person, on PostgreSQL locked until the transaction ends."""
+    if queue is not None:
+        row = _first_open(tx, user_id, queue)
+        return None if row is None else int(row.id)
+    found = [row for name in _open_queues(tx) if (row := _first_open(tx, user_id, name)) is not None]
+    return min(found, key=lambda row: (-row.priority, not row.begun, row.id)).id if found else None
+
+
+def _first_open(tx: Tx, user_id: int, queue: str) -> Any:
+    values = {"user": user_id, "queue": queue}
+    if not tx.on_server:
+        return tx.connection.execute(_open("now"), values).first()
+    while True:
+        row = tx.connection.execute(_open("skip locked"), values).first()
+        if row is not None or tx.connection.execute(_open("look"), values).first() is None:
+            return row
+        # There is one, but another transaction holds it: wait for its end. It may then be gone, so look again.
+        row = tx.connection.execute(_open("wait"), values).first()
+        if row is not None:
+            return row
+
+
+def _open_queues(tx: Tx) -> list[str]:
+    """Queues with open tasks: one look into the index for each, however many tasks there are."""
+    names: list[str] = []
+    while True:
+        name = tx.connection.execute(_NEXT_QUEUE, {"queue": names[-1] if names else ""}).scalar()
+        if name is None:
+            return names
+        names.append(name)
+
+
+def _shuffled(tx: Tx, task_id: int, user_id: int) -> list[int]:
+    shown = list(tx.connection.execute(_RESPONSE_IDS, {"task": task_id}).scalars())
+    random.Random(f"presented {task_id} {user_id}").shuffle(shown)  # noqa: S311 - no secret
+    return shown
+
+
+def _prolong(tx: Tx, lease_id: int, user_id: int, task_id: int, expires_at: datetime) -> None:
+    tx.connection.execute(_PROLONG, {"lease": lease_id, "expires": expires_at})
+    tx.record("extended", {"expires_at": expires_at.isoformat()}, user_id=user_id, task_id=task_id)
+
+
+def _claimed(
+    tx: Tx,
+    row: Any,
+    lease: str | None,
+    presented: list[int],
+    expires_at: datetime | None,
+    answer: Answer | None = None,
+    revision: int = 0,
+) -> Claimed:
+    contents = {found.id: found.content for found in tx.connection.execute(_RESPONSES, {"task": row.task_id})}
+    return Claimed(
+        lease=lease,
+        task_id=row.task_id,
+        mode=row.mode,
+        queue=row.queue,
+        prompt=row.prompt,
+        responses=[(response, contents[response]) for response in presented],
+        expires_at=expires_at,
+        answer=answer,
+        revision=revision,
+    )
+
+
+@lru_cache
+def _held(in_queue: bool) -> Any:
+    """The user, with the task they took last and still have."""
+    last = sa.select(leases.c.task_id).where(leases.c.user_id == users.c.id, leases.c.state == ACTIVE)
+    if in_queue:
+        last = last.join(tasks, tasks.c.id == leases.c.task_id).where(tasks.c.queue == QUEUE)
+    last = last.order_by(leases.c.claimed_at.desc(), leases.c.id.desc()).limit(1)
+    return sa.select(users.c.disabled_at, users.c.quarantined_at, last.scalar_subquery().label("task_id")).where(
+        users.c.id == USER
+    )
+
+
+@lru_cache
+def _open(how: str) -> Any:
+    """Tasks for this person in the order in which they are given out."""
+    had = sa.select(leases.c.id).where(
+        leases.c.task_id == tasks.c.id, leases.c.user_id == USER, leases.c.state != sa.literal_column("'expired'")
+    )
+    found = (
+        sa.select(tasks.c.id, tasks.c.priority, tasks.c.begun)
+        .where(tasks.c.queue == QUEUE, _IS_OPEN, ~sa.exists(had))
+        .order_by(tasks.c.priority.desc(), tasks.c.begun.desc(), tasks.c.id)
+        .limit(1)
+    )
+    if how in ("skip locked", "wait"):
+        # not FOR UPDATE: rows that point to the task may be written meanwhile
+        found = found.with_for_update(key_share=True, skip_locked=how == "skip locked", of=tasks)
+    return found
+
+
+@lru_cache
+def _any_gold(in_queue: bool) -> Any:
+    found = sa.select(tasks.c.id).where(tasks.c.gold.is_not(None), tasks.c.withdrawn_at.is_(None)).limit(1)
+    return found.where(tasks.c.queue == QUEUE) if in_queue else found
+
+
+@lru_cache
+def _unseen_gold(in_queue: bool) -> Any:
+    had = sa.select(leases.c.id).where(
+        leases.c.task_id == tasks.c.id, leases.c.user_id == USER, leases.c.state != sa.literal_column("'expired'")
+    )
+    found = sa.select(tasks.c.id).where(tasks.c.gold.is_not(None), tasks.c.withdrawn_at.is_(None), ~sa.exists(had))
+    found = found.order_by(tasks.c.id)
+    return found.where(tasks.c.queue == QUEUE) if in_queue else found
+
+
+_NUM_CLAIMS = sa.select(sa.func.count()).select_from(leases).where(leases.c.user_id == USER)
+
+_NEXT_QUEUE = sa.select(sa.func.min(tasks.c.queue)).where(tasks.c.queue > QUEUE, _IS_OPEN)
+
+_CONTENT = (
+    sa.select(
+        tasks.c.id.label("task_id"),
+        tasks.c.mode,
+        tasks.c.queue,
+        tasks.c.gold.is_not(None).label("is_gold"),
+        prompts.c.content.label("prompt"),
+        leases.c.id.label("lease_id"),
+        leases.c.token,
+        leases.c.state,
+        leases.c.presented,
+        leases.c.expires_at,
+    )
+    .join(prompts, prompts.c.id == tasks.c.prompt_id)
+    .outerjoin(leases, sa.and_(leases.c.task_id == tasks.c.id, leases.c.user_id == USER))
+    .where(tasks.c.id == TASK)
+)
+
+_RESPONSE_IDS = (
+    sa.select(task_responses.c.response_id).where(task_responses.c.task_id == TASK).order_by(task_responses.c.position)
+)
+
+_RESPONSES = (
+    sa.select(responses.c.id, responses.c.content)
+    .join(task_responses, task_responses.c.response_id == responses.c.id)
+    .where(task_responses.c.task_id == TASK)
+)
+
+_ADD_LEASE = sa.insert(leases).inline()
+
+_RENEW = (
+    sa.update(leases)
+    .where(leases.c.id == sa.bindparam("lease"))
+    .values(state="active", claimed_at=sa.bindparam("now"), expires_at=sa.bindparam("expires"), ended_at=None)
+)
+
+_PROLONG = sa.update(leases).where(leases.c.id == sa.bindparam("lease")).values(expires_at=sa.bindparam("expires"))
+
+_LEASE_OF = (
+    sa.select(
+        leases.c.id, leases.c.user_id, leases.c.task_id, leases.c.state, users.c.disabled_at, users.c.quarantined_at
+    )
+    .join(users, users.c.id == USER)
+    .where(leases.c.token == sa.bindparam("token"))
+)
+
+_STATE_OF = (
+    sa.select(leases.c.state, users.c.disabled_at, users.c.quarantined_at)
+    .join(users, users.c.id == leases.c.user_id)
+    .where(leases.c.user_id == USER, leases.c.task_id == TASK)
+)
+
+LAST_SUBMISSION = (
+    sa.select(submissions)
+    .where(submissions.c.user_id == USER, submissions.c.task_id == TASK)
+    .order_by(submissions.c.revision.desc())
+    .limit(1)
+)

@@ -1,0 +1,1 @@
+"""What the annotators and the admin see in the browser, and the server behind it."""
