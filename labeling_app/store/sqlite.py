@@ -5,25 +5,20 @@ commits once: that costs one sync of the disk for all of them (group commit). On
 Other processes may write the same file: transactions take turns (BEGIN IMMEDIATE), and this one lets go between groups.
 """
 
-import logging
 import queue
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
 from typing import Any, TypeVar
 
 from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.exc import DBAPIError, IntegrityError
 
-from labeling_app.store.errors import NotStored
-from labeling_app.store.running import Setup, Work, not_stored
+from labeling_app.store.running import Job, LastingConnection, Setup, Work, Workers, as_store_error, read_once
 from labeling_app.store.transaction import Tx
 from rlhf import db
-from rlhf.errors import UserError
-
-logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -36,20 +31,19 @@ POLL_SECONDS = 0.001
 """How often to ask whether another process has finished writing. SQLite's own waiting backs off to 0.1 s, and whoever
 writes all the time would be ahead of it nearly always."""
 
-Job = tuple[Work, Future[Any]]
-
 
 class SqliteRunner:
     """Runs operations on one SQLite file."""
 
     def __init__(self, engine: Engine, setup: Setup) -> None:
-        self._engine, self._setup = engine, setup
+        self._setup = setup
+        self._connection = LastingConnection(engine, _for_the_writer)
         self._waiting: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
-        self._connection: Connection | None = None
         self._closed = False
-        self._local = threading.local()
-        self._readers = ThreadPoolExecutor(NUM_READERS, thread_name_prefix="labels-reader")
-        self._writer = threading.Thread(target=self._write_groups, name="labels-writer", daemon=True)
+        self._readers = Workers(
+            NUM_READERS, "labels-reader", lambda: LastingConnection(engine, _for_readers), read_once(setup)
+        )
+        self._writer = threading.Thread(target=self._serve, name="labels-writer", daemon=True)
         self._writer.start()
 
     def write(self, work: Callable[[Tx], T]) -> "Future[T]":
@@ -60,85 +54,56 @@ class SqliteRunner:
         return future
 
     def read(self, work: Callable[[Tx], T]) -> "Future[T]":
-        """Run `work` on a connection of its own, beside the writer."""
-        return self._readers.submit(self._read, work)
+        """Run `work` beside the writer."""
+        assert not self._closed, "the store is closed"
+        return self._readers.submit(work)
 
     def close(self) -> None:
         """Finish what waits, then let go of the file."""
-        if self._closed:
-            return
-        self._closed = True
-        self._waiting.put(None)
-        self._writer.join()
-        barrier = threading.Barrier(NUM_READERS)
-        for done in [self._readers.submit(self._close_reader, barrier) for _ in range(NUM_READERS)]:
-            done.result()
-        self._readers.shutdown()
+        if not self._closed:
+            self._closed = True
+            self._waiting.put(None)
+            self._writer.join()
+            self._readers.close()
 
-    def _read(self, work: Callable[[Tx], T]) -> T:
-        connection: Connection | None = getattr(self._local, "connection", None)
-        if connection is None:
-            connection = self._local.connection = self._engine.connect()
-        try:
-            with connection.begin():
-                return work(self._tx(connection))
-        except DBAPIError as error:
-            self._local.connection = None
-            connection.close()
-            raise not_stored(error) from error
-
-    def _close_reader(self, barrier: threading.Barrier) -> None:
-        barrier.wait()  # one for each thread
-        connection: Connection | None = getattr(self._local, "connection", None)
-        if connection is not None:
-            connection.close()
-
-    def _write_groups(self) -> None:
-        while (job := self._waiting.get()) is not None:
-            group = [job]
-            last = False
-            while len(group) < MAX_GROUP and not last:
-                try:
-                    another = self._waiting.get_nowait()
-                except queue.Empty:
-                    break
-                if another is None:
-                    last = True
+    def _serve(self) -> None:
+        for group in self._groups():
+            try:
+                outcomes = self._transaction([work for work, _ in group])
+            except Exception as error:
+                self._connection.drop()
+                outcomes = [as_store_error(error)] * len(group)
+            for (_, future), outcome in zip(group, outcomes, strict=True):
+                if isinstance(outcome, Exception):
+                    future.set_exception(outcome)
                 else:
-                    group.append(another)
-            self._write_group([(work, future) for work, future in group if future.set_running_or_notify_cancel()])
-            if last:
-                break
-        if self._connection is not None:
-            self._connection.close()
+                    future.set_result(outcome)
+        self._connection.drop()
 
-    def _write_group(self, group: Sequence[Job]) -> None:
-        try:
-            outcomes = self._transaction([work for work, _ in group])
-        except Exception as error:
-            self._drop_connection()
-            if not isinstance(error, UserError | DBAPIError):
-                logger.exception("the label store's writer failed")
-            failed = not_stored(error) if isinstance(error, DBAPIError) else NotStored(str(error))
-            failed.__cause__ = error
-            outcomes = [failed] * len(group)
-        for (_, future), outcome in zip(group, outcomes, strict=True):
-            if isinstance(outcome, BaseException):
-                future.set_exception(outcome)
-            else:
-                future.set_result(outcome)
+    def _groups(self) -> Iterator[list[Job]]:
+        """What waits at one time, as long as the store is open."""
+        job = self._waiting.get()
+        while job is not None:
+            group = [job]
+            try:
+                while len(group) < MAX_GROUP and (job := self._waiting.get_nowait()) is not None:
+                    group.append(job)
+            except queue.Empty:
+                pass
+            yield [(work, future) for work, future in group if future.set_running_or_notify_cancel()]
+            if job is not None:
+                job = self._waiting.get()
 
     def _transaction(self, works: Sequence[Work]) -> list[Any]:
-        """Results, or the exceptions by which operations were refused. One that was refused has changed nothing."""
-        connection = self._open()
-        self._begin(connection)
-        raw = connection.connection.driver_connection
-        assert isinstance(raw, sqlite3.Connection)
+        """Results, or the exceptions by which operations were refused; one that was refused has changed nothing."""
+        connection = self._connection.get()
+        _begin(connection)
+        raw = _raw(connection)
         outcomes: list[Any] = []
         for work in works:
             raw.execute("SAVEPOINT operation")
             try:
-                outcomes.append(work(self._tx(connection)))
+                outcomes.append(work(self._setup.tx(connection)))
             except Exception as error:
                 if isinstance(error, DBAPIError) and not isinstance(error, IntegrityError):
                     raise  # no room, no file: nothing of this transaction can be trusted
@@ -148,34 +113,33 @@ class SqliteRunner:
         connection.commit()
         return outcomes
 
-    def _open(self) -> Connection:
-        if self._connection is None:
-            connection = self._engine.connect()
-            db.for_writing(connection)
-            raw = connection.connection.driver_connection
-            assert isinstance(raw, sqlite3.Connection)
-            raw.execute("PRAGMA busy_timeout = 0")  # `_begin` waits by itself
-            self._connection = connection
-        return self._connection
 
-    def _begin(self, connection: Connection) -> None:
-        give_up = time.monotonic() + db.BUSY_TIMEOUT_SECONDS
-        while True:
-            try:
-                connection.begin()
-                return
-            except DBAPIError as error:
-                code = getattr(error.orig, "sqlite_errorcode", 0) & 0xFF
-                if code != sqlite3.SQLITE_BUSY or time.monotonic() > give_up:
-                    raise
-                connection.rollback()
-                time.sleep(POLL_SECONDS)
+def _begin(connection: Connection) -> None:
+    """Wait for our turn to write."""
+    give_up = time.monotonic() + db.BUSY_TIMEOUT_SECONDS
+    while True:
+        try:
+            connection.begin()
+            return
+        except DBAPIError as error:
+            code = getattr(error.orig, "sqlite_errorcode", 0) & 0xFF
+            if code != sqlite3.SQLITE_BUSY or time.monotonic() > give_up:
+                raise
+            connection.rollback()
+            time.sleep(POLL_SECONDS)
 
-    def _drop_connection(self) -> None:
-        connection, self._connection = self._connection, None
-        if connection is not None:
-            connection.invalidate()
-            connection.close()
 
-    def _tx(self, connection: Connection) -> Tx:
-        return Tx(connection, self._setup.clock(), self._setup.settings)
+def _for_the_writer(connection: Connection) -> None:
+    db.for_writing(connection)
+    _raw(connection).execute("PRAGMA busy_timeout = 0")  # `_begin` waits by itself
+
+
+def _for_readers(connection: Connection) -> None:
+    _raw(connection).execute("PRAGMA query_only = ON")
+
+
+def _raw(connection: Connection) -> sqlite3.Connection:
+    """The driver's own connection: for statements whose way through SQLAlchemy would cost more than they do."""
+    raw = connection.connection.driver_connection
+    assert isinstance(raw, sqlite3.Connection)
+    return raw

@@ -17,6 +17,7 @@ from labeling_app.answers import Answer
 from labeling_app.schema import MIGRATIONS
 from labeling_app.settings import QUEUE, StoreSettings
 from labeling_app.store import adding, answering, claiming, people, reading, slots
+from labeling_app.store.postgresql import PostgresqlRunner
 from labeling_app.store.running import Runner, Setup
 from labeling_app.store.sqlite import SqliteRunner
 from labeling_app.store.status import status
@@ -100,7 +101,8 @@ class Store:
         in_home = sa.URL.create("sqlite", database=str(Path(home).expanduser().absolute() / "labels.db"))
         engine = db.engine(url or os.environ.get("RLHF_DATABASE_URL") or in_home)
         db.migrate(engine, MIGRATIONS, "labels")
-        return cls(SqliteRunner(engine, Setup(clock, settings)))
+        runner = PostgresqlRunner if engine.dialect.name == "postgresql" else SqliteRunner
+        return cls(runner(engine, Setup(clock, settings)))
 
     def close(self) -> None:
         """Finish what was begun and let go of the database."""
