@@ -73,7 +73,7 @@ class PairCollator:
         """Tensors of N texts and P pairs.
 
         `input_ids` and `attention_mask` [N, T]; `chosen` and `rejected` [P] hold positions in 0..N-1;
-        `weight` and `margin` [P].
+        `weight` and `margin` [P]; `num_rows` [] is the number of groups.
         """
         position: dict[tuple[int, ...], int] = {}
         chosen: list[int] = []
@@ -91,4 +91,5 @@ class PairCollator:
             "rejected": torch.tensor(rejected),
             "weight": torch.tensor([weight for row in rows for weight in row["weight"]]),
             "margin": torch.tensor([margin for row in rows for margin in row["margin"]]),
+            "num_rows": torch.tensor(len(rows)),
         }

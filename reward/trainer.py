@@ -1,5 +1,6 @@
 """TRL's RewardTrainer on rankings instead of single pairs."""
 
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -14,7 +15,14 @@ class RankingRewardTrainer(RewardTrainer):
     """RewardTrainer whose rows are rankings (`reward.data.to_dataset`), with weighted pairs.
 
     `per_device_train_batch_size` counts rankings. Metric keys are TRL's.
+
+    The loss of a step is the sum over its pairs divided by what the weights of a full batch add up to on average, so
+    that a judgement pulls by its weight wherever it comes to stand: in another micro-batch, beside heavier ones, in
+    the last batch of an epoch. On pairs of weight 1 that is TRL's mean.
     """
+
+    loss_is_scaled_for_ga = True
+    """Each micro-batch is divided by the weights of the whole batch, so the Trainer divides by nothing."""
 
     def _prepare_dataset(self, dataset: Dataset, *_: Any) -> Dataset:
         """The rows are tokenised already."""
@@ -34,11 +42,30 @@ class RankingRewardTrainer(RewardTrainer):
         outputs = model(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"])
         scores = outputs.logits.squeeze(-1).float()
         chosen, rejected = scores[inputs["chosen"]], scores[inputs["rejected"]]
-        loss = bradley_terry_loss(chosen, rejected, inputs["weight"], inputs["margin"])
+        weight = inputs["weight"]
+        loss = bradley_terry_loss(chosen, rejected, weight, inputs["margin"])
         if self.args.center_rewards_coefficient is not None:
-            loss = loss + self.args.center_rewards_coefficient * torch.mean((chosen + rejected) ** 2)
+            loss = loss + self.args.center_rewards_coefficient * (weight * (chosen + rejected) ** 2).sum()
+        num_rows = inputs["num_rows"]
+        if self.model.training:
+            mean = loss / (self._weight_a_row["train"] * num_rows)
+            # logged in place of the Trainer's own, which would sink wherever an epoch ends with a smaller batch
+            self._metrics["train"]["loss"].append(mean.item())
+            loss = mean * num_rows / self._rows_a_step
+        else:  # the Trainer takes the mean over the batches by their rows
+            loss = loss / (self._weight_a_row["eval"] * num_rows)
         self._note(scores.detach(), chosen.detach(), rejected.detach(), inputs["attention_mask"])
         return (loss, outputs) if return_outputs else loss
+
+    @cached_property
+    def _weight_a_row(self) -> dict[str, float]:
+        """What the weights of a row's pairs add up to, on average over the rows to train and to evaluate on."""
+        rows = {"train": self.train_dataset, "eval": self.eval_dataset}
+        return {mode: sum(map(sum, data["weight"])) / len(data) for mode, data in rows.items() if data is not None}
+
+    @property
+    def _rows_a_step(self) -> int:
+        return min(self._train_batch_size * self.args.gradient_accumulation_steps, len(self.train_dataset))
 
     @torch.no_grad()
     def _note(self, scores: Tensor, chosen: Tensor, rejected: Tensor, mask: Tensor) -> None:

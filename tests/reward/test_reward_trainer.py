@@ -1,0 +1,143 @@
+"""What one optimizer step of the reward model is made of: every judgement by its weight, however the batch is cut."""
+
+import pytest
+import torch
+from datasets import Dataset
+from tiny import tiny_model, tiny_tokenizer
+from transformers import AutoModelForSequenceClassification
+from trl import RewardConfig, RewardTrainer
+
+from reward.data import PairCollator
+from reward.trainer import RankingRewardTrainer
+
+TEXTS = ["good", "bad", "fine", "worse", "best of all", "poor", "well", "ill"]
+
+
+def row(chosen, rejected, weight=1.0, margin=0.0):
+    """One pair, tokenised as bytes."""
+    ids = [list(text.encode()) for text in (chosen, rejected)]
+    return {"chosen_ids": [ids[0]], "rejected_ids": [ids[1]], "weight": [weight], "margin": [margin]}
+
+
+def ranking(best, middle, worst):
+    pairs = [row(best, middle), row(best, worst), row(middle, worst)]
+    joined = {name: [value for pair in pairs for value in pair[name]] for name in pairs[0]}
+    return joined | {"weight": [1 / 3] * 3}
+
+
+MIXED = [ranking("good", "fine", "poor"), row("well", "ill", 0.25), row("fine", "bad", 4.0), row("best of all", "bad")]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tiny_model(tmp_path_factory.mktemp("model"), "reward")
+
+
+@pytest.fixture
+def trainer(folder, tmp_path):
+    """A trainer that takes plain gradient steps on `rows`."""
+
+    def make(rows, batch_size, accumulated=1, *, dev=None, cls=RankingRewardTrainer, **fields):
+        defaults = {"max_steps": 1, "learning_rate": 1.0, "logging_steps": 1, "per_device_eval_batch_size": 8}
+        args = RewardConfig(
+            output_dir=str(tmp_path),
+            per_device_train_batch_size=batch_size,
+            gradient_accumulation_steps=accumulated,
+            **(defaults | fields),
+            optim="sgd",
+            lr_scheduler_type="constant",
+            max_grad_norm=0.0,
+            bf16=False,
+            gradient_checkpointing=False,
+            prediction_loss_only=True,
+            remove_unused_columns=False,
+            report_to="none",
+            save_strategy="no",
+            dataloader_pin_memory=False,
+            disable_tqdm=True,
+        )
+        return cls(
+            model=AutoModelForSequenceClassification.from_pretrained(folder),
+            args=args,
+            data_collator=PairCollator(257) if cls is RankingRewardTrainer else None,
+            train_dataset=Dataset.from_list(rows),
+            eval_dataset=Dataset.from_list(dev) if dev else None,
+            processing_class=tiny_tokenizer(),
+        )
+
+    return make
+
+
+def step(made):
+    """The change of all weights by the training, and the loss of its last step."""
+    before = torch.cat([value.detach().flatten().clone() for value in made.model.parameters()])
+    made.train()
+    after = torch.cat([value.detach().flatten() for value in made.model.parameters()])
+    return after - before, next(line["loss"] for line in made.state.log_history if "loss" in line)
+
+
+def test_a_judgement_pulls_by_its_weight_even_when_it_is_alone_in_its_batch(trainer):
+    pulls = []
+    for weight in (1.0, 3.0):
+        # the others pull at nothing; they keep the mean weight of the data set equal
+        rows = [row("good", "bad", weight), row("fine", "fine", 4.0 - weight)]
+        pulls.append(step(trainer(rows, 1, 2))[0])
+    assert pulls[0].norm() > 1e-3
+    torch.testing.assert_close(pulls[1], 3 * pulls[0], rtol=1e-4, atol=1e-6)
+
+
+def test_a_step_does_not_depend_on_how_its_batch_is_cut(trainer):
+    whole, loss = step(trainer(MIXED, 4))
+    for batch_size, accumulated in ((2, 2), (1, 4)):
+        change, in_parts = step(trainer(MIXED, batch_size, accumulated))
+        torch.testing.assert_close(change, whole, rtol=1e-4, atol=1e-6)
+        assert in_parts == pytest.approx(loss, abs=1e-5)
+
+
+def test_the_last_batch_of_an_epoch_counts_by_its_rows(trainer):
+    """Three equal rows in steps of two: the step of the one that is left over is half of the other's."""
+    rows = [row("good", "bad")] * 3
+    made = trainer(rows, 1, 2, num_train_epochs=1, max_steps=-1, learning_rate=1e-6)
+    made.train()
+    first, last = (line for line in made.state.log_history if "grad_norm" in line)
+    assert last["grad_norm"] == pytest.approx(first["grad_norm"] / 2, rel=1e-3)
+    assert last["loss"] == pytest.approx(first["loss"], rel=1e-3)  # what is logged is the mean of a judgement
+
+
+def test_on_plain_pairs_a_step_is_that_of_trl(trainer):
+    pairs = list(zip(TEXTS[::2], TEXTS[1::2], strict=True))
+    ours, our_loss = step(trainer([row(*pair) for pair in pairs], 4, center_rewards_coefficient=0.1))
+    plain = [{"chosen_ids": list(better.encode()), "rejected_ids": list(worse.encode())} for better, worse in pairs]
+    theirs, their_loss = step(trainer(plain, 4, cls=RewardTrainer, center_rewards_coefficient=0.1))
+    assert our_loss == pytest.approx(their_loss, abs=1e-5)
+    torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-6)
+
+
+def test_the_scale_of_the_weights_has_no_say(trainer):
+    scaled = [one | {"weight": [10 * weight for weight in one["weight"]]} for one in MIXED]
+    change, loss = step(trainer(MIXED, 2, 2))
+    tenfold, same = step(trainer(scaled, 2, 2))
+    torch.testing.assert_close(tenfold, change, rtol=1e-4, atol=1e-6)
+    assert same == pytest.approx(loss, abs=1e-5)
+
+
+def test_a_data_set_smaller_than_a_batch_is_a_whole_batch(trainer):
+    small, loss = step(trainer(MIXED, 4))
+    change, same = step(trainer(MIXED, 16, 2))
+    torch.testing.assert_close(change, small, rtol=1e-4, atol=1e-6)
+    assert same == pytest.approx(loss, abs=1e-5)
+
+
+def test_the_held_out_loss_is_the_weighted_mean_of_all_held_out_pairs(trainer):
+    made = trainer([row("good", "bad", 7.0)], 1, dev=MIXED)
+    scores = {
+        text: made.model(input_ids=torch.tensor([list(text.encode())])).logits.item() for text in TEXTS
+    }  # fmt: skip
+    pairs = [("good", "fine", 1 / 3), ("good", "poor", 1 / 3), ("fine", "poor", 1 / 3)]
+    pairs += [("well", "ill", 0.25), ("fine", "bad", 4.0), ("best of all", "bad", 1.0)]
+    nll = [-torch.nn.functional.logsigmoid(torch.tensor(scores[a] - scores[b])).item() for a, b, _ in pairs]
+    # each row is one judgement: the mean weight of a row is 6.25 / 4
+    expected = sum(value * weight for value, (_, _, weight) in zip(nll, pairs, strict=True)) / 6.25
+    for batch_size in (1, 3, 4):
+        made.args.per_device_eval_batch_size = batch_size
+        assert made.evaluate()["eval_loss"] == pytest.approx(expected, abs=1e-5)
