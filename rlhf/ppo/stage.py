@@ -7,7 +7,6 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from datasets import Dataset
 from torch import nn
 from transformers import PreTrainedTokenizerBase, set_seed
 
@@ -214,9 +213,9 @@ def _trainer(config: PPOStageConfig, inputs: Inputs, scorer: Scorer, run: Run) -
         model=inputs.policy,
         ref_model=load_causal_lm(inputs.reference, frozen) if inputs.reference else None,
         reward_model=None,
-        train_dataset=Dataset.from_list(inputs.train_rows),
+        train_dataset=inputs.train_rows,  # no Dataset: of that, a column's values are all of one type
         value_model=_critic(config, scorer, inputs.tokenizer),
-        eval_dataset=Dataset.from_list(inputs.dev_rows) if inputs.dev_rows else None,
+        eval_dataset=inputs.dev_rows or None,
         peft_config=lora_config(config.model.adapter) if config.model.adapter else None,
         reward_funcs=[scorer],
     )

@@ -170,6 +170,14 @@ def test_conversations_as_prompts(ppo):
     assert summary["status"] == "done" and summary["num_set_aside"] == 0
 
 
+def test_texts_and_conversations_and_values_of_several_types_stand_side_by_side(ppo):
+    rows = [
+        {"prompt": f"Q{n}" if n % 2 else [{"role": "user", "content": f"Q{n}"}], "id": n if n % 3 else "none"}
+        for n in range(40)
+    ]
+    assert ppo(rows=rows, model="chat")["status"] == "done"
+
+
 def test_prompts_that_are_too_long_are_set_aside_and_said(ppo):
     rows = [*PROMPTS, *({"prompt": f"{n}" + "x" * CONTEXT, "target": "a"} for n in range(4))]
     summary = ppo(rows=rows)
