@@ -138,7 +138,8 @@ class Ranking(Record):
     """K completions of one prompt in the order one annotator put them.
 
     `tiers` holds positions in `completions`, best tier first; completions that share a tier are tied, a completion
-    in no tier was not judged. `flags[i]` are the complaints about completion i, `models[i]` is who wrote it.
+    in no tier was not judged. `flags[i]` are the complaints about completion i, `models[i]` is who wrote it. `weight`
+    multiplies that of every pair: how far this annotator is to be trusted.
     """
 
     columns = frozenset({"prompt", "completions", "tiers"})
@@ -153,6 +154,7 @@ class Ranking(Record):
     models: list[str] | None = None
     task: str | None = None
     simulated: bool = False
+    weight: Annotated[Finite, Field(gt=0)] = 1.0
 
     @model_validator(mode="after")
     def _tiers_fit(self) -> Self:
@@ -180,13 +182,13 @@ class Ranking(Record):
         """All pairs in which one completion stands above another; ties give none.
 
         Each weighs 1/C(K, 2) with K the number of completions placed, so that a ranking counts as one judgement
-        however long it is (InstructGPT, Ouyang et al. 2022, eq. 1). Pairs of equal texts are left out, and so are
-        those with an empty one.
+        however long it is (InstructGPT, Ouyang et al. 2022, eq. 1), times the ranking's own weight. Pairs of equal
+        texts are left out, and so are those with an empty one.
         """
         num_placed = sum(len(tier) for tier in self.tiers)
         if num_placed < 2:
             return []
-        weight = 2 / (num_placed * (num_placed - 1))
+        weight = self.weight * 2 / (num_placed * (num_placed - 1))
         return [
             Preference(
                 prompt=self.prompt,

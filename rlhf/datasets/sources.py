@@ -106,7 +106,8 @@ def _files_of(folder: Path, source: DataSource) -> list[Path]:
     split = source.split or "train"
     of_split = [file for file in tables if split in re.split(r"[.\-_]", file.name)]
     if of_split:
-        return of_split
+        # What lies deeper beside them is the same in another form, as in what `rlhf label export` writes.
+        return [file for file in of_split if file.parent == folder] or of_split
     if source.split is None and len(tables) == 1:
         return tables
     if not tables:

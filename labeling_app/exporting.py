@@ -1,0 +1,263 @@
+"""From judgements to what models learn from: rankings, pairs, ratings, demonstrations.
+
+Nothing that is written depends on the store's numbers or on the clock: the same answers make the same files.
+"""
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from labeling_app.store import Content, Judgement, Response
+from rlhf.datasets.split import PromptKeys, is_held_out
+from rlhf.errors import UserError
+from rlhf.records import Completion, Message, Preference, Ranking, Rating, Record, Text, write_jsonl
+from rlhf.registry import Artefact, Registry
+
+PLACE_COLUMNS = frozenset({"file", "line", "row"})
+"""Of a task's origin: where it was read; nothing that a record carries on."""
+
+_RESERVED = PLACE_COLUMNS | frozenset(name for kind in (Ranking, Rating) for name in kind.model_fields)
+
+
+@dataclass
+class Records:
+    """One part of what is exported. `all_bad` are rankings whose completions were all called bad."""
+
+    rankings: list[Ranking] = field(default_factory=list)
+    pairs: list[Preference] = field(default_factory=list)
+    ratings: list[Rating] = field(default_factory=list)
+    demonstrations: list[Completion] = field(default_factory=list)
+    all_bad: list[Ranking] = field(default_factory=list)
+
+    def counts(self) -> dict[str, int]:
+        """How many there are of each."""
+        return {f"num_{name}": len(records) for name, records in vars(self).items()}
+
+    def files(self, part: str) -> dict[str, Sequence[Record]]:
+        """What lies where: the rankings at the top, where a `data:` source looks first, the rest in folders."""
+        others = {name: records for name, records in vars(self).items() if name != "rankings" and records}
+        return {f"{part}.jsonl": self.rankings} | {f"{name}/{part}.jsonl": others[name] for name in others}
+
+
+def to_records(
+    judgements: Iterable[Judgement], weights: Mapping[str, float] | None = None, *, with_all_bad: bool = False
+) -> Records:
+    """What was judged, as records, in the order of tasks and of the annotators' names.
+
+    Graded completions make ratings, and two or more of them a ranking by grade as well. Ties make no pair. Somebody
+    whose weight is 0 is left out.
+
+    Args:
+        judgements: of people who are trusted; gold tasks belong elsewhere.
+        weights: annotator -> what each of their judgements counts; 1 for all when None.
+        with_all_bad: rankings that were called bad as a whole count as the others do.
+    """
+    records = Records()
+    for judgement in sorted(judgements, key=lambda one: (one.task_id, one.user)):
+        weight = 1.0 if weights is None else weights.get(judgement.user, 1.0)
+        _add_demonstration(records, judgement)
+        if weight <= 0:
+            continue
+        if judgement.mode == "rate":
+            records.ratings += _ratings(judgement)
+        ranking = _ranking(judgement, weight)
+        if ranking is None:
+            continue
+        if ranking.all_bad and not with_all_bad:
+            records.all_bad.append(ranking)
+        else:
+            records.rankings.append(ranking)
+            records.pairs += ranking.pairs()
+    return records
+
+
+def split_by_prompt(records: Records, dev_fraction: float, seed: int = 0) -> dict[str, Records]:
+    """`train` and, with a fraction, `dev`: every prompt is in one of them, the same ones that the stages hold out."""
+    parts = {"train": Records()} | ({"dev": Records()} if dev_fraction else {})
+    keys = PromptKeys()
+    for name, every in vars(records).items():
+        for record in every:
+            part = "dev" if is_held_out(keys.opening(record), dev_fraction, seed) else "train"
+            getattr(parts[part], name).append(record)
+    return parts
+
+
+def describe(judgements: Sequence[Judgement], parts: Mapping[str, Records]) -> dict[str, Any]:
+    """Who judged what, for lineage: annotators by pseudonym, models, tasks, versions of the guidelines."""
+    people = {judgement.user: judgement.simulated for judgement in judgements}
+    counts = Counter(judgement.user for judgement in judgements)
+    tasks = sorted({task_name(judgement) for judgement in judgements})
+    return {
+        "annotators": [
+            {"name": name, "num_judgements": counts[name], "simulated": people[name]} for name in sorted(people)
+        ],
+        "simulated": any(people.values()),
+        "models": models_of(judgements),
+        "num_tasks": len(tasks),
+        "tasks_sha256": hashlib.sha256("\n".join(tasks).encode()).hexdigest(),
+        "guidelines_versions": sorted({one.guidelines_version for one in judgements if one.guidelines_version}),
+        "parts": {part: records.counts() for part, records in parts.items()},
+    }
+
+
+def models_of(judgements: Iterable[Judgement]) -> list[str]:
+    """Everybody who wrote a completion that was judged, as far as that is known."""
+    return sorted({name for one in judgements for response in one.responses for name in _writers(response)})
+
+
+def write_folder(parts: Mapping[str, Records], folder: Path) -> list[str]:
+    """Write all parts; returns the files, relative to the folder.
+
+    Raises:
+        UserError: the folder is there and is not empty.
+    """
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UserError(f"{folder}: is there already and is not an empty folder; choose another")
+    files = {name: records for part, found in parts.items() for name, records in found.files(part).items()}
+    for name, records in files.items():
+        write_jsonl(folder / name, records)
+    return sorted(files)
+
+
+def publish(
+    parts: Mapping[str, Records],
+    description: Mapping[str, Any],
+    registry: Registry,
+    name: str,
+    *,
+    alias: str | None = None,
+    run_id: str | None = None,
+    parents: Sequence[tuple[str, str]] = (),
+) -> Artefact:
+    """The records as a `preferences` artefact; models of the registry that wrote completions become its parents.
+
+    Raises:
+        UserError: the name is malformed or holds another kind.
+    """
+    writers = [
+        ("model", model)
+        for model in description["models"]
+        if "@" in model and registry.exists() and registry.find(model) is not None
+    ]
+    registry.home.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(dir=registry.home) as scratch:
+        write_folder(parts, Path(scratch))
+        return registry.publish(
+            Path(scratch),
+            kind="preferences",
+            name=name,
+            parents=[*parents, *(writer for writer in writers if writer not in parents)],
+            metadata=description,
+            alias=alias,
+            run_id=run_id,
+        )
+
+
+def task_name(judgement: Judgement) -> str:
+    """Names a question by what it shows, the same in every store."""
+    body = json.dumps([judgement.mode, judgement.prompt, [response.content for response in judgement.responses]])
+    return hashlib.sha256(body.encode()).hexdigest()[:16]
+
+
+# One judgement
+
+
+def _ranking(judgement: Judgement, weight: float) -> Ranking | None:
+    """The order that was given, or that follows from grades; None where there is only one completion."""
+    if len(judgement.responses) < 2:
+        return None
+    answer = judgement.answer
+    place = {response.id: position for position, response in enumerate(judgement.responses)}
+    if answer.ratings is None:
+        tiers = [sorted(place[response] for response in tier) for tier in answer.tiers]
+        graded: dict[str, Any] = {}
+    else:
+        grades = [answer.ratings[response.id] for response in judgement.responses]
+        levels = sorted(set(grades), reverse=True)
+        tiers = [[at for at, grade in enumerate(grades) if grade == level] for level in levels]
+        graded = {"ratings": grades}
+    flags = [answer.flags.get(response.id, []) for response in judgement.responses]
+    models = [_writer(response) for response in judgement.responses]
+    return Ranking.model_validate(
+        _shared(judgement)
+        | graded
+        | {
+            "prompt": _text(judgement.prompt),
+            "completions": [_completion(response.content, judgement.prompt) for response in judgement.responses],
+            "tiers": tiers,
+            "flags": flags if any(flags) else None,
+            "all_bad": answer.all_bad,
+            "strength": answer.strength,
+            "rationale": answer.rationale,
+            "models": [model or "unknown" for model in models] if any(models) else None,
+            "weight": weight,
+            "presented": [place[response] for response in judgement.presented],
+        }
+    )
+
+
+def _ratings(judgement: Judgement) -> list[Rating]:
+    grades = judgement.answer.ratings or {}
+    return [
+        Rating(
+            prompt=_text(judgement.prompt),
+            completion=_completion(response.content, judgement.prompt),
+            rating=float(grades[response.id]),
+            **_shared(judgement),
+            **({"model": model} if (model := _writer(response)) else {}),
+        )
+        for response in judgement.responses
+    ]
+
+
+def _add_demonstration(records: Records, judgement: Judgement) -> None:
+    edit = judgement.answer.edit
+    if edit is None:
+        return
+    records.demonstrations.append(
+        Completion(
+            prompt=_text(judgement.prompt),
+            completion=_completion(edit.text, judgement.prompt),
+            **_shared(judgement),
+        )
+    )
+
+
+def _shared(judgement: Judgement) -> dict[str, Any]:
+    """Columns that every record of a judgement has; those that came with the task among them."""
+    carried = {name: value for name, value in judgement.origin.items() if name not in _RESERVED}
+    known: dict[str, Any] = {
+        "annotator": judgement.user,
+        "task": task_name(judgement),
+        "simulated": judgement.simulated,
+    }
+    if judgement.guidelines_version is not None:
+        known["guidelines_version"] = judgement.guidelines_version
+    if judgement.active_ms:
+        known["active_ms"] = judgement.active_ms
+    return carried | known
+
+
+def _writers(response: Response) -> list[str]:
+    return list(dict.fromkeys(source["model"] for source in response.sources if source.get("model")))
+
+
+def _writer(response: Response) -> str | None:
+    """Who wrote it; several who wrote the very same text stand together."""
+    return " + ".join(_writers(response)) or None
+
+
+def _text(content: Content) -> Text:
+    return content if isinstance(content, str) else [Message.model_validate(turn) for turn in content]
+
+
+def _completion(content: Content, prompt: Content) -> Text:
+    """In the form of its prompt: under a conversation, a text is the assistant's message."""
+    if isinstance(content, str) and not isinstance(prompt, str):
+        return [Message(role="assistant", content=content)]
+    return _text(content)
