@@ -4,7 +4,7 @@ import inspect
 import logging
 import math
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -18,7 +18,36 @@ from rlhf.modeling import context_length, set_pad_token
 logger = logging.getLogger(__name__)
 
 Columns = Mapping[str, Sequence[Any]]
-"""Further columns of the data set, each with one value a row."""
+"""What a scorer is told beside prompts and completions, each column with one value a row: the further columns of the
+data set, and `prompt_ids` and `completion_ids` as `with_token_ids` adds them."""
+
+NO_FURTHER_COLUMNS = frozenset(
+    {"prompt", "prompts", "completions", "prompt_ids", "completion_ids"}
+    | {"input_ids", "attention_mask", "token_type_ids"}
+)
+"""Columns of a data set that are handed over under another name, or whose names are taken."""
+
+
+def data_columns(rows: Sequence[Mapping[str, Any]], names: Iterable[str] | None = None) -> dict[str, list[Any]]:
+    """The further columns of B rows of a data set, None where a row has no such column.
+
+    `names` are the data set's, where `rows` are a part of it: a scorer gets the same columns for every part. Left out,
+    they are what any of the rows has.
+    """
+    if names is None:
+        names = {name for row in rows for name in row}
+    return {name: [row.get(name) for row in rows] for name in sorted(set(names) - NO_FURTHER_COLUMNS)}
+
+
+def with_token_ids(
+    columns: Columns, prompt_ids: Sequence[Sequence[int]], completion_ids: Sequence[Sequence[int]]
+) -> Columns:
+    """`columns` with the token ids of B prompts and completions, as whoever wrote the completions has them.
+
+    Every call of a scorer on sampled completions goes through here: a function that works in training works on samples
+    and in evaluation too. A completion's stop token, if it was reached, is among its ids, as in TRL.
+    """
+    return {**columns, "prompt_ids": prompt_ids, "completion_ids": completion_ids}
 
 
 class NonFiniteError(StoppedByMonitor):

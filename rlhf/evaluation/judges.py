@@ -1,7 +1,7 @@
 """Who won: two completions of each prompt in, verdicts out."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from rlhf.evaluation.statistics import Floats, wins
@@ -9,6 +9,14 @@ from rlhf.generation import Messages
 from rlhf.scoring import Columns, Scorer
 
 Prompts = Sequence[str | Messages]
+
+
+@dataclass(frozen=True)
+class Answers:
+    """B completions of one side, and what scorers are told beside: columns of the data, token ids."""
+
+    texts: Sequence[str]
+    columns: Columns = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -32,9 +40,7 @@ class Judge(Protocol):
     name: str
     order_matters: bool
 
-    def compare(
-        self, prompts: Prompts, first: Sequence[str], second: Sequence[str], columns: Columns | None = None
-    ) -> Comparison:
+    def compare(self, prompts: Prompts, first: Answers, second: Answers) -> Comparison:
         """The verdicts on `first[i]` against `second[i]` as answers to `prompts[i]`."""
 
 
@@ -47,29 +53,21 @@ class ScoreJudge:
         self.scorer = scorer
         self.name = scorer.name
 
-    def compare(
-        self, prompts: Prompts, first: Sequence[str], second: Sequence[str], columns: Columns | None = None
-    ) -> Comparison:
+    def compare(self, prompts: Prompts, first: Answers, second: Answers) -> Comparison:
         """As `Judge.compare`, with scores."""
-        scores = [self.scorer.score(prompts, texts, columns).double().numpy() for texts in (first, second)]
+        scores = [self.scorer.score(prompts, side.texts, side.columns).double().numpy() for side in (first, second)]
         return Comparison(wins(*scores), *scores)
 
 
-def compare_in_both_orders(
-    judge: Judge,
-    prompts: Prompts,
-    first: Sequence[str],
-    second: Sequence[str],
-    columns: Columns | None = None,
-) -> tuple[Comparison, float]:
+def compare_in_both_orders(judge: Judge, prompts: Prompts, first: Answers, second: Answers) -> tuple[Comparison, float]:
     """The mean verdict of both orders of presentation, and the share of pairs on which the two orders disagree.
 
     A judge that favours whoever stands first so gives a tie, and the share tells how often it did. A judge whose
     verdict cannot depend on the order is asked once, and its share is 0.
     """
-    there = judge.compare(prompts, first, second, columns)
+    there = judge.compare(prompts, first, second)
     if not judge.order_matters:
         return there, 0.0
-    back = 1 - judge.compare(prompts, second, first, columns).verdicts
+    back = 1 - judge.compare(prompts, second, first).verdicts
     disagreement = float((there.verdicts != back).mean())
     return Comparison((there.verdicts + back) / 2, there.first_scores, there.second_scores), disagreement

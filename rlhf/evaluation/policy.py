@@ -1,7 +1,6 @@
 """`rlhf eval policy`: two language models write to the same held-out prompts, and a judge says who did better."""
 
 import logging
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +11,7 @@ from rlhf.datasets import Loaded as LoadedData
 from rlhf.datasets import load
 from rlhf.errors import UserError
 from rlhf.evaluation.config import EvaluationConfig
-from rlhf.evaluation.judges import Comparison, ScoreJudge, compare_in_both_orders
+from rlhf.evaluation.judges import Answers, Comparison, ScoreJudge, compare_in_both_orders
 from rlhf.evaluation.publishing import publish_report, rounded
 from rlhf.evaluation.statistics import Floats, bootstrap_mean, distinct_n, standard_error
 from rlhf.evaluation.writing import (
@@ -28,6 +27,7 @@ from rlhf.modeling import ModelSource, context_length, device, find_model, load_
 from rlhf.records import Prompt, plain, prompt_key
 from rlhf.registry import Registry
 from rlhf.scorers import FoundScorer, find_scorers, load_scorers
+from rlhf.scoring import Columns, data_columns, with_token_ids
 from rlhf.tracking import Run
 from rlhf.workspace import Workspace, report_problems
 
@@ -90,8 +90,9 @@ def evaluate_policy(
         prompts = [_prompt(record) for record in result.records]
         scorer = load_scorers(inputs.judges, device=device(), dtype=config.dtype)
         judge = ScoreJudge(scorer)
+        columns = data_columns([record.row() for record in result.records])
         compared, disagreement = compare_in_both_orders(
-            judge, prompts, result.candidate.texts, result.baseline.texts, _columns(result.records)
+            judge, prompts, _answers(result.candidate, columns), _answers(result.baseline, columns)
         )
         summary = rounded(
             {
@@ -317,10 +318,8 @@ def _prompt(record: Prompt) -> str | Messages:
     return [turn.model_dump(exclude_none=True) for turn in record.prompt]
 
 
-def _columns(records: Sequence[Prompt]) -> dict[str, list[Any]]:
-    """The further columns of the data, None where a row has no such column."""
-    names = sorted({name for record in records for name in record.model_extra or {}})
-    return {name: [(record.model_extra or {}).get(name) for record in records] for name in names}
+def _answers(written: Written, columns: Columns) -> Answers:
+    return Answers(written.texts, with_token_ids(columns, written.prompt_ids, written.token_ids))
 
 
 def _publish(

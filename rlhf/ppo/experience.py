@@ -11,7 +11,7 @@ from rlhf.generation import decode_completion, sample_tokens
 from rlhf.ppo.losses import RewardAt
 from rlhf.ppo.models import PolicyAndValue, Reference, completion_logprobs, completion_values
 from rlhf.ppo.rollout import Prompts, Rollout, assemble, blank, token_batches
-from rlhf.scoring import Columns, NonFiniteError, RewardModelScorer, WeightedScorer, require_finite
+from rlhf.scoring import Columns, NonFiniteError, RewardModelScorer, WeightedScorer, require_finite, with_token_ids
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ def as_text(
     completions = [ids[real].tolist() for ids, real in zip(completion_ids.cpu(), mask.cpu(), strict=True)]
     prompt_ids = [ids.tolist() for ids in prompts.ids]
     texts = [decode_completion(tokenizer, p, c) for p, c in zip(prompt_ids, completions, strict=True)]
-    return texts, {**prompts.columns, "prompt_ids": prompt_ids, "completion_ids": completions}
+    return texts, with_token_ids(prompts.columns, prompt_ids, completions)
 
 
 class TokenRewardScorer(RewardModelScorer):

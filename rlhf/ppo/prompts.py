@@ -11,8 +11,8 @@ from transformers import PreTrainedTokenizerBase
 from rlhf.errors import UserError
 from rlhf.generation import Messages, check_lengths, encode_prompt
 from rlhf.ppo.rollout import Prompts
+from rlhf.scoring import data_columns
 
-_TOKEN_COLUMNS = {"input_ids", "attention_mask", "token_type_ids", "prompt"}
 DataCollator = Callable[[list[dict[str, Any]]], Mapping[str, Tensor]]
 
 
@@ -33,6 +33,7 @@ class PromptSet:
     ) -> None:
         """`dataset` has `input_ids`, or `prompt` as text or messages; its other columns go to reward functions.
 
+        A column that some rows lack is None there.
         A prompt over `max_prompt_length` tokens, or that leaves no room for `max_new_tokens` in the context, loses its
         beginning if `truncate`, else raises UserError naming the row (from 0). So do empty rows and a missing column.
         """
@@ -43,8 +44,12 @@ class PromptSet:
         columns = set(dataset[0])
         if not columns & {"input_ids", "prompt"}:
             raise UserError(f"{name}: it needs a column `prompt` or `input_ids`; found {', '.join(sorted(columns))}")
-        self._columns = sorted(columns - _TOKEN_COLUMNS)
-        rows = [_encode(dataset[i], i, tokenizer, name, collator) for i in range(len(dataset))]
+        self._columns: set[str] = set()
+        rows = []
+        for i in range(len(dataset)):
+            record = dataset[i]
+            self._columns.update(record)
+            rows.append(_encode(record, i, tokenizer, name, collator))
         limits = [n for n in (max_prompt_length, context_length and context_length - max_new_tokens) if n is not None]
         if limits and min(limits) < 1:
             raise UserError(
@@ -67,7 +72,7 @@ class PromptSet:
         ids = [torch.from_numpy(self._ids[i]).long() for i in rows]
         records = [self._dataset[i] for i in rows]
         texts = [self._text(record, row) for record, row in zip(records, ids, strict=True)]
-        return Prompts(ids, texts, {name: [record[name] for record in records] for name in self._columns})
+        return Prompts(ids, texts, data_columns(records, self._columns))
 
     def _text(self, record: Mapping[str, Any], ids: Tensor) -> str | Messages:
         if "prompt" in record:
@@ -109,7 +114,7 @@ def _encode(
 ) -> list[int]:
     """Token ids of one record without padding."""
     if "input_ids" not in record:
-        prompt = record["prompt"]
+        prompt = record.get("prompt")
         if not isinstance(prompt, (str, list)) or not prompt:
             raise UserError(
                 f"{name}: row {row} has no prompt (found {prompt!r}); remove it or give it text or messages"

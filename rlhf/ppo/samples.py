@@ -1,4 +1,4 @@
-"""Completions for people to look at while training runs: on the console (stderr) and in W&B."""
+"""Completions for people to look at: before and after training, and on the console (stderr) and in W&B meanwhile."""
 
 import sys
 from typing import TYPE_CHECKING, Any
@@ -17,26 +17,13 @@ if TYPE_CHECKING:
 
 def show_samples(trainer: "PPOTrainer", prompts: Prompts, rows_on_console: int = 5) -> list[dict[str, Any]]:
     """Complete `prompts` greedily and score them; returns one row `{query, model response, score}` for each."""
-    sampling, tokenizer = trainer.sampling, trainer.processing_class
-    with seeded(trainer.args.seed), eval_mode(trainer.model), trainer.autocast():
-        tokens = sample_tokens(
-            trainer.policy_model,
-            prompts.ids,
-            max_new_tokens=sampling.max_new_tokens,
-            temperature=0.0,
-            stop_ids=sampling.stop_ids,
-            pad_id=sampling.pad_id,
-            batch_size=sampling.batch_size,
-        )
-        completions, columns = as_text(tokenizer, prompts, tokens.ids, tokens.mask)
-        scores = trainer.scorer.score(prompts.texts, completions, columns).tolist()
     rows = [
         {
-            "query": tokenizer.decode(ids, skip_special_tokens=True),
+            "query": trainer.processing_class.decode(ids, skip_special_tokens=True),
             "model response": completion,
             "score": value,
         }
-        for ids, completion, value in zip(prompts.ids, completions, scores, strict=True)
+        for ids, (completion, value) in zip(prompts.ids, complete(trainer, prompts, temperature=0.0), strict=True)
     ]
     if not trainer.args.disable_tqdm:
         _print(rows[:rows_on_console], trainer.state.global_step)
@@ -47,6 +34,24 @@ def show_samples(trainer: "PPOTrainer", prompts: Prompts, rows_on_console: int =
             table = wandb.Table(columns=list(rows[0]), data=[list(row.values()) for row in rows])
             wandb.log({"completions": table})
     return rows
+
+
+def complete(trainer: "PPOTrainer", prompts: Prompts, *, temperature: float) -> list[tuple[str, float]]:
+    """A completion of each prompt (greedy at temperature 0) and its score without penalties; the seed decides."""
+    sampling = trainer.sampling
+    with seeded(trainer.args.seed), eval_mode(trainer.model), trainer.autocast():
+        tokens = sample_tokens(
+            trainer.policy_model,
+            prompts.ids,
+            max_new_tokens=sampling.max_new_tokens,
+            temperature=temperature,
+            stop_ids=sampling.stop_ids,
+            pad_id=sampling.pad_id,
+            batch_size=sampling.batch_size,
+        )
+        completions, columns = as_text(trainer.processing_class, prompts, tokens.ids, tokens.mask)
+        scores = trainer.scorer.score(prompts.texts, completions, columns).tolist()
+    return list(zip(completions, scores, strict=True))
 
 
 def _print(rows: list[dict[str, Any]], step: int) -> None:

@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerBase, set_seed
 from rlhf import checkpoint
 from rlhf.datasets import Loaded, load
 from rlhf.errors import StoppedByMonitor, UserError
-from rlhf.generation import encode_prompt, sample
+from rlhf.generation import encode_prompt
 from rlhf.modeling import (
     ModelSource,
     context_length,
@@ -27,6 +27,8 @@ from rlhf.modeling.trainer_config import build_args
 from rlhf.ppo import checkpointing
 from rlhf.ppo.config import PPOConfig
 from rlhf.ppo.models import critic_from_reward_model
+from rlhf.ppo.rollout import Prompts
+from rlhf.ppo.samples import complete
 from rlhf.ppo.stage_config import PPOStageConfig
 from rlhf.ppo.trainer import PPOTrainer
 from rlhf.records import Problem, Prompt, Record
@@ -96,22 +98,19 @@ def train_ppo(config: PPOStageConfig, workspace: Workspace) -> dict[str, Any]:
         report_problems([*inputs.data.problems, *inputs.too_long], run.folder / "set_aside.jsonl")
         scorer = load_scorers(inputs.scorers)
         trainer = _trainer(config, inputs, scorer, run)
-        shown = (inputs.dev_rows or inputs.train_rows)[:NUM_SAMPLES]
+        shown = _shown(trainer)
         # 1. before
         before = trainer.evaluate() if inputs.dev_rows else {}
-        completions_before = _complete(trainer, shown, config.seed)
+        samples_before = complete(trainer, shown, temperature=trainer.args.temperature)
         # 2. train, 3. after
         try:
             if checkpoint.latest_intact(run.checkpoints) is None:  # else it was logged when the run began
                 run.log(finite(before), step=0)
             train(trainer, run, workspace, shown=SHOWN_FIGURES, seals=True)
             after = trainer.evaluate() if inputs.dev_rows else {}
-            completions_after = _complete(trainer, shown, config.seed)
-            samples = _side_by_side(scorer, shown, completions_before, completions_after)
         except StoppedByMonitor as error:
             _publish_last_good(config, workspace, run, trainer, inputs, error)
             raise
-        run.log_samples(samples, step=trainer.state.global_step)
         # 4. publish
         summary: dict[str, Any] = _figures(before, after, trainer.args.missing_eos_penalty or 0.0) | {
             "num_updates": trainer.state.global_step,
@@ -120,6 +119,7 @@ def train_ppo(config: PPOStageConfig, workspace: Workspace) -> dict[str, Any]:
             "num_set_aside": len(inputs.data.problems) + len(inputs.too_long),
         }
         artefact = _publish(config, workspace, run, trainer, inputs, name=config.output.name, metrics=finite(summary))
+        _log_samples(run, trainer, shown, samples_before)
         return run.finish(summary | {"artefact": artefact})
 
 
@@ -141,6 +141,8 @@ def _read(config: PPOStageConfig, workspace: Workspace) -> Inputs:
     limit = _prompt_limit(fields, context_length(policy))
     train_rows, too_long = prompt_rows(data.train, tokenizer, limit)
     dev_rows, dev_too_long = prompt_rows(data.dev, tokenizer, limit)
+    columns = {name for row in (*train_rows, *dev_rows) for name in row}
+    train_rows, dev_rows = ([{name: row.get(name) for name in columns} for row in r] for r in (train_rows, dev_rows))
     if not train_rows:
         raise UserError(f"data: no prompt is short enough; the first: {too_long[0]}")
     return Inputs(
@@ -190,7 +192,7 @@ def _prompt_limit(fields: Mapping[str, Any], context: int | None) -> int | None:
 def prompt_rows(
     records: Sequence[Record], tokenizer: PreTrainedTokenizerBase, limit: int | None
 ) -> tuple[list[Row], list[Problem]]:
-    """Rows with a `prompt` and the columns that all records have, and the prompts of more than `limit` tokens."""
+    """Rows with a `prompt` and the record's further columns, and the prompts of more than `limit` tokens."""
     rows: list[Row] = []
     problems: list[Problem] = []
     for number, record in enumerate(records, start=1):
@@ -201,8 +203,7 @@ def prompt_rows(
         else:
             what = f"the prompt has {size} tokens, at most {limit} fit; lower trainer.response_length or shorten it"
             problems.append(Problem("data (after cleaning)", number, what))
-    columns = set.intersection(*(set(row) for row in rows)) if rows else set()
-    return [{name: value for name, value in row.items() if name in columns} for row in rows], problems
+    return rows, problems
 
 
 def _trainer(config: PPOStageConfig, inputs: Inputs, scorer: Scorer, run: Run) -> PPOTrainer:
@@ -237,27 +238,24 @@ def _critic(config: PPOStageConfig, scorer: Scorer, tokenizer: PreTrainedTokeniz
     return None
 
 
-def _complete(trainer: PPOTrainer, rows: Sequence[Row], seed: int) -> list[str]:
-    completions = sample(
-        trainer.policy_model,
-        trainer.processing_class,
-        [row["prompt"] for row in rows],
-        max_new_tokens=trainer.args.response_length,
-        temperature=trainer.args.temperature,
-        stop_ids=trainer.sampling.stop_ids,
-        seed=seed,
-    )
-    return [completion.text for completion in completions]
+def _shown(trainer: PPOTrainer) -> Prompts:
+    """Held-out prompts, or else training prompts, for the samples before and after."""
+    prompts = trainer.eval_prompts.get("") or trainer.prompts
+    return prompts.batch(range(min(NUM_SAMPLES, len(prompts))))
 
 
-def _side_by_side(scorer: Scorer, rows: Sequence[Row], before: list[str], after: list[str]) -> list[Row]:
-    prompts = [row["prompt"] for row in rows]
-    columns = {name: [row[name] for row in rows] for name in rows[0] if name != "prompt"}
-    scores = [scorer.score(prompts, texts, columns).tolist() for texts in (before, after)]
-    return [
+def _log_samples(run: Run, trainer: PPOTrainer, shown: Prompts, before: Sequence[tuple[str, float]]) -> None:
+    """Completions side by side; what has been trained and published stands, whether or not they can be made."""
+    try:
+        after = complete(trainer, shown, temperature=trainer.args.temperature)
+    except Exception:
+        logger.warning("the samples after training could not be made", exc_info=True)
+        return
+    rows = [
         {"prompt": prompt, "before": old, "after": new, "score_before": old_score, "score_after": new_score}
-        for prompt, old, new, old_score, new_score in zip(prompts, before, after, *scores, strict=True)
+        for prompt, (old, old_score), (new, new_score) in zip(shown.texts, before, after, strict=True)
     ]
+    run.log_samples(rows, step=trainer.state.global_step)
 
 
 def _figures(before: Mapping[str, float], after: Mapping[str, float], penalty: float) -> dict[str, float]:

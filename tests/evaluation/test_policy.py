@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM
 from rlhf.config import load_config
 from rlhf.errors import UserError
 from rlhf.evaluation.config import EvaluationConfig, GenerationSection
-from rlhf.evaluation.judges import Comparison, compare_in_both_orders
+from rlhf.evaluation.judges import Answers, Comparison, compare_in_both_orders
 from rlhf.evaluation.policy import evaluate_policy
 from rlhf.evaluation.writing import Written, sequence_logprobs, write
 from rlhf.generation import Completion
@@ -29,6 +29,12 @@ def ones(prompts, completions):
 
 def wanted(prompts, completions, target):
     return [float(t) for t in target]
+
+def sum_of_bytes(prompts, completions, prompt_ids, completion_ids):
+    return [sum(ids) + 0 * len(prompt) for ids, prompt in zip(completion_ids, prompt_ids)]
+
+def known(prompts, completions, target):
+    return [t is not None for t in target]
 """
 
 
@@ -156,6 +162,20 @@ def test_columns_of_the_data_reach_the_judge(config, workspace, tmp_path):
     assert summary["score_candidate"] == 5.5
 
 
+def test_token_ids_reach_the_judge_each_side_its_own(config, workspace, tmp_path):
+    summary = evaluate_policy(
+        config("judge.0.function=judges_of_this_test.py:sum_of_bytes", f"judge.0.folder={tmp_path}"), workspace
+    )
+    assert summary["score_candidate"] != summary["score_baseline"]
+
+
+def test_a_column_that_some_rows_lack_is_none_there(config, workspace, tmp_path):
+    rows = [{"prompt": p} | ({"target": "x"} if i < 3 else {}) for i, p in enumerate(PROMPTS)]
+    write_jsonl(tmp_path / "held_out.jsonl", rows)
+    judge = ("judge.0.function=judges_of_this_test.py:known", f"judge.0.folder={tmp_path}")
+    assert evaluate_policy(config(*judge), workspace)["score_candidate"] == 0.25
+
+
 def test_an_overlong_prompt_is_set_aside_and_counted(config, workspace, tmp_path):
     rows = [{"prompt": "long " * CONTEXT}, *({"prompt": prompt} for prompt in PROMPTS)]
     write_jsonl(tmp_path / "held_out.jsonl", rows)
@@ -223,14 +243,14 @@ class LongerOrElseFirst:
     name = "longer or else first"
     order_matters = True
 
-    def compare(self, prompts, first, second, columns=None):
-        pairs = zip(first, second, strict=True)
+    def compare(self, prompts, first, second):
+        pairs = zip(first.texts, second.texts, strict=True)
         return Comparison(np.array([1.0 if len(a) + 3 > len(b) else 0.0 for a, b in pairs]))
 
 
 def test_a_judge_is_asked_in_both_orders():
     first, second = ["long answer", "ab", "x"], ["short", "a", "a long answer"]
-    compared, disagreement = compare_in_both_orders(LongerOrElseFirst(), ["p"] * 3, first, second)
+    compared, disagreement = compare_in_both_orders(LongerOrElseFirst(), ["p"] * 3, Answers(first), Answers(second))
     assert compared.verdicts.tolist() == [1.0, 0.5, 0.0]
     assert disagreement == pytest.approx(1 / 3)
 

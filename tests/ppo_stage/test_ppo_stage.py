@@ -36,6 +36,20 @@ def nan_from_the_fourth_batch_on(prompts, completions, **columns):
     return [float("nan") if calls > 6 else 1.0 for _ in completions]
 
 
+def num_tokens(prompts, completions, completion_ids, **kwargs):  # as TRL's documentation writes them
+    return [float(len(ids)) for ids in completion_ids]
+
+
+def known_target(prompts, completions, target):
+    return [float(t is not None) for t in target]
+
+
+def fails_at_the_fourth_call(prompts, completions):
+    global calls
+    calls += 1
+    return [1.0 / (calls != 4) for _ in completions]
+
+
 def one_too_few(prompts, completions, **columns):
     return [0.0] * (len(completions) - 1)
 """
@@ -168,6 +182,35 @@ def test_conversations_as_prompts(ppo):
     rows = [{"prompt": [{"role": "user", "content": f"Q{n}"}]} for n in range(40)]
     summary = ppo(rows=rows, model="chat")
     assert summary["status"] == "done" and summary["num_set_aside"] == 0
+
+
+def test_a_function_is_given_token_ids_wherever_it_is_called(ppo):
+    summary = ppo(function(ppo, "num_tokens"), "trainer.response_length=6")
+    assert summary["score_after"] == pytest.approx(summary["length_after"], abs=1e-3)
+    samples = read_samples(ppo.workspace.home / "runs" / summary["run"])
+    assert all(1 <= sample[f"score_{when}"] <= 6 for sample in samples for when in ("before", "after"))
+
+
+def test_a_column_that_some_rows_lack_is_none_there(ppo):
+    summary = ppo(function(ppo, "known_target"), rows=[*({"prompt": f"Q{n}:"} for n in range(39)), PROMPTS[0]])
+    run = ppo.workspace.home / "runs" / summary["run"]
+    # of the 40 rows one is known; whichever side it is on, the function is called on both
+    assert {row["score_before"] for row in read_samples(run)} <= {0.0, 1.0}
+    assert summary["score_before"] < 1
+
+
+def test_samples_that_cannot_be_scored_cost_nothing_but_themselves(ppo, caplog):
+    # the samples before, two updates, the samples after
+    summary = ppo(function(ppo, "fails_at_the_fourth_call"), "data.dev_fraction=0")
+    assert (summary["status"], summary["artefact"]) == ("done", "tiny/policy@v1")
+    assert "fails_at_the_fourth_call: raised ZeroDivisionError" in caplog.text
+    assert read_samples(ppo.workspace.home / "runs" / summary["run"]) == []
+
+
+def test_prompts_that_are_cut_are_shown_too(ppo):
+    rows = [{"prompt": f"{n}" + "x" * CONTEXT} for n in range(40)]
+    summary = ppo("trainer.truncate_prompts=true", rows=rows)
+    assert len(read_samples(ppo.workspace.home / "runs" / summary["run"])) > 0
 
 
 def test_texts_and_conversations_and_values_of_several_types_stand_side_by_side(ppo):
