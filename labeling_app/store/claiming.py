@@ -122,18 +122,18 @@ def _is_gold_due(tx: Tx, user_id: int, queue: str | None) -> bool:
         or tx.connection.execute(_any_gold(queue is not None), {"queue": queue}).first() is None
     ):
         return False
-    return _gold_draw(tx, user_id).random() < tx.settings.gold_share
+    return _draw(tx, user_id, "whether gold").random() < tx.settings.gold_share
 
 
-def _gold_draw(tx: Tx, user_id: int) -> random.Random:
+def _draw(tx: Tx, user_id: int, what: str) -> random.Random:
     """By person and number of tasks given to them: the same again when a claim is tried again."""
     num_claims = tx.connection.execute(_NUM_CLAIMS, {"user": user_id}).scalar_one()
-    return random.Random(f"gold {tx.settings.seed} {user_id} {num_claims}")  # noqa: S311 - no secret
+    return random.Random(f"{what} {tx.settings.seed} {user_id} {num_claims}")  # noqa: S311 - no secret
 
 
 def _next_gold(tx: Tx, user_id: int, queue: str | None) -> int | None:
     unseen = tx.connection.execute(_unseen_gold(queue is not None), {"user": user_id, "queue": queue}).scalars().all()
-    return _gold_draw(tx, user_id).choice(unseen) if unseen else None
+    return _draw(tx, user_id, "which gold").choice(unseen) if unseen else None
 
 
 def _next_open(tx: Tx, user_id: int, queue: str | None) -> int | None:

@@ -125,7 +125,10 @@ def judgements(
 
 
 def all_events(tx: Tx, after: int = 0, limit: int | None = None) -> list[Event]:
-    """What happened since the event `after`, oldest first."""
+    """What happened since the event `after`, oldest first.
+
+    On PostgreSQL an event's number is given before its transaction ends: one with a smaller number may still follow.
+    """
     found = sa.select(events).where(events.c.id > after).order_by(events.c.id).limit(limit)
     return [
         Event(row.id, row.created_at, row.kind, row.user_id, row.task_id, row.body)

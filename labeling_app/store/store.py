@@ -18,6 +18,7 @@ from labeling_app.schema import MIGRATIONS
 from labeling_app.settings import QUEUE, StoreSettings
 from labeling_app.store import adding, answering, claiming, people, reading, slots
 from labeling_app.store.postgresql import PostgresqlRunner
+from labeling_app.store.replay import audit
 from labeling_app.store.running import Runner, Setup
 from labeling_app.store.sqlite import SqliteRunner
 from labeling_app.store.status import status
@@ -69,6 +70,7 @@ READS: dict[str, Callable[..., Any]] = {
     "status": status,
     "judgements": reading.judgements,
     "events": reading.all_events,
+    "audit": audit,
 }
 
 TASKS_A_TRANSACTION = 500
@@ -224,6 +226,9 @@ class Store:
 
     def events(self, after: int = 0, limit: int | None = None) -> list[Event]:
         return self.read(reading.all_events, after, limit)
+
+    def audit(self) -> list[str]:
+        return self.read(audit)
 
 
 def _with_tx(operation: Operation[P, T], *args: P.args, **kwargs: P.kwargs) -> Callable[[Tx], T]:
