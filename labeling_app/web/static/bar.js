@@ -1,0 +1,128 @@
+// The bar at the foot of the page: the order so far, how far the best leads, and what sends it off.
+
+import { button, el, fill, keycap, setText } from "./dom.js";
+import { numLeft } from "./draft.js";
+import { move, tierOf } from "./ranking.js";
+
+const COARSE = window.matchMedia("(pointer: coarse)");
+const STRENGTHS = ["slightly", "clearly", "much", "far"];
+
+export class Bar {
+  constructor(session, actions) {
+    Object.assign(this, { session, actions });
+    this.order = el("div", { class: "order", role: "group", "aria-label": "Order, best first" });
+    this.strengths = STRENGTHS.map((name, index) => {
+      const choose = () => actions.strength(index + 1);
+      return button(name, choose, { role: "radio", title: `The best is ${name} better than the next` });
+    });
+    this.strength = el(
+      "div",
+      { class: "strength", role: "radiogroup", "aria-label": "How much better is the best than the next?" },
+      el("span", { class: "quiet", "aria-hidden": "true" }, "Best leads", el("span", { class: "keys" }, keycap("←"), keycap("→"))),
+      el("span", { class: "segments" }, ...this.strengths),
+    );
+    this.allBad = button("All bad", actions.allBad, { class: "toggle", title: "None of them is acceptable" });
+    this.allBad.append(keycap("B"));
+    this.skip = button("Skip", actions.skip, { class: "quiet-button" });
+    this.skip.append(keycap("S"));
+    this.submit = button("", () => session.submit(), { class: "submit" });
+    this.submitLabel = el("span");
+    this.submit.append(this.submitLabel, keycap("↵"));
+    this.state = el("span", { class: "saved", role: "status" });
+    this.node = el(
+      "footer",
+      { class: "bar" },
+      this.order,
+      el("div", { class: "choices" }, this.strength, this.allBad),
+      el("div", { class: "send" }, this.state, this.skip, this.submit),
+    );
+  }
+
+  setTask() {
+    const { task } = this.session;
+    this.node.hidden = task === null;
+    if (task === null) return;
+    this.strength.hidden = task.mode === "rate";
+    this.numbers = new Map(task.cards.map((card, index) => [card.id, index + 1]));
+  }
+
+  update() {
+    const { session } = this;
+    const { draft, task, phase, open } = session;
+    if (task === null) return;
+    if (task.mode === "rate") fill(this.order, this.hint());
+    else this.drawOrder();
+    const comparable = draft.tiers.length > 1;
+    this.strengths.forEach((node, index) => {
+      node.setAttribute("aria-checked", String(draft.strength === index + 1));
+      node.disabled = !open || !comparable;
+    });
+    this.strength.classList.toggle("off", !comparable);
+    this.allBad.setAttribute("aria-pressed", String(draft.allBad));
+    this.allBad.disabled = !open;
+    this.skip.hidden = !task.lease;
+    this.skip.disabled = !open;
+    const left = numLeft(draft, task);
+    this.submit.setAttribute("aria-disabled", String(!open || left > 0));
+    setText(this.submitLabel, phase === "sending" || phase === "waiting" ? "Saving…" : task.lease ? "Submit" : "Save change");
+    setText(this.state, this.stateText(left));
+  }
+
+  stateText(left) {
+    const { phase, savedAt, drafts } = this.session;
+    if (phase === "waiting") return "Not saved yet";
+    if (phase === "sending") return "";
+    if (drafts.full) return "This browser keeps no drafts";
+    const saved = savedAt && `Saved ${savedAt.toLocaleTimeString([], { timeStyle: "short" })}`;
+    return [saved, left > 0 && `${left} to go`].filter(Boolean).join(" · ");
+  }
+
+  hint() {
+    const { task } = this.session;
+    const last = task.cards.length;
+    const words = {
+      rank: [keycap("1"), "–", keycap(last), " best first, ", keycap("="), " ties the next. Or drag the cards here."],
+      pair: [keycap("1"), " or ", keycap("2"), " is better, ", keycap("="), " equally good"],
+      ab: [keycap("1"), " or ", keycap("2"), " is better, ", keycap("="), " equally good"],
+      rate: [keycap("1"), "–", keycap("7"), " grades the marked card, ", keycap("↑"), keycap("↓"), " marks another"],
+    };
+    const touch = {
+      rank: "Tap Place, the best first. Or drag the numbers here.",
+      pair: "Tap the better one.",
+      ab: "Tap the better one.",
+      rate: "",
+    };
+    return el("span", { class: "hint" }, ...(COARSE.matches ? [touch[task.mode]] : words[task.mode]));
+  }
+
+  /** best [gap] tier [gap] tier [gap] worst; gaps and tiers take what is dropped. */
+  drawOrder() {
+    const { draft } = this.session;
+    const focused = this.order.contains(document.activeElement) ? document.activeElement.dataset.drag : null;
+    const parts = draft.tiers.flatMap((tier, index) => [
+      el("span", { class: "gap", "data-gap": index }, index > 0 ? "›" : ""),
+      el("span", { class: "tier", role: "group" }, ...tier.flatMap((id, at) => [at > 0 && "=", this.chip(id)])),
+    ]);
+    const last = el("span", { class: "gap last", "data-gap": draft.tiers.length }, draft.tieNext ? "= …" : "");
+    fill(this.order, ...parts, last, parts.length === 0 && this.hint());
+    if (focused) this.order.querySelector(`[data-drag="${focused}"]`)?.focus();
+  }
+
+  chip(id) {
+    const number = this.numbers.get(id);
+    const { tiers } = this.session.draft;
+    const label = `Card ${number}, place ${tierOf(tiers, id) + 1} of ${tiers.length}`;
+    const chip = button(String(number), () => this.actions.show(id), { class: "order-chip", "aria-label": label, title: "Drag, or arrow keys" });
+    chip.dataset.drag = id;
+    chip.dataset.onto = id;
+    chip.disabled = !this.session.open;
+    chip.addEventListener("keydown", (event) => {
+      const step = { ArrowLeft: -1, ArrowUp: -1, ArrowRight: 1, ArrowDown: 1 }[event.key];
+      if (step === undefined) return;
+      event.preventDefault();
+      event.stopPropagation();
+      this.actions.move(id, (before) => move(before, id, step));
+    });
+    return chip;
+  }
+}

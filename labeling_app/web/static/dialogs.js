@@ -1,0 +1,149 @@
+// What opens over the page: skip, flags, edit the best, earlier answers, the keys.
+
+import { button, count, el, fill, keycap } from "./dom.js";
+import { HELP, isTyping } from "./keys.js";
+
+/**
+ * @param {string} title
+ * @param {Node[]} content
+ * @param {{onkey?: (event: KeyboardEvent) => void, wide?: boolean}} [options]
+ */
+function open(title, content, { onkey, wide } = {}) {
+  const dialog = el("dialog", { class: wide ? "wide" : null, "aria-label": title });
+  const close = button("×", () => dialog.close(), { class: "close", "aria-label": "Close" });
+  dialog.append(el("header", {}, el("h2", { tabindex: "-1", autofocus: true }, title), close), ...content);
+  dialog.addEventListener("close", () => dialog.remove());
+  dialog.addEventListener("click", (event) => event.target === dialog && dialog.close());
+  if (onkey) dialog.addEventListener("keydown", onkey);
+  document.querySelector(".surface").append(dialog);
+  dialog.showModal();
+  return dialog;
+}
+
+const digit = (event) => (/^[1-9]$/.test(event.key) && !isTyping(event.target) ? Number(event.key) : null);
+
+export function skipDialog(session) {
+  const reasons = session.me.skip_reasons;
+  let chosen = null;
+  const choose = (index) => {
+    if (index >= reasons.length) return;
+    chosen = reasons[index];
+    options.forEach((option, at) => option.setAttribute("aria-checked", String(at === index)));
+    send.disabled = false;
+  };
+  const options = reasons.map((reason, index) => {
+    const option = button("", () => choose(index), { role: "radio", "aria-checked": "false", class: "option" });
+    return fill(option, keycap(index + 1), reason);
+  });
+  const note = el("textarea", { rows: 2, maxlength: 2000, "aria-label": "Anything to add", placeholder: "Anything to add (optional)" });
+  const finish = () => {
+    if (chosen === null) return;
+    dialog.close();
+    session.skip(chosen, note.value.trim());
+  };
+  const send = button("Skip this task", finish, { class: "submit", disabled: true });
+  send.append(keycap("↵"));
+  const dialog = open("Why skip this one?", [el("div", { class: "options", role: "radiogroup" }, ...options), note, el("footer", {}, send)], {
+    onkey: (event) => {
+      if (digit(event)) choose(digit(event) - 1);
+      if (event.key !== "Enter" || (isTyping(event.target) && !event.ctrlKey && !event.metaKey)) return;
+      if (event.target.matches(".close, .submit")) return;
+      event.preventDefault();
+      if (!event.repeat) finish();
+    },
+  });
+}
+
+export function flagDialog(session, id, numbers) {
+  const { flags } = session.me;
+  let card = id;
+  const toggle = (index) => {
+    if (index >= flags.length) return;
+    const { name } = flags[index];
+    session.change((draft) => {
+      const had = draft.flags[card] ?? [];
+      draft.flags[card] = had.includes(name) ? had.filter((other) => other !== name) : [...had, name];
+    });
+    draw();
+  };
+  const pick = (next) => {
+    card = next;
+    draw();
+  };
+  const cards = [...numbers].map(([response, number]) => button(String(number), () => pick(response), { role: "radio", "data-card": response, "aria-label": `Card ${number}` }));
+  const options = flags.map((flag, index) => fill(button("", () => toggle(index), { class: "option" }), keycap(index + 1), flag.label));
+  const draw = () => {
+    for (const node of cards) node.setAttribute("aria-checked", String(Number(node.dataset.card) === card));
+    const had = session.draft.flags[card] ?? [];
+    options.forEach((option, index) => option.setAttribute("aria-pressed", String(had.includes(flags[index].name))));
+  };
+  const step = (by) => {
+    const ids = [...numbers.keys()];
+    pick(ids[(ids.indexOf(card) + by + ids.length) % ids.length]);
+  };
+  const row = el("div", { class: "pick", role: "radiogroup", "aria-label": "Card" }, "Card", el("span", { class: "segments" }, ...cards), keycap("←"), keycap("→"));
+  const dialog = open("What is wrong with it?", [row, el("div", { class: "options" }, ...options), el("footer", {}, button("Done", () => dialog.close(), { class: "submit" }))], {
+    onkey: (event) => {
+      if (digit(event)) toggle(digit(event) - 1);
+      const by = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
+      if (by) step(by);
+      if (event.key !== "Enter" || event.target.matches("button")) return;
+      event.preventDefault();
+      dialog.close();
+    },
+  });
+  draw();
+}
+
+/** Writing the best response as it should be; every keystroke is in the draft. */
+export function editDialog(session, id, number) {
+  const original = session.task.cards.find((card) => card.id === id).rendered.raw;
+  const box = el("textarea", { rows: 14, maxlength: 200_000, dir: "auto", "aria-label": `Card ${number}, as it should be` });
+  const had = session.draft.edit?.response_id === id;
+  box.value = had ? session.draft.edit.text : original;
+  const untouched = original.replace(/\r\n?/g, "\n"); // as a textarea has it
+  box.addEventListener("input", () => {
+    const same = box.value === untouched || box.value.trim() === "";
+    session.change((draft) => (draft.edit = same ? null : { response_id: id, text: box.value }));
+  });
+  const drop = () => {
+    session.change((draft) => (draft.edit = null), "The edit is dropped.");
+    dialog.close();
+  };
+  const done = button("Done", () => dialog.close(), { class: "submit" });
+  const dialog = open(`Card ${number}, as it should be`, [
+    el("p", { class: "quiet" }, "Becomes an example to learn from. The order above stays as it is."),
+    box,
+    el("footer", {}, button("Drop the edit", drop, { class: "quiet-button" }), done),
+  ], { wide: true, onkey: (event) => event.key === "Enter" && (event.ctrlKey || event.metaKey) && dialog.close() });
+  box.focus();
+  box.setSelectionRange(0, 0);
+}
+
+export async function historyDialog(session) {
+  const list = el("div", { class: "history" }, el("p", { class: "quiet" }, "Loading…"));
+  const dialog = open("Earlier answers", [list], { wide: true });
+  const handled = await session.loadHistory();
+  if (handled === null) dialog.close();
+  else if (handled.length === 0) fill(list, el("p", { class: "quiet" }, "Nothing yet."));
+  else fill(list, ...handled.map((item, index) => historyRow(session, item, index, dialog)));
+}
+
+function historyRow(session, item, index, dialog) {
+  const when = new Date(item.at).toLocaleString([], { dateStyle: "medium", timeStyle: "short" });
+  const changes = item.revision > 1 ? `, ${count(item.revision - 1, "change")}` : "";
+  const go = () => {
+    dialog.close();
+    session.lookAt(index);
+  };
+  const row = button("", go, { class: "option" });
+  const preview = el("span", { class: "preview", dir: "auto" }, item.prompt_preview);
+  return fill(row, el("span", { class: "quiet" }, `${when} · ${item.kind}${changes}`), preview);
+}
+
+export function helpDialog() {
+  const cap = (key) => (key === "–" ? " – " : keycap(key));
+  const rows = HELP.map(([keys, meaning]) => el("div", {}, el("dt", {}, ...keys.split(" ").map(cap)), el("dd", {}, meaning)));
+  const more = "Or drag the cards, by their number, into the order at the foot of the page; or use the buttons on each card.";
+  open("Keys", [el("dl", { class: "help" }, ...rows), el("p", { class: "quiet" }, more)], { wide: true });
+}

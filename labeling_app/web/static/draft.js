@@ -1,0 +1,124 @@
+// What the annotator has said so far of one task. It lives in localStorage until the server's receipt.
+
+import { uuid } from "./api.js";
+
+const PREFIX = "rlhf.draft.";
+const KEPT_MS = 14 * 24 * 3600 * 1000;
+
+/**
+ * @typedef {object} Draft
+ * @property {number[][]} tiers best to worst
+ * @property {boolean} tieNext whether the next one placed shares the last tier
+ * @property {[number, number][]} ratings response id and grade, in the order in which they were given
+ * @property {boolean} allBad
+ * @property {number|null} strength
+ * @property {Record<number, string[]>} flags
+ * @property {string} rationale
+ * @property {{response_id: number, text: string}|null} edit
+ * @property {number} activeMs
+ * @property {{path: string, body: string}|null} pending sent, and not yet acknowledged: sent again as it is
+ * @property {number} savedAt
+ */
+
+/** @returns {Draft} empty, or what `task.answer` says where an earlier answer is revised */
+export function newDraft(task) {
+  const answer = task.answer ?? {};
+  return {
+    tiers: answer.tiers ?? [],
+    tieNext: false,
+    ratings: Object.entries(answer.ratings ?? {}).map(([id, grade]) => [Number(id), grade]),
+    allBad: answer.all_bad ?? false,
+    strength: answer.strength ?? null,
+    flags: answer.flags ?? {},
+    rationale: answer.rationale ?? "",
+    edit: answer.edit ?? null,
+    activeMs: 0,
+    pending: null,
+    savedAt: 0,
+  };
+}
+
+/** The body's `answer`, as the server takes it. */
+export function answerOf(draft, task) {
+  const rated = task.mode === "rate";
+  return {
+    tiers: rated ? [] : draft.tiers,
+    ratings: rated ? Object.fromEntries(draft.ratings) : null,
+    all_bad: draft.allBad,
+    strength: !rated && draft.tiers.length > 1 ? draft.strength : null,
+    flags: Object.fromEntries(Object.entries(draft.flags).filter(([, names]) => names.length > 0)),
+    rationale: draft.rationale.trim() || null,
+    edit: draft.edit,
+  };
+}
+
+/** How many cards still want a place or a grade. */
+export function numLeft(draft, task) {
+  const done = task.mode === "rate" ? draft.ratings.length : draft.tiers.flat().length;
+  return task.cards.length - done;
+}
+
+/** The response "edit the best" means: first of the best tier, or the first with the highest grade. */
+export function bestOf(draft, task) {
+  if (task.mode !== "rate") return draft.tiers[0]?.[0] ?? null;
+  const highest = Math.max(...draft.ratings.map(([, grade]) => grade));
+  return draft.ratings.find(([, grade]) => grade === highest)?.[0] ?? null;
+}
+
+/** Fixes the request of this draft once: every repetition has the same key and the same body. */
+export function seal(draft, path, content) {
+  draft.pending ??= { path, body: JSON.stringify({ ...content, key: uuid() }) };
+  return draft.pending;
+}
+
+/** Where the drafts of one person are kept; another person on the same machine does not see them. */
+export class Drafts {
+  constructor(user) {
+    this.prefix = `${PREFIX}${user}.`;
+    this.full = false;
+    for (const [key, draft] of this.entries()) if (Date.now() - draft.savedAt > KEPT_MS) localStorage.removeItem(key);
+  }
+
+  key(task) {
+    return this.prefix + (task.lease ?? `revision.${task.task_id}.${task.revision}`);
+  }
+
+  load(task) {
+    const draft = read(this.key(task));
+    return draft === null ? newDraft(task) : { ...newDraft(task), ...draft };
+  }
+
+  save(task, draft) {
+    draft.savedAt = Date.now();
+    try {
+      localStorage.setItem(this.key(task), JSON.stringify(draft));
+      this.full = false;
+    } catch {
+      this.full = true; // the browser's store is full or forbidden: the page says so
+    }
+  }
+
+  remove(task) {
+    localStorage.removeItem(this.key(task));
+  }
+
+  /** Requests that were on their way when the page was closed: [key, draft] each. */
+  unacknowledged() {
+    return this.entries().filter(([, draft]) => draft.pending);
+  }
+
+  entries() {
+    return Object.keys(localStorage)
+      .filter((key) => key.startsWith(this.prefix))
+      .map((key) => [key, read(key)])
+      .filter(([, draft]) => draft !== null);
+  }
+}
+
+function read(key) {
+  try {
+    return JSON.parse(localStorage.getItem(key) ?? "null");
+  } catch {
+    return null;
+  }
+}

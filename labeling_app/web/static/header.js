@@ -1,0 +1,66 @@
+// The head of the page (a Gradio row): title, progress, time, guidelines.
+
+import { count, el, fill, setText } from "./dom.js";
+import { hours } from "./clock.js";
+import { markdown } from "./render.js";
+
+const SEEN = "rlhf.guidelines-seen";
+
+export class Header {
+  constructor(session) {
+    this.session = session;
+    this.title = el("h1");
+    this.bar = el("progress", { max: 1, value: 0, "aria-label": "Answered" });
+    this.done = el("span", { class: "quiet" });
+    this.time = el("span", { class: "quiet", role: "timer" });
+  }
+
+  /** Into the places that Gradio has laid out. */
+  mount() {
+    place("page-title", this.title);
+    place("page-progress", this.bar, this.done);
+    place("page-clock", this.time);
+    this.panel = place("page-guidelines");
+    this.setMe();
+  }
+
+  setMe() {
+    const { me } = this.session;
+    if (me === null || !this.panel) return;
+    setText(this.title, me.title);
+    const { version, tree } = me.guidelines ?? { version: null };
+    const opener = document.getElementById("open-guidelines");
+    opener.hidden = version === null;
+    if (version === null) return;
+    opener.classList.toggle("news", localStorage.getItem(SEEN) !== String(version));
+    const heading = el("header", {}, el("h2", {}, "Guidelines"), el("span", { class: "quiet" }, `version ${version}`));
+    fill(this.panel, heading, markdown({ tree }));
+  }
+
+  toggleGuidelines() {
+    if (!this.session.me?.guidelines) return;
+    const open = document.body.classList.toggle("guidelines-open");
+    const opener = document.getElementById("open-guidelines");
+    opener.setAttribute("aria-expanded", String(open));
+    if (!open) return;
+    localStorage.setItem(SEEN, String(this.session.me.guidelines.version));
+    opener.classList.remove("news");
+  }
+
+  update(sittingMs) {
+    const { progress } = this.session;
+    if (progress === null) return;
+    const all = progress.num_answered + progress.num_open_for_me;
+    this.bar.max = Math.max(all, 1);
+    this.bar.value = progress.num_answered;
+    setText(this.done, `${progress.num_answered} of ${all} answered, ${progress.num_today} today`);
+    setText(this.time, `This sitting ${hours(sittingMs / 1000)} · today ${hours(progress.seconds_today)}`);
+    this.time.title = count(progress.num_skipped, "task") + " skipped";
+  }
+}
+
+function place(id, ...children) {
+  const node = document.getElementById(id);
+  node.append(...children);
+  return node;
+}

@@ -1,0 +1,301 @@
+// The course of a sitting: tasks in, answers out. No element is touched here; the page listens to the events.
+//
+// Events: "task" (another task, or none), "draft" (the answer in the making), "state" (phase or notice), "progress";
+// "say" carries a sentence for screen readers.
+
+import { ApiError, call, deliver } from "./api.js";
+import { Drafts, answerOf, numLeft, seal } from "./draft.js";
+import { count } from "./dom.js";
+
+const RECHECK_MS = 15_000;
+
+/** @typedef {"loading"|"working"|"sending"|"waiting"|"empty"|"lost"|"signed-out"|"stopped"} Phase */
+
+export class Session extends EventTarget {
+  constructor() {
+    super();
+    this.me = null;
+    this.task = null;
+    /** @type {import("./draft.js").Draft|null} */
+    this.draft = null;
+    /** @type {Phase} */
+    this.phase = "loading";
+    this.notice = null; // {text, problem: boolean}
+    this.progress = null;
+    this.deadline = 0; // performance.now() when the lease ends
+    this.savedAt = null;
+    this.current = null; // the card that keys speak of: a response id
+    this.handled = []; // earlier tasks, newest first
+    this.back = -1; // which of them is on the page
+    this.held = null; // {task, deadline} that was left to look back
+  }
+
+  tell(name, detail) {
+    this.dispatchEvent(new CustomEvent(name, { detail }));
+  }
+
+  say(text) {
+    this.tell("say", text);
+  }
+
+  setPhase(phase, notice = null) {
+    this.phase = phase;
+    this.notice = notice;
+    this.tell("state");
+  }
+
+  /** Whether the answer on the page may be changed. */
+  get open() {
+    return this.phase === "working" && this.task !== null && !this.readOnly;
+  }
+
+  /** A skipped task that was since given to others can be looked at, no more. */
+  get readOnly() {
+    return this.task !== null && !this.task.lease && !this.task.answer;
+  }
+
+  get lookingBack() {
+    return this.back >= 0;
+  }
+
+  async start() {
+    try {
+      const [me, claimed] = await Promise.all([
+        deliver("GET", "me", undefined, (error) => this.wait(error, "Opening")),
+        deliver("POST", "claim", "{}"),
+      ]);
+      this.me = me;
+      this.drafts = new Drafts(me.user.name);
+      this.tell("me");
+      this.setProgress(claimed.progress);
+      this.setTask((await this.sendLeftOver()) ?? claimed.task);
+    } catch (error) {
+      this.fail(error);
+    }
+  }
+
+  /** Sends what was on its way when the page was closed; gives the task that comes after it. */
+  async sendLeftOver() {
+    let next;
+    for (const [key, draft] of this.drafts.unacknowledged()) {
+      try {
+        const reply = await deliver("POST", draft.pending.path, draft.pending.body, (error) => this.wait(error));
+        next = reply.task ?? next;
+        if (reply.progress) this.setProgress(reply.progress);
+        this.savedAt = new Date();
+        localStorage.removeItem(key);
+      } catch (error) {
+        if (!(error instanceof ApiError) || error.status === 401) throw error;
+        localStorage.setItem(key, JSON.stringify({ ...draft, pending: null }));
+        this.notice = { text: `An answer from before was not taken: ${error.message}`, problem: true };
+      }
+    }
+    return next;
+  }
+
+  wait(error, what = "Not saved yet") {
+    const phase = this.phase === "loading" ? "loading" : "waiting";
+    this.setPhase(phase, { text: `${what}: retrying. ${error.message}`, problem: true });
+  }
+
+  setTask(task, deadline = task?.seconds_left ? performance.now() + 1000 * task.seconds_left : 0) {
+    const notice = this.phase === "loading" ? this.notice : null;
+    this.task = task;
+    this.draft = task && this.drafts.load(task);
+    this.current = task?.cards[0].id ?? null;
+    this.deadline = deadline;
+    this.phase = task ? "working" : "empty";
+    this.notice = notice;
+    this.tell("task");
+    this.tell("state");
+    if (task === null) this.lookAgainLater();
+  }
+
+  setProgress(progress) {
+    this.progress = progress;
+    this.tell("progress");
+  }
+
+  lookAgainLater() {
+    clearTimeout(this.recheck);
+    this.recheck = setTimeout(() => {
+      if (this.phase !== "empty") return;
+      if (document.visibilityState === "visible") this.claim();
+      else this.lookAgainLater();
+    }, RECHECK_MS);
+  }
+
+  /** The task in hand, or the next one. */
+  async claim() {
+    try {
+      const reply = await deliver("POST", "claim", "{}", (error) => this.wait(error, "No task yet"));
+      this.setProgress(reply.progress);
+      if (reply.task || this.phase !== "empty") this.setTask(reply.task);
+      else this.lookAgainLater();
+    } catch (error) {
+      this.fail(error);
+    }
+  }
+
+  /** Changes the draft, keeps it in the browser, and says what was done. */
+  change(update, spoken) {
+    if (!this.open) return;
+    update(this.draft);
+    if (this.draft.tiers.length < 2) this.draft.strength = null;
+    this.drafts.save(this.task, this.draft);
+    this.tell("draft");
+    if (spoken) this.say(typeof spoken === "function" ? spoken() : spoken);
+  }
+
+  submit() {
+    if (!this.open) return;
+    const left = numLeft(this.draft, this.task);
+    if (left > 0) {
+      this.tell("incomplete");
+      this.say(`${count(left, "card")} still without a ${this.task.mode === "rate" ? "grade" : "place"}.`);
+      return;
+    }
+    const content = { answer: answerOf(this.draft, this.task), active_ms: Math.round(this.draft.activeMs) };
+    if (this.task.lease) seal(this.draft, "submit", { lease: this.task.lease, ...content });
+    else seal(this.draft, "revise", { task_id: this.task.task_id, ...content });
+    this.send();
+  }
+
+  skip(reason, note) {
+    if (!this.open || !this.task.lease) return;
+    seal(this.draft, "skip", { lease: this.task.lease, reason, note });
+    this.send();
+  }
+
+  async send() {
+    const { task, draft } = this;
+    this.drafts.save(task, draft);
+    this.setPhase("sending");
+    try {
+      const reply = await deliver("POST", draft.pending.path, draft.pending.body, (error) => this.wait(error));
+      this.drafts.remove(task);
+      this.savedAt = new Date();
+      this.say(draft.pending.path === "skip" ? "Skipped." : "Saved.");
+      if (reply.progress) this.setProgress(reply.progress);
+      if (reply.task === undefined) await this.goForward(true);
+      else this.leaveThePast(reply.task);
+    } catch (error) {
+      this.fail(error);
+    }
+  }
+
+  /** What cannot be mended by waiting. The draft stays in the browser. */
+  fail(error) {
+    if (!(error instanceof ApiError)) throw error;
+    const { status, code, message } = error;
+    const problem = (text) => ({ text, problem: true });
+    if (status === 401) {
+      this.setPhase("signed-out", problem("You are signed out. Your draft is kept in this browser."));
+      return;
+    }
+    const text = this.draft?.pending ? `Not saved: ${message}` : message;
+    this.forgetRequest();
+    if (this.task && (status === 409 || code === "not_yours")) this.setPhase("lost", problem(text));
+    else if (status === 403 || !this.task) this.setPhase("stopped", problem(text));
+    else this.setPhase("working", problem(text));
+  }
+
+  /** A failure that touches no answer. */
+  inform(error) {
+    if (!(error instanceof ApiError) || error.status === 401) this.fail(error);
+    else this.setPhase(this.phase, { text: error.message, problem: true });
+  }
+
+  /** A refused request is not repeated; the next one has another key. */
+  forgetRequest() {
+    if (!this.draft?.pending) return;
+    this.draft.pending = null;
+    this.drafts.save(this.task, this.draft);
+  }
+
+  /** After signing in elsewhere: goes on where it was left. */
+  resume() {
+    if (this.phase !== "signed-out") return;
+    if (this.me === null) this.start();
+    else if (this.draft?.pending) this.send();
+    else call("GET", "me").then(() => this.setPhase(this.task ? "working" : "empty"), () => {});
+  }
+
+  /** Gives up the task that was lost to somebody else. */
+  async giveUp() {
+    this.drafts.remove(this.task);
+    this.back = -1;
+    this.held = null;
+    this.phase = "loading";
+    await this.claim();
+  }
+
+  async goBack() {
+    if (this.phase !== "working" && this.phase !== "empty") return;
+    if (!this.lookingBack && (await this.loadHistory()) === null) return;
+    if (this.back + 1 >= this.handled.length) this.say("There is nothing earlier.");
+    else await this.lookAt(this.back + 1);
+  }
+
+  async loadHistory() {
+    try {
+      this.handled = (await call("GET", "history")).handled;
+      return this.handled;
+    } catch (error) {
+      this.inform(error);
+      return null;
+    }
+  }
+
+  /** One task nearer to the one in hand; `home`: all the way. */
+  async goForward(home = false) {
+    if (!this.lookingBack) return;
+    if (this.back > 0 && !home) await this.lookAt(this.back - 1);
+    else if (this.held) this.leaveThePast(this.held.task, this.held.deadline);
+    else {
+      this.leaveThePast(null);
+      await this.claim();
+    }
+  }
+
+  leaveThePast(task, deadline) {
+    this.back = -1;
+    this.held = null;
+    this.setTask(task, deadline);
+  }
+
+  /** Shows the earlier task at `index` of `handled`. */
+  async lookAt(index) {
+    try {
+      const { task } = await call("POST", "reopen", JSON.stringify({ task_id: this.handled[index].task_id }));
+      if (!this.lookingBack) this.held = this.task && { task: this.task, deadline: this.deadline };
+      this.back = index;
+      this.setTask(task);
+      this.say(`Earlier task ${index + 1} of ${this.handled.length}.`);
+    } catch (error) {
+      this.inform(error);
+    }
+  }
+
+  get secondsLeft() {
+    return this.deadline ? Math.max(0, (this.deadline - performance.now()) / 1000) : null;
+  }
+
+  /** Keeps the task while somebody is at it. */
+  async extend() {
+    const lease = this.task?.lease;
+    if (!lease || this.phase !== "working") return;
+    try {
+      await call("POST", "extend", JSON.stringify({ lease }));
+      if (this.task?.lease === lease) this.deadline = performance.now() + 1000 * this.me.lease_seconds;
+      if (this.overdue) this.setPhase("working");
+      this.overdue = false;
+    } catch (error) {
+      if (error.status === 401) this.fail(error);
+      else if (!error.passing && this.task?.lease === lease) {
+        this.overdue = true;
+        this.setPhase("working", { text: `${error.message} You can still try to submit.`, problem: true });
+      }
+    }
+  }
+}

@@ -1,0 +1,174 @@
+// The ranking surface: the prompt, the cards, what else there is to say, the bar; and what to show when there is no task.
+
+import { Bar } from "./bar.js";
+import { Card } from "./cards.js";
+import { retryNow } from "./api.js";
+import { button, count, el, fill, keycap, setText } from "./dom.js";
+import { bestOf } from "./draft.js";
+import { markdown } from "./render.js";
+
+const WORDS = ["", "one", "two", "three", "four", "five", "six"];
+const TITLES = {
+  rank: (num) => `Rank these ${WORDS[num] ?? num}, best first`,
+  pair: () => "Which of the two is better?",
+  ab: () => "Which of the two is better?",
+  rate: (num) => (num === 1 ? "Grade this, from 1 to 7" : `Grade these ${WORDS[num] ?? num}, from 1 to 7`),
+};
+
+export class Surface {
+  constructor(session, actions) {
+    Object.assign(this, { session, actions, cards: [] });
+    this.live = el("div", { class: "live", "aria-live": "polite", role: "log" });
+    this.notice = el("div", { class: "notice", hidden: true });
+    this.past = el("div", { class: "past", hidden: true });
+    this.title = el("h2", { tabindex: "-1" });
+    this.lease = el("span", { class: "quiet", role: "status" });
+    this.backButton = button("Previous", () => session.goBack(), { class: "quiet-button" });
+    this.backButton.append(keycap("U"));
+    this.prompt = el("div", { class: "prompt body" });
+    this.list = el("div", { class: "cards", "data-out": true });
+    this.rationale = el("textarea", { rows: 2, maxlength: 10_000, dir: "auto", placeholder: "Why? (optional)", "aria-label": "Why?" });
+    this.rationale.addEventListener("input", () => session.change((draft) => (draft.rationale = this.rationale.value)));
+    this.editButton = button("Edit the best", actions.edit, { class: "quiet-button" });
+    this.editButton.append(keycap("E"));
+    this.more = el("div", { class: "more" }, this.rationale, this.editButton);
+    this.bar = new Bar(session, actions);
+    this.blank = el("div", { class: "blank" });
+    const head = el("header", { class: "task-head" }, this.title, this.lease, this.backButton);
+    this.work = el("main", { class: "work" }, head, this.past, this.prompt, this.list, this.more);
+    this.node = el("div", { class: "surface" }, this.notice, this.work, this.blank, this.bar.node, this.live);
+    this.watch();
+  }
+
+  watch() {
+    const { session } = this;
+    session.addEventListener("task", () => this.setTask());
+    session.addEventListener("draft", () => this.update());
+    session.addEventListener("state", () => this.setState());
+    session.addEventListener("say", (event) => this.say(event.detail));
+    session.addEventListener("incomplete", () => this.bar.node.animate?.([{ opacity: 0.5 }, { opacity: 1 }], 200));
+  }
+
+  /** A new node each time: the same sentence twice is read twice. */
+  say(text) {
+    fill(this.live, el("p", {}, text));
+  }
+
+  setTask() {
+    const { task, draft } = this.session;
+    this.bar.setTask();
+    if (task === null) return;
+    setText(this.title, TITLES[task.mode](task.cards.length));
+    fill(this.prompt, markdown(task.prompt));
+    this.cards = task.cards.map((card, index) => new Card(this.session, card, index + 1, this.actions));
+    this.numbers = new Map(this.cards.map((card) => [card.id, card.number]));
+    fill(this.list, ...this.cards.map((card) => card.node));
+    this.list.dataset.count = this.cards.length;
+    this.rationale.value = draft.rationale;
+    this.editButton.hidden = this.cards.length === 0;
+    this.update();
+    window.scrollTo({ top: 0 });
+    for (const scrolled of [this.prompt, this.list]) scrolled.scrollTop = 0;
+    if (!document.querySelector("dialog[open]")) this.title.focus({ preventScroll: true });
+  }
+
+  update() {
+    const { session } = this;
+    if (session.task === null) return;
+    for (const card of this.cards) card.update();
+    this.bar.update();
+    this.rationale.readOnly = !session.open;
+    this.editButton.disabled = !session.open || bestOf(session.draft, session.task) === null;
+  }
+
+  setState() {
+    const { session } = this;
+    const { phase, task, notice } = session;
+    const busy = phase === "sending" || phase === "waiting";
+    this.work.hidden = task === null;
+    this.node.dataset.phase = phase;
+    this.work.setAttribute("aria-busy", String(busy));
+    this.blank.hidden = task !== null;
+    this.bar.node.hidden = task === null;
+    if (task === null) this.drawBlank();
+    this.drawPast();
+    this.drawNotice(notice);
+    this.update();
+  }
+
+  drawNotice(notice) {
+    this.notice.hidden = notice === null;
+    if (notice === null) return;
+    this.notice.setAttribute("role", notice.problem ? "alert" : "status");
+    fill(this.notice, el("span", {}, notice.text), ...this.wayOut());
+  }
+
+  wayOut() {
+    const { session } = this;
+    switch (session.phase) {
+      case "waiting":
+        return [button("Try now", retryNow)];
+      case "signed-out":
+        return [el("a", { class: "button", href: signInAddress() }, "Sign in")];
+      case "lost":
+        return [...this.ownWords(), button("Next task", () => session.giveUp())];
+      default:
+        return [];
+    }
+  }
+
+  /** What was written by hand is not thrown away with a lost task. */
+  ownWords() {
+    const { draft } = this.session;
+    const words = [draft.rationale, draft.edit?.text].filter(Boolean).join("\n\n");
+    return words ? [button("Copy what I wrote", () => navigator.clipboard?.writeText(words))] : [];
+  }
+
+  drawPast() {
+    const { session } = this;
+    const { task } = session;
+    this.past.hidden = !session.lookingBack || task === null;
+    this.backButton.hidden = task === null;
+    if (this.past.hidden) return;
+    const home = session.held ? "Back to the task in hand" : "Next task";
+    const what = session.readOnly
+      ? "You skipped this one, and others have answered it since."
+      : task.lease
+        ? "You skipped this one: you can answer it now."
+        : `An earlier answer of yours${task.revision > 1 ? `, changed ${count(task.revision - 1, "time")}` : ""}. Submitting saves the change.`;
+    const forward = button(home, () => session.goForward(true));
+    forward.append(keycap("N"));
+    fill(this.past, el("span", {}, what), forward);
+  }
+
+  drawBlank() {
+    const { session } = this;
+    const { phase, progress } = session;
+    if (phase === "empty") {
+      fill(
+        this.blank,
+        el("h2", {}, "Nothing to do just now"),
+        el("p", {}, `You have answered ${count(progress.num_answered, "task")}, ${progress.num_today} of them today. New ones appear here by themselves.`),
+        el("p", {}, button("Look again", () => session.claim()), " ", button("Earlier answers", this.actions.history)),
+      );
+    } else {
+      fill(this.blank, el("p", { class: "quiet opening" }, phase === "loading" ? "Opening…" : ""));
+    }
+  }
+
+  setLease(text) {
+    setText(this.lease, text);
+  }
+
+  show(id) {
+    const card = this.cards.find((other) => other.id === id);
+    card?.node.scrollIntoView({ block: "nearest" });
+    card?.node.focus({ preventScroll: true });
+  }
+}
+
+function signInAddress() {
+  const address = new URL("../login", import.meta.url);
+  address.searchParams.set("next", location.pathname);
+  return address.href;
+}
