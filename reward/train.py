@@ -34,6 +34,7 @@ from rlhf.modeling import (
 )
 from rlhf.modeling.trainer_config import build_args
 from rlhf.records import Preference, exchange, prompt_key
+from rlhf.registry import Kind
 from rlhf.scorers import Dtype
 from rlhf.scoring import RewardModelScorer
 from rlhf.tracking import Run
@@ -82,7 +83,9 @@ def train_reward(config: RewardStageConfig, workspace: Workspace) -> dict[str, A
     scorer = RewardModelScorer(model, tokenizer, "reward", max_length=max_length)
 
     models = [*source.refs, *(centre.source.refs if centre else [])]
-    with workspace.run("reward", config, config.tracking, data=data, models=models) as run:
+    out = config.output
+    names: dict[str, Kind] = {out.name: "reward", out.data_name: "preferences", out.stopped_name: "reward"}
+    with workspace.run("reward", config, config.tracking, data=data, models=models, publishes=names) as run:
         report_problems(data.problems, run.folder / "set_aside.jsonl")
         # 2. train
         train_rows = to_dataset(train_groups, scorer.token_ids)
@@ -197,7 +200,7 @@ def _publish(
     base = source.publish(workspace.registry)
     rows = workspace.publish_data(
         data,
-        name=f"{config.output.name}-data",
+        name=config.output.data_name,
         kind="preferences",
         run=run,
         metadata=who_judged(data),

@@ -84,6 +84,7 @@ class Workspace:
         *,
         data: Loaded | None = None,
         models: Iterable[str] = (),
+        publishes: Mapping[str, Kind] | None = None,
     ) -> Iterator[Run]:
         """Open a run for `stage`, known to the registry while it lasts. Call it once all input has been read.
 
@@ -94,12 +95,15 @@ class Workspace:
             data: the rows that have been read. gc leaves alone what they came from, and the run is resumed with no
                 others.
             models: refs of the models that have been found, which gc leaves alone too.
+            publishes: what the stage makes: names and their kinds.
 
         Raises:
-            UserError: the run to go on with is done or was begun as another one, or gc has deleted an input.
+            UserError: the run to go on with is done or was begun as another one, gc has deleted an input, or one of
+                the names cannot be published under.
         """
         values = config.model_dump(mode="json")
         digest = data.digest if data else None
+        _check_names(self.registry, publishes or {})
         existing = self.existing_run()
         if existing is not None:
             check_resumable(existing, stage=stage, config=values, data=digest)
@@ -184,6 +188,13 @@ class Workspace:
             )
 
 
+def _check_names(registry: Registry, publishes: Mapping[str, Kind]) -> None:
+    try:
+        registry.check_names(publishes)
+    except UserError as error:
+        raise UserError([f"output.name: {problem}" for problem in error.problems]) from None
+
+
 def _remove_checkpoints(run: Run, trainer: Mapping[str, Any]) -> None:
     """Checkpoints are there to go on from: once all is published they go, unless the user has said what is kept."""
     folder = run.folder / "checkpoints"
@@ -202,9 +213,3 @@ def report_problems(problems: list[Problem], where: Path | None = None) -> None:
     logger.warning("%d rows set aside; the first: %s", len(problems), problems[0])
     if where is not None:
         write_jsonl(where, map(asdict, problems))
-
-
-def require(condition: Any, problem: str) -> None:
-    """Raise `UserError(problem)` unless `condition` holds."""
-    if not condition:
-        raise UserError(problem)

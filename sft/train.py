@@ -21,6 +21,7 @@ from rlhf.modeling import (
     warn_of_low_precision,
 )
 from rlhf.modeling.trainer_config import build_args
+from rlhf.registry import Kind
 from rlhf.tracking import Run
 from rlhf.training import (
     early_stopping,
@@ -68,7 +69,9 @@ def train_sft(config: SFTStageConfig, workspace: Workspace) -> dict[str, Any]:
     fields = evaluation_fields(config, bool(dev_rows)) | {"max_length": max_length, "eval_packing": False}
     fields |= config.trainer | ({"chat_template_path": template_path} if template_path else {})
 
-    with workspace.run("sft", config, config.tracking, data=data, models=source.refs) as run:
+    out = config.output
+    names: dict[str, Kind] = {out.name: "sft", out.data_name: "dataset", out.stopped_name: "sft"}
+    with workspace.run("sft", config, config.tracking, data=data, models=source.refs, publishes=names) as run:
         report_problems(data.problems, run.folder / "set_aside.jsonl")
         # 2. train
         args = build_args(SFTConfig, fields, **owned_args(run, config.seed, config.trainer))
@@ -174,7 +177,7 @@ def _publish(
     metrics: dict[str, float],
 ) -> str:
     base = source.publish(workspace.registry)
-    rows = workspace.publish_data(data, name=f"{config.output.name}-data", kind="dataset", run=run)
+    rows = workspace.publish_data(data, name=config.output.data_name, kind="dataset", run=run)
     with TemporaryDirectory(dir=run.folder) as scratch:
         model = trainer.accelerator.unwrap_model(trainer.model)
         save_model(model, trainer.processing_class, Path(scratch), base_ref=base.ref)

@@ -5,8 +5,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from rlhf.config.located import ModelRef
-
-NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*$"
+from rlhf.config.names import LATEST, alias_problem, name_problem
 
 
 class Section(BaseModel):
@@ -51,15 +50,34 @@ class ModelSection(Section):
 class OutputSection(Section):
     """Where in the registry the result goes."""
 
-    name: Annotated[str, Field(pattern=NAME_PATTERN)]
+    name: str
     alias: str | None = None
     """Moved to the new version once it is published (`latest` always is)."""
 
-    @field_validator("name", mode="before")
+    @property
+    def data_name(self) -> str:
+        """What the rows that were used are called."""
+        return f"{self.name}-data"
+
+    @property
+    def stopped_name(self) -> str:
+        """What the last good state is called when a monitor stops training: it never is the `latest` of `name`."""
+        return f"{self.name}-stopped"
+
+    @field_validator("name")
     @classmethod
-    def _group_and_name(cls, value: Any) -> Any:
-        if isinstance(value, str) and value.count("/") != 1:
+    def _group_and_name(cls, value: str) -> str:
+        if value.count("/") != 1:
             raise ValueError("expected `group/name`, such as `support/policy`")
+        if problem := name_problem(value):
+            raise ValueError(problem)
+        return value
+
+    @field_validator("alias")
+    @classmethod
+    def _can_be_moved(cls, value: str | None) -> str | None:
+        if value is not None and value != LATEST and (problem := alias_problem(value)):
+            raise ValueError(problem)
         return value
 
 

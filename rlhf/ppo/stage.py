@@ -32,6 +32,7 @@ from rlhf.ppo.samples import complete
 from rlhf.ppo.stage_config import PPOStageConfig
 from rlhf.ppo.trainer import PPOTrainer
 from rlhf.records import Problem, Prompt, Record
+from rlhf.registry import Kind
 from rlhf.scorers import FoundScorer, find_scorers, load_scorers
 from rlhf.scoring import RewardModelScorer, Scorer, WeightedScorer
 from rlhf.tracking import Run
@@ -94,7 +95,9 @@ def train_ppo(config: PPOStageConfig, workspace: Workspace) -> dict[str, Any]:
     """
     one_process()
     inputs = _read(config, workspace)
-    with workspace.run("ppo", config, config.tracking, data=inputs.data, models=inputs.refs) as run:
+    out = config.output
+    names: dict[str, Kind] = {out.name: "policy", out.data_name: "dataset", out.stopped_name: "policy"}
+    with workspace.run("ppo", config, config.tracking, data=inputs.data, models=inputs.refs, publishes=names) as run:
         report_problems([*inputs.data.problems, *inputs.too_long], run.folder / "set_aside.jsonl")
         scorer = load_scorers(inputs.scorers)
         trainer = _trainer(config, inputs, scorer, run)
@@ -291,7 +294,7 @@ def _publish_last_good(
         logger.warning("no checkpoint had been saved before, so there is nothing to publish; see trainer.save_steps")
     else:
         checkpointing.load_weights(trainer, folder)
-        name = f"{config.output.name}-stopped"
+        name = config.output.stopped_name
         summary["artefact"] = _publish(
             config,
             workspace,
@@ -318,7 +321,7 @@ def _publish(
 ) -> str:
     registry = workspace.registry
     base = inputs.source.publish(registry)
-    rows = workspace.publish_data(inputs.data, name=f"{config.output.name}-data", kind="dataset", run=run)
+    rows = workspace.publish_data(inputs.data, name=config.output.data_name, kind="dataset", run=run)
     parents = [("base", base), ("data", rows)]
     parents += [("reward", found.source.publish(registry)) for found in inputs.scorers if found.source]
     parents += [("ref", inputs.reference.publish(registry))] if inputs.reference else []

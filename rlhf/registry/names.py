@@ -6,18 +6,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Self
 
+from rlhf.config.names import LATEST, alias_problem, name_problem
 from rlhf.errors import UserError
 
-LATEST = "latest"
-"""The alias that always stands at a name's newest version."""
+__all__ = ["LATEST", "Ref", "check_alias", "check_name", "did_you_mean", "parse_version"]
 
-_WORD = r"[A-Za-z0-9][A-Za-z0-9._-]*"
-_NAME = re.compile(f"{_WORD}/{_WORD}")
-_ALIAS = re.compile(_WORD)
 _VERSION = re.compile(r"v([1-9][0-9]{0,8})")
-_LIKE_A_VERSION = re.compile(r"[vV][0-9]+")
-MAX_NAME_CHARACTERS = 200
-MAX_ALIAS_CHARACTERS = 100
 
 
 @dataclass(frozen=True)
@@ -56,12 +50,9 @@ def check_name(name: str) -> str:
     Raises:
         UserError: it is not `group/name` out of letters, digits, dot, dash and underscore.
     """
-    if not _NAME.fullmatch(name) or len(name) > MAX_NAME_CHARACTERS:
-        raise UserError(
-            f"{name!r}: not a registry name; write group/name (for example support/sft) out of letters, "
-            f"digits, '.', '_' and '-', each part starting with a letter or digit, {MAX_NAME_CHARACTERS} "
-            "characters at most"
-        )
+    problem = name_problem(name)
+    if problem is not None:
+        raise UserError(f"{name!r}: {problem}")
     return name
 
 
@@ -72,15 +63,9 @@ def check_alias(alias: str) -> str:
         UserError: it is `latest`, looks like a version, or has characters other than letters, digits, dot,
             dash and underscore.
     """
-    if alias == LATEST:
-        raise UserError("`latest` always stands at the newest version; choose another alias")
-    if _LIKE_A_VERSION.fullmatch(alias):
-        raise UserError(f"{alias!r}: not a version (v1, v2, ...), and an alias must not look like one")
-    if not _ALIAS.fullmatch(alias) or len(alias) > MAX_ALIAS_CHARACTERS:
-        raise UserError(
-            f"{alias!r}: not a version (v1, v2, ...) nor an alias; an alias has letters, digits, '.', '_' "
-            f"and '-', starts with a letter or digit, and has {MAX_ALIAS_CHARACTERS} characters at most"
-        )
+    problem = alias_problem(alias)
+    if problem is not None:
+        raise UserError(f"{alias!r}: {problem}")
     return alias
 
 

@@ -125,6 +125,22 @@ class Registry:
         finally:
             self._store.discard(staged)
 
+    def check_names(self, names: Mapping[str, Kind]) -> None:
+        """Find out whether artefacts of these kinds can be published under these names, before they are made.
+
+        Raises:
+            UserError: a name is malformed or holds another kind; all of them at once.
+        """
+        problems: list[str] = []
+        with db.read(self._engine) as connection:
+            for name, kind in names.items():
+                try:
+                    publishing.check_kind(connection, check_name(name), kind)
+                except UserError as error:
+                    problems += error.problems
+        if problems:
+            raise UserError(problems)
+
     def exists(self) -> bool:
         """Whether there is a registry here yet; asking makes none."""
         return db.exists(self._url)

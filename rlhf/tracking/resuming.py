@@ -11,8 +11,8 @@ from rlhf.errors import UserError
 from rlhf.tracking.environment import redact
 from rlhf.tracking.metrics import plain_value
 
-FREE_TO_CHANGE = ("tracking",)
-"""Sections that decide where metrics go and not what is done."""
+FREE_TO_CHANGE = ("tracking", "output")
+"""Sections that decide where metrics and results go and not what is done."""
 
 _MISSING = object()
 

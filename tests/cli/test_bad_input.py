@@ -212,6 +212,25 @@ def test_a_ref_of_the_wrong_kind(run, models, tmp_path):
     assert len(registry.artefacts()) == 2
 
 
+@pytest.mark.parametrize("stage", STAGES)
+def test_where_nothing_can_be_published_nothing_is_trained(refused, run, models, tmp_path, stage):
+    assert refused(stage, "output.alias=v2", "output.name=tiny/a b") == [
+        "command line: output.name = 'tiny/a b': not a registry name; write group/name (for example support/sft) out "
+        "of letters, digits, '.', '_' and '-', each part starting with a letter or digit, 200 characters at most",
+        "command line: output.alias = 'v2': not a version (v1, v2, ...), and an alias must not look like one",
+    ]
+    registry = Registry(tmp_path / "home")
+    for number, name in enumerate(("tiny/out", "tiny/out-data", "tiny/out-stopped")):
+        registry.publish(models["causal"], kind="base", name=name)
+        ended = run(stage, "output.name=tiny/out")
+        assert ended.code == 2 and "Traceback" not in ended.err
+        assert [problem.partition(";")[0] for problem in ended.errors] == [
+            f"error: output.name: {taken}: holds artefacts of kind base"
+            for taken in ("tiny/out", "tiny/out-data", "tiny/out-stopped")[: number + 1]
+        ]
+    assert not (tmp_path / "home" / "runs").exists()
+
+
 def test_a_tokenizer_without_an_end_token(refused, tmp_path):
     folder = changed_tokenizer(tmp_path, "eos_token")
     for stage in STAGES:

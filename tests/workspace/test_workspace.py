@@ -133,7 +133,9 @@ def refusal(mine, stage, config, data):
 
 def test_a_run_goes_on_as_what_it_was(broken_off):
     mine, data = broken_off
-    elsewhere = Config(tracking=TrackingConfig(wandb="off", project="other"))
+    elsewhere = Config(
+        tracking=TrackingConfig(wandb="off", project="other"), output=OutputSection(name="t/other", alias="best")
+    )
     with mine.run("sft", elsewhere, elsewhere.tracking, data=data) as run:
         run.finish({})
     assert summary_of(mine, "r1")["status"] == "done"
@@ -148,11 +150,10 @@ def test_a_run_of_another_stage_is_not_gone_on_with(broken_off):
 
 def test_every_value_that_is_no_longer_the_same_is_named(broken_off):
     mine, data = broken_off
-    config = Config(rate=0.5, trainer={"max_steps": 3}, output=OutputSection(name="t/out", alias="best"))
+    config = Config(rate=0.5, trainer={"max_steps": 3})
     assert refusal(mine, "sft", config, data) == [
         "run r1: rate = 0.5: the run was begun with 1e-05",
         "run r1: trainer = (not set): the run was begun with {}",
-        "run r1: output.alias = 'best': the run was begun with None",
         "run r1: trainer.max_steps = 3: the run was begun with (not set); take that back, or start a new run without "
         "--resume",
     ]
