@@ -1,5 +1,7 @@
-"""What artefacts and their aliases may be called. The registry asks here too, so that a config is refused for what
-publishing would refuse, before anything is trained."""
+"""What artefacts and their aliases may be called.
+
+The registry asks here too, so that a config is refused for what publishing would refuse, before anything is trained.
+"""
 
 import re
 
