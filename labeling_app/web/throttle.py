@@ -1,0 +1,48 @@
+"""Counting failures in this process: of addresses, and of names that nobody has."""
+
+import ipaddress
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+
+MAX_KEYS = 50_000
+
+
+class Throttle:
+    """Whoever fails `max_failures` times has to wait until `seconds` have passed since the last failure."""
+
+    def __init__(self, max_failures: int, seconds: float, clock: Callable[[], float] = time.monotonic) -> None:
+        self._max, self._seconds, self._clock = max_failures, seconds, clock
+        self._failures: OrderedDict[str, tuple[int, float]] = OrderedDict()
+
+    def is_closed(self, key: str) -> bool:
+        """Whether `key` has to wait."""
+        return self._num_failures(key) >= self._max
+
+    def fail(self, key: str) -> None:
+        """Count a failure."""
+        self._failures[key] = (self._num_failures(key) + 1, self._clock())
+        self._failures.move_to_end(key)
+        while len(self._failures) > MAX_KEYS:
+            self._failures.popitem(last=False)
+
+    def clear(self, key: str) -> None:
+        """Forget the failures of `key`."""
+        self._failures.pop(key, None)
+
+    def _num_failures(self, key: str) -> int:
+        count, at = self._failures.get(key, (0, 0.0))
+        return count if at + self._seconds > self._clock() else 0
+
+
+def address_key(host: str | None) -> str:
+    """One key for what one machine can easily have: an IPv4 address, or the /64 of an IPv6 one."""
+    try:
+        address = ipaddress.ip_address(host or "")
+    except ValueError:
+        return host or "unknown"
+    if isinstance(address, ipaddress.IPv6Address):
+        if address.ipv4_mapped is not None:
+            return str(address.ipv4_mapped)
+        return str(ipaddress.ip_network((address, 64), strict=False))
+    return str(address)
