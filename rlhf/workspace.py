@@ -15,6 +15,7 @@ import yaml
 from rlhf.config import StageConfig
 from rlhf.datasets import Loaded
 from rlhf.errors import Interrupted, StoppedByMonitor, UserError
+from rlhf.inputs import named_inputs
 from rlhf.records import Problem, write_jsonl
 from rlhf.registry import Artefact, Kind, Registry
 from rlhf.registry.runs import Ended
@@ -98,15 +99,15 @@ class Workspace:
             publishes: what the stage makes: names and their kinds.
 
         Raises:
-            UserError: the run to go on with is done or was begun as another one, gc has deleted an input, or one of
-                the names cannot be published under.
+            UserError: the run to go on with is done, or was begun as another one or with other models or functions;
+                gc has deleted an input; or one of the names cannot be published under.
         """
         values = config.model_dump(mode="json")
-        digest = data.digest if data else None
+        digest, inputs = data.digest if data else None, named_inputs(config, self.registry)
         _check_names(self.registry, publishes or {})
         existing = self.existing_run()
         if existing is not None:
-            check_resumable(existing, stage=stage, config=values, data=digest)
+            check_resumable(existing, stage=stage, config=values, data=digest, inputs=inputs)
         run = Run.create(
             self.home,
             stage=stage,
@@ -116,6 +117,7 @@ class Workspace:
             group=self.group,
             run_id=self.run_id,
             data=digest,
+            inputs=inputs,
         )
         self.registry.start_run(run.id)
         status: Ended = "failed"

@@ -1,7 +1,8 @@
-"""Whether a run may be taken up again: by the same stage, with the same config and the same data."""
+"""Whether a run may be taken up again: by the same stage, with the same config, data, models and functions."""
 
 import json
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,29 @@ FREE_TO_CHANGE = ("tracking", "output")
 _MISSING = object()
 
 
-def check_resumable(folder: Path, *, stage: str, config: Mapping[str, Any], data: str | None) -> None:
+@dataclass(frozen=True)
+class Named:
+    """Something outside the config that a value of it names.
+
+    Attributes:
+        given: the value.
+        found: what it stands for: `name@v3`, a file or folder, a commit.
+        content: what is equal for equal contents, as JSON holds it: a digest, or the digests of the files.
+    """
+
+    given: str
+    found: str
+    content: Any
+
+
+def check_resumable(
+    folder: Path,
+    *,
+    stage: str,
+    config: Mapping[str, Any],
+    data: str | None,
+    inputs: Mapping[str, Named] | None = None,
+) -> None:
     """Refuse to go on with the run in `folder` as something else than it was; nothing is written.
 
     Args:
@@ -25,9 +48,12 @@ def check_resumable(folder: Path, *, stage: str, config: Mapping[str, Any], data
         stage: what is to go on.
         config: its resolved config.
         data: the digest of the rows that it has read.
+        inputs: what the config names now, by key. A value may be written otherwise if it names the same: `t/sft@v1`
+            for the `t/sft` that has moved on to v2 since.
 
     Raises:
-        UserError: the run is done, is another stage's, or was begun with another config or other data.
+        UserError: the run is done, is another stage's, or was begun with another config, other data, or other models
+            or functions.
     """
     environment, summary = _read(folder / "environment.json"), _read(folder / "summary.json")
     run = f"run {folder.name}"
@@ -36,6 +62,8 @@ def check_resumable(folder: Path, *, stage: str, config: Mapping[str, Any], data
     if summary.get("status") == "done":
         made = f" and published {summary['artefact']}" if summary.get("artefact") else ""
         raise UserError(f"{run}: is done{made}; it is not taken up again: start a new one without --resume")
+    then = environment.get("inputs", {})
+    same = {key for key, named in (inputs or {}).items() if key in then and named.content == then[key]["content"]}
     problems = []
     path = folder / "config.yaml"
     if path.is_file():
@@ -43,13 +71,25 @@ def check_resumable(folder: Path, *, stage: str, config: Mapping[str, Any], data
         now = dict(_leaves(redact(plain_value(config))))
         for key in [*before, *(key for key in now if key not in before)]:
             was, wanted = before.get(key, _MISSING), now.get(key, _MISSING)
-            if was != wanted and key.split(".")[0] not in FREE_TO_CHANGE:
+            if was != wanted and key.split(".")[0] not in FREE_TO_CHANGE and key not in same:
                 problems.append(f"{run}: {key} = {_shown(wanted)}: the run was begun with {_shown(was)}")
+            elif was == wanted and key in then and key not in same:
+                problems.append(f"{run}: {_moved_on(key, Named(**then[key]), (inputs or {}).get(key))}")
     if data is not None and environment.get("data", data) != data:
         problems.append(f"{run}: data: the rows are not those that the run was begun with")
     if problems:
         problems[-1] += "; take that back, or start a new run without --resume"
         raise UserError(problems)
+
+
+def _moved_on(key: str, then: Named, now: Named | None) -> str:
+    """That a value names something else than it did, and what would name the same."""
+    given = f"{key} = {then.given!r}"
+    if now is not None and now.found == then.found:
+        return f"{given}: {then.found} has changed since the run was begun"
+    shown = "nothing that is here" if now is None else now.found
+    way_out = f"; {key}={then.found} still does" if "@" in then.found else ""
+    return f"{given}: means {shown} now and meant {then.found} when the run was begun{way_out}"
 
 
 def _leaves(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:

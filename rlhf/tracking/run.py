@@ -26,6 +26,7 @@ from pydantic import BaseModel, ConfigDict
 from rlhf.errors import Interrupted, StoppedByMonitor, UserError
 from rlhf.tracking.environment import environment, redact
 from rlhf.tracking.metrics import JsonLines, plain_value, write_atomically
+from rlhf.tracking.resuming import Named
 from rlhf.tracking.wandb_sink import WandbSink, decide_mode
 
 logger = logging.getLogger(__name__)
@@ -76,6 +77,7 @@ class Run:
         group: str | None = None,
         run_id: str | None = None,
         data: str | None = None,
+        inputs: Mapping[str, Named] | None = None,
     ) -> "Run":
         """Start a run under `home`/runs, or go on with the one named `run_id` if its folder is there.
 
@@ -88,6 +90,7 @@ class Run:
             group: the W&B group: the runs of one `rlhf run` share it.
             run_id: a name of one's own; time, stage and four random digits when left out.
             data: the digest of the rows that the stage has read, for `check_resumable`.
+            inputs: what the config names, by key, for the same.
 
         Raises:
             UserError: `run_id` is no name for a folder, another process has the run open, or W&B is to be
@@ -99,7 +102,7 @@ class Run:
         run = cls(folder, stage=stage)
         shown = redact(plain_value(config))
         run._write_config(shown)
-        run._write_environment(seed=seed, group=group, data=data)
+        run._write_environment(seed=seed, group=group, data=data, inputs=inputs or {})
         (folder / "summary.json").unlink(missing_ok=True)
         if mode != "off":
             project = tracking.project
@@ -207,7 +210,9 @@ class Run:
             path.rename(self.folder / f"config-{former}.yaml")
         write_atomically(path, content)
 
-    def _write_environment(self, *, seed: int, group: str | None, data: str | None) -> None:
+    def _write_environment(
+        self, *, seed: int, group: str | None, data: str | None, inputs: Mapping[str, Named]
+    ) -> None:
         """environment.json: where the run began and, under `resumed`, where each resumption took place."""
         path = self.folder / "environment.json"
         now = {
@@ -217,6 +222,7 @@ class Run:
             "stage": self.stage,
             "group": group,
             **({"data": data} if data else {}),
+            "inputs": {key: vars(named) for key, named in inputs.items()},
             **environment(),
         }
         if path.exists():

@@ -8,9 +8,10 @@ import pytest
 
 from rlhf.config import Located, validate
 from rlhf.errors import UserError
+from rlhf.inputs import function_file
 from rlhf.pipeline import run as pipeline_run
 from rlhf.pipeline.config import load_pipeline
-from rlhf.pipeline.fingerprint import fingerprint, function_file
+from rlhf.pipeline.fingerprint import fingerprint
 from rlhf.pipeline.run import run_stages
 from rlhf.ppo.stage_config import PPOStageConfig
 from rlhf.records import write_jsonl

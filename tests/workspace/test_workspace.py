@@ -7,10 +7,11 @@ from datetime import timedelta
 
 import pytest
 
-from rlhf.config import OutputSection, Section
+from rlhf.config import ModelSection, OutputSection, Section
 from rlhf.datasets import DataConfig, DataSource, load
 from rlhf.errors import Interrupted, UserError
 from rlhf.records import Prompt, write_jsonl
+from rlhf.scoring_config import ScorerSection
 from rlhf.tracking import TrackingConfig
 from rlhf.workspace import Workspace
 
@@ -166,6 +167,83 @@ def test_other_rows_are_refused(broken_off, tmp_path):
         "run r1: data: the rows are not those that the run was begun with; take that back, or start a new run without "
         "--resume"
     ]
+
+
+class WithModels(Config):
+    """Of a stage that reads models and a function."""
+
+    model: ModelSection
+    reward: list[ScorerSection] = []
+
+
+def interrupt(mine, config):
+    with pytest.raises(Interrupted), mine.run("ppo", config, OFF):
+        raise Interrupted("by a signal")
+
+
+def go_on(mine, config):
+    with mine.run("ppo", config, OFF) as run:
+        run.finish({})
+
+
+def publish_model(workspace, tmp_path, text):
+    (tmp_path / "weights.json").write_text(text)
+    return workspace.registry.publish(tmp_path / "weights.json", kind="sft", name="t/sft")
+
+
+def test_a_model_that_has_a_newer_version_is_not_gone_on_with_unless_the_old_one_is_named(workspace, tmp_path):
+    mine = workspace.within(run_id="r1")
+    publish_model(workspace, tmp_path, "1")
+    interrupt(mine, WithModels(model=ModelSection(ref="t/sft")))
+    interrupt(mine, WithModels(model=ModelSection(ref="t/sft")))
+    publish_model(workspace, tmp_path, "2")
+    assert refusal(mine, "ppo", WithModels(model=ModelSection(ref="t/sft")), None) == [
+        "run r1: model.ref = 't/sft': means t/sft@v2 now and meant t/sft@v1 when the run was begun; model.ref=t/sft@v1 "
+        "still does; take that back, or start a new run without --resume"
+    ]
+    assert refusal(mine, "ppo", WithModels(model=ModelSection(ref="t/sft@v2")), None) == [
+        "run r1: model.ref = 't/sft@v2': the run was begun with 't/sft'; take that back, or start a new run without "
+        "--resume"
+    ]
+    go_on(mine, WithModels(model=ModelSection(ref="t/sft@v1")))
+
+
+def test_a_function_or_a_folder_that_has_changed_is_not_gone_on_with(workspace, tmp_path):
+    mine = workspace.within(run_id="r1")
+    (tmp_path / "rewards.py").write_text("def brief(): ...")
+    (tmp_path / "base").mkdir()
+    (tmp_path / "base" / "config.json").write_text("{}")
+    function = ScorerSection(function="rewards.py:brief", folder=tmp_path)
+    config = WithModels(model=ModelSection(ref=str(tmp_path / "base")), reward=[function])
+    interrupt(mine, config)
+    (tmp_path / "base" / "notes.bin").write_text("of no interest")
+    interrupt(mine, config)
+    (tmp_path / "rewards.py").write_text("def brief(): return 1")
+    (tmp_path / "base" / "config.json").write_text('{"a": 1}')
+    assert refusal(mine, "ppo", config, None) == [
+        f"run r1: model.ref = '{tmp_path}/base': {tmp_path}/base has changed since the run was begun",
+        f"run r1: reward.0.function = 'rewards.py:brief': {tmp_path}/rewards.py has changed since the run was begun; "
+        "take that back, or start a new run without --resume",
+    ]
+
+
+def test_a_model_of_the_hub_is_known_by_its_commit(workspace, tmp_path, monkeypatch):
+    cache = tmp_path / "hub" / "models--owner--base"
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    mine, config = workspace.within(run_id="r1"), WithModels(model=ModelSection(ref="owner/base"))
+
+    def fetched(commit):
+        (cache / "snapshots" / commit).mkdir(parents=True)
+        (cache / "snapshots" / commit / "config.json").write_text("{}")
+        (cache / "refs").mkdir(exist_ok=True)
+        (cache / "refs" / "main").write_text(commit)
+
+    fetched("c1")
+    interrupt(mine, config)
+    interrupt(mine, config)
+    fetched("c2")
+    (problem,) = refusal(mine, "ppo", config, None)
+    assert "'owner/base': means owner/base at commit c2 now and meant owner/base at commit c1" in problem
 
 
 def test_a_run_that_is_done_is_not_taken_up_again(workspace):
