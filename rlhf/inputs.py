@@ -87,7 +87,7 @@ def function_file(section: ScorerSection) -> Path | None:
 
 def _on_hub(leaf: str | ScorerSection) -> Named | None:
     """The commit of a Hub model that has been fetched."""
-    from huggingface_hub import constants
+    from huggingface_hub import constants, try_to_load_from_cache
     from huggingface_hub.errors import HFValidationError
 
     if not isinstance(leaf, str):
