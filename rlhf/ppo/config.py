@@ -8,6 +8,9 @@ import torch
 from rlhf.errors import UserError
 from rlhf.trl_compat import BaseConfig
 
+STEPPED_BY_EVALUATION = ("reduce_lr_on_plateau", "greedy")
+"""Schedules that look at `metric_for_best_model`."""
+
 
 @dataclass
 class PPOConfig(BaseConfig):
@@ -19,7 +22,9 @@ class PPOConfig(BaseConfig):
     and critic, each for itself. `bf16` is mixed precision by autocast over fp32 weights, on the CPU as well.
 
     Differs from `TrainingArguments`: learning_rate 3e-6, gradient_checkpointing on, bf16 on unless fp16 is set, and
-    logging_steps 1 (TRL's PPO logged every update, whatever `logging_steps` said; here it is obeyed).
+    logging_steps 1 (TRL's PPO logged every update, whatever `logging_steps` said; here it is obeyed). Where the best
+    model or a schedule needs a `metric_for_best_model`, it is `objective/scores`, and a higher one is better; of
+    `objective/kl` a lower one is.
     """
 
     logging_steps: float = field(default=1, metadata={"help": "Log every so many updates, averaged over them."})
@@ -130,10 +135,25 @@ class PPOConfig(BaseConfig):
             # Newer transformers call it so and warn of the old name, TRL's default for which nobody wrote.
             self.activation_checkpointing = self.gradient_checkpointing
             self.activation_checkpointing_kwargs = self.gradient_checkpointing_kwargs
+        self._choose_best_metric()
         super().__post_init__()
+        if self.lr_scheduler_type in STEPPED_BY_EVALUATION:
+            # Their own mode is always "min".
+            mode = "max" if self.greater_is_better else "min"  # type: ignore[has-type]
+            self.lr_scheduler_kwargs = {"mode": mode, **(self.lr_scheduler_kwargs or {})}  # type: ignore[has-type]
         problems = [f"{name}: {text}" for name, text in self._problems()]
         if problems:
             raise UserError(problems)
+
+    def _choose_best_metric(self) -> None:
+        """`TrainingArguments` would take the loss, which evaluation does not report, and of the KL the highest."""
+        needed = self.load_best_model_at_end or self.save_strategy == "best"  # type: ignore[has-type]
+        metric: str | None = self.metric_for_best_model  # type: ignore[has-type]
+        if metric is None and (needed or self.lr_scheduler_type in STEPPED_BY_EVALUATION):
+            metric = "objective/scores"
+        if self.greater_is_better is None and (metric or "").endswith("objective/kl"):  # type: ignore[has-type]
+            self.greater_is_better = False
+        self.metric_for_best_model = metric
 
     def _problems(self) -> list[tuple[str, str]]:
         """Every setting that cannot be meant, with what to do about it."""
@@ -171,6 +191,10 @@ class PPOConfig(BaseConfig):
                 getattr(self, name) is None or getattr(self, name) >= 1,
                 name,
                 "give at least 1, or leave it out",
+            )
+        if self.eval_strategy == "no" and (self.load_best_model_at_end or self.save_strategy == "best"):
+            problems.append(
+                ("eval_strategy", "found 'no'; the best model is found by evaluating: set it to steps or epoch")
             )
         penalty = self.missing_eos_penalty
         need(penalty is None or penalty > 0, "missing_eos_penalty", "give a number above 0, or leave it out")

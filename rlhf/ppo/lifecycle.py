@@ -1,5 +1,6 @@
 """What any trainer owes to transformers' Trainer, for one that learns in updates: start, resume, callbacks, saving."""
 
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -16,6 +17,8 @@ from rlhf.ppo.metrics import MetricLog
 from rlhf.ppo.models import PolicyAndValue, enable_checkpointing
 from rlhf.ppo.prompts import PromptOrder, PromptSet
 from rlhf.trl_compat import BaseTrainer
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -79,6 +82,8 @@ class OnlineTrainer(BaseTrainer):
         self.log(dict(metrics))
         if self.args.load_best_model_at_end and self.state.best_model_checkpoint is not None:
             checkpointing.load_weights(self, Path(self.state.best_model_checkpoint))
+        elif self.args.load_best_model_at_end:
+            logger.warning("the best evaluation was at no checkpoint, so the last weights are kept; see save_steps")
         self.control = self.callback_handler.on_train_end(self.args, self.state, self.control)
         self._finish_current_push()
         self.is_in_train = False

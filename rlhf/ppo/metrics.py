@@ -11,6 +11,18 @@ from rlhf.ppo.rollout import Rollout
 LATEST = frozenset({"episode", "lr", "eps", "objective/kl_coef"})
 """Metrics of which the last value is logged; of the others the mean over the updates since the last log."""
 
+EVALUATION_KEYS = (
+    "objective/scores",
+    "objective/score_std",
+    "objective/kl",
+    "objective/rlhf_reward",
+    "objective/non_score_reward",
+    "objective/entropy",
+    "completions/mean_length",
+    "completions/eos_share",
+)
+"""What an evaluation reports, beside `objective/scores/<name>` of each scorer."""
+
 MINIBATCH_KEYS = (
     "loss/policy_avg",
     "loss/value_avg",

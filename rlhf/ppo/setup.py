@@ -1,5 +1,6 @@
 """What the trainer's constructor works out from its arguments: batch sizes, policy, scorers, sampling."""
 
+import difflib
 import math
 from collections.abc import Callable, Sequence
 from typing import Any, cast
@@ -12,6 +13,7 @@ from rlhf.errors import UserError
 from rlhf.generation import stop_token_ids
 from rlhf.ppo.config import PPOConfig
 from rlhf.ppo.experience import Sampling, TokenRewardScorer
+from rlhf.ppo.metrics import EVALUATION_KEYS
 from rlhf.scoring import FunctionScorer, RewardModelScorer, Scorer, WeightedScorer
 
 RewardFunc = Callable[..., Sequence[float]] | Scorer
@@ -105,6 +107,24 @@ def _flat(scorer: WeightedScorer) -> WeightedScorer:
         else:
             parts.append((part, weight))
     return WeightedScorer([s for s, _ in parts], [w for _, w in parts])
+
+
+def check_best_metric(args: PPOConfig, eval_sets: Sequence[str], scorers: Sequence[str]) -> None:
+    """Raise UserError when `args.metric_for_best_model` is not among what evaluation will report.
+
+    `eval_sets` are the names of the held-out sets ("" for one without a name), `scorers` those of the scorers.
+    """
+    if args.metric_for_best_model is None or not eval_sets:
+        return
+    keys = [*EVALUATION_KEYS, *(f"objective/scores/{name}" for name in scorers)]
+    known = [f"{name}_{key}" if name else key for name in eval_sets for key in keys]
+    given = args.metric_for_best_model.removeprefix("eval_")
+    if given not in known:
+        close = difflib.get_close_matches(given, known, n=1) or known
+        raise UserError(
+            f"metric_for_best_model: {given!r} is not among what an evaluation reports ({', '.join(known)}); "
+            f"did you mean {close[0]!r}?"
+        )
 
 
 def build_sampling(policy: nn.Module, tokenizer: PreTrainedTokenizerBase, args: PPOConfig) -> Sampling:

@@ -172,7 +172,7 @@ def _trainer_fields(given: Mapping[str, Any], has_dev: bool) -> dict[str, Any]:
             "local_rollout_forward_batch_size", PPOConfig.local_rollout_forward_batch_size
         ),
         "eval_strategy": strategy,
-        **saving_fields(given, strategy),
+        **saving_fields({"logging_steps": PPOConfig.logging_steps} | dict(given), strategy),
     }
     if given.get("stop_token_id") is None:
         fields["stop_token"] = "eos"  # noqa: S105 - a name, no secret

@@ -1,6 +1,7 @@
 """PPOTrainer: TRL 1.12's constructor and metrics on transformers' Trainer of today."""
 
 import contextlib
+import inspect
 import logging
 import time
 from collections.abc import Mapping, Sequence
@@ -34,7 +35,15 @@ from rlhf.ppo.models import (
 from rlhf.ppo.prompts import DataCollator, PromptOrder, PromptSet
 from rlhf.ppo.rollout import Prompts, Rollout
 from rlhf.ppo.samples import show_samples
-from rlhf.ppo.setup import RewardFunc, attach_adapter, build_sampling, build_scorer, data_seed, set_batch_sizes
+from rlhf.ppo.setup import (
+    RewardFunc,
+    attach_adapter,
+    build_sampling,
+    build_scorer,
+    check_best_metric,
+    data_seed,
+    set_batch_sizes,
+)
 from rlhf.ppo.update import (
     Experience,
     accumulate_gradients,
@@ -149,6 +158,7 @@ class PPOTrainer(OnlineTrainer):
             self.eval_prompts = {
                 key: self._read_prompts(data, f"eval_dataset {key}".strip()) for key, data in named.items()
             }
+        check_best_metric(args, list(self.eval_prompts), [scorer.name for scorer in self.scorer.scorers])
         self.kl_controller: KLController = FixedKLController(args.kl_coef)
         if args.kl_controller == "adaptive":
             self.kl_controller = AdaptiveKLController(args.kl_coef, args.kl_target, args.kl_horizon)
@@ -222,7 +232,7 @@ class PPOTrainer(OnlineTrainer):
             metrics["objective/kl_coef"] = kl_coef
             self.metric_log.add(metrics)
             self.kl_controller.update(metrics["objective/kl"], cast(int, args.batch_size))
-            if not isinstance(self.lr_scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau):
+            if "metrics" not in inspect.signature(self.lr_scheduler.step).parameters:  # else evaluation steps it
                 self.lr_scheduler.step()
 
             # 7. Callbacks decide on logging, evaluation, saving and stopping.

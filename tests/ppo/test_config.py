@@ -3,7 +3,11 @@ import subprocess
 import sys
 from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
+import pytest
+
+from rlhf.errors import UserError
 from rlhf.ppo import PPOConfig, PPOTrainer
 from rlhf.trl_compat import BaseConfig, BaseTrainer
 
@@ -76,6 +80,32 @@ def test_the_package_opens_without_torch() -> None:
     code = "import sys, rlhf.ppo; sys.exit('torch' in sys.modules)"
     root = Path(__file__).resolve().parents[2]
     assert subprocess.run([sys.executable, "-c", code], cwd=root, check=False).returncode == 0
+
+
+def test_the_best_model_is_the_one_with_the_highest_score(tmp_path: Path) -> None:
+    given = {"output_dir": str(tmp_path), "use_cpu": True, "eval_strategy": "steps", "eval_steps": 1, "save_steps": 1}
+
+    def best(**changes: Any) -> tuple[Any, ...]:
+        args = PPOConfig(**(given | changes))
+        return args.metric_for_best_model, args.greater_is_better, args.lr_scheduler_kwargs
+
+    assert best() == (None, None, None)
+    assert best(load_best_model_at_end=True) == ("objective/scores", True, None)
+    assert best(save_strategy="best") == ("objective/scores", True, None)
+    assert best(metric_for_best_model="eval_objective/kl") == ("eval_objective/kl", False, None)
+    assert best(metric_for_best_model="objective/kl", greater_is_better=True)[1] is True
+    # a schedule that waits for the score to rise, not to fall
+    for name in ("reduce_lr_on_plateau", "greedy"):
+        assert best(lr_scheduler_type=name) == ("objective/scores", True, {"mode": "max"})
+        assert best(lr_scheduler_type=name, metric_for_best_model="objective/kl")[2] == {"mode": "min"}
+    kwargs = {"mode": "min", "patience": 3}
+    assert best(lr_scheduler_type="reduce_lr_on_plateau", lr_scheduler_kwargs=kwargs)[2] == kwargs
+
+
+@pytest.mark.parametrize("setting", [{"load_best_model_at_end": True}, {"save_strategy": "best"}])
+def test_the_best_model_of_no_evaluation_is_refused(tmp_path: Path, setting: dict[str, Any]) -> None:
+    with pytest.raises(UserError, match=r"eval_strategy: found 'no'; the best model is found by evaluating"):
+        PPOConfig(**({"output_dir": str(tmp_path), "use_cpu": True, "save_strategy": "no"} | setting))
 
 
 def test_precision_follows_what_the_machine_has(tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ from rlhf.errors import StoppedByMonitor, UserError
 from rlhf.ppo import PPOTrainer
 from rlhf.ppo.experience import score
 from rlhf.ppo.losses import masked_whiten
+from rlhf.ppo.metrics import EVALUATION_KEYS
 from rlhf.ppo.update import Experience, accumulate_gradients
 from rlhf.scoring import FunctionScorer, NonFiniteError, WeightedScorer
 
@@ -350,6 +351,68 @@ def test_the_best_model_is_kept_and_loaded_at_the_end(make_trainer: MakeTrainer,
     best = 1 + scores.index(min(scores))
     assert trainer.state.best_model_checkpoint == str(tmp_path / "run" / f"checkpoint-{best}")
     assert trainer.evaluate()["eval_objective/kl"] == pytest.approx(min(scores))
+
+
+EVALUATED = {"eval_strategy": "steps", "eval_steps": 1}
+
+
+def test_without_a_metric_the_best_model_is_the_one_with_the_highest_score(make_trainer: MakeTrainer) -> None:
+    trainer = make_trainer(
+        total_episodes=32,
+        eval_dataset=make_prompts(8),
+        save_strategy="steps",
+        save_steps=1,
+        load_best_model_at_end=True,
+        **EVALUATED,
+    )
+    trainer.train()
+    scores = history(trainer, "eval_objective/scores")
+    assert trainer.state.best_metric == max(scores)
+    assert trainer.evaluate()["eval_objective/scores"] == pytest.approx(max(scores))
+
+
+@pytest.mark.parametrize("schedule", ["reduce_lr_on_plateau", "greedy"])
+def test_a_schedule_that_waits_for_the_score(
+    make_trainer: MakeTrainer, monkeypatch: pytest.MonkeyPatch, schedule: str
+) -> None:
+    kwargs = {"patience": 0, "factor": 0.5, "threshold_mode": "abs", "threshold": 0.0} | (
+        {"min_lr": 1e-5} if schedule == "greedy" else {}
+    )
+    trainer = make_trainer(
+        total_episodes=32,
+        eval_dataset=make_prompts(4),
+        lr_scheduler_type=schedule,
+        lr_scheduler_kwargs=kwargs,
+        **EVALUATED,
+    )
+    scores = iter([1.0, 2.0, 1.0, 3.0])
+
+    def evaluate(**_: Any) -> dict[str, float]:
+        trainer.control.should_evaluate = False
+        return {"eval_objective/scores": next(scores)}
+
+    monkeypatch.setattr(trainer, "evaluate", evaluate)
+    trainer.train()
+    rate = trainer.lr_scheduler.get_last_lr()[0]
+    # the third score alone is no improvement; greedy goes up again where there is one
+    assert rate == pytest.approx(5e-4 if schedule == "reduce_lr_on_plateau" else 4e-3)
+
+
+def test_a_metric_that_no_evaluation_reports_is_refused_at_once(make_trainer: MakeTrainer) -> None:
+    with pytest.raises(UserError, match=r"metric_for_best_model: 'loss' is not among what .* did you mean"):
+        make_trainer(eval_dataset=make_prompts(4), metric_for_best_model="loss", **EVALUATED)
+    with pytest.raises(UserError, match=r"did you mean 'objective/kl'"):
+        make_trainer(eval_dataset=make_prompts(4), metric_for_best_model="eval_objective/kll", **EVALUATED)
+    two = {"near": make_prompts(4), "far": make_prompts(4)}
+    with pytest.raises(UserError, match=r"did you mean '(near|far)_objective/scores'"):
+        make_trainer(eval_dataset=two, lr_scheduler_type="reduce_lr_on_plateau", **EVALUATED)
+    for name in ("near_objective/scores", "eval_far_completions/eos_share", "near_objective/scores/count_good"):
+        make_trainer(eval_dataset=two, metric_for_best_model=name, **EVALUATED)
+
+
+def test_evaluation_reports_what_it_says_it_does(make_trainer: MakeTrainer) -> None:
+    found = {name for name in make_trainer(eval_dataset=make_prompts(4)).evaluate() if "/" in name}
+    assert found == {f"eval_{name}" for name in (*EVALUATION_KEYS, "objective/scores/count_good")}
 
 
 def test_the_policy_goes_to_the_hub(make_trainer: MakeTrainer, monkeypatch: pytest.MonkeyPatch) -> None:

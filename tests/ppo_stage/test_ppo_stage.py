@@ -248,6 +248,8 @@ def test_the_fraction_of_the_model_s_context_that_is_a_limit(ppo):
         (["trainer.num_mini_batches=3"], "num_mini_batches"),
         (["trainer.total_episodes=0"], "total_episodes"),
         (["trainer.eval_strategy=steps", "data.dev_fraction=0"], "trainer.eval_strategy"),
+        (["trainer.load_best_model_at_end=true"], "eval_strategy: found 'no'; the best model is found by evaluating"),
+        (["trainer.eval_strategy=steps", "trainer.metric_for_best_model=score"], "'score' is not among what"),
     ],
 )
 def test_wrong_input_is_one_line_and_nothing_is_published(ppo, overrides, what):
@@ -304,6 +306,21 @@ def test_a_score_that_is_no_number_stops_training_and_the_last_good_policy_is_ke
     assert not torch.equal(weights["lm_head.weight"], before)  # two good updates were made
     summary = json.loads((ppo.workspace.home / "runs" / "stopped-run" / "summary.json").read_text())
     assert summary["status"] == "stopped" and summary["artefact"] == kept.ref and summary["num_updates"] >= 1
+
+
+def test_the_best_policy_of_all_evaluations_is_published(ppo):
+    summary = ppo(
+        "trainer.load_best_model_at_end=true",
+        "trainer.metric_for_best_model=objective/kl",
+        "trainer.greater_is_better=true",  # for once: the highest comes early here
+        "trainer.eval_strategy=steps",
+        "trainer.total_episodes=96",
+    )
+    rows = read_metrics(ppo.workspace.home / "runs" / summary["run"])
+    found = [row["eval_objective/kl"] for row in rows if "eval_objective/kl" in row and row["step"] > 0]
+    assert len(found) == 7  # after each of six updates, and of the best of them at the end
+    assert found[-1] == max(found[:-1]) > found[-2]
+    assert summary["kl"] == pytest.approx(max(found), abs=1e-4)
 
 
 def test_no_held_out_prompts_is_no_error(ppo):
