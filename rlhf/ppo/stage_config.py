@@ -1,10 +1,11 @@
 """What `rlhf ppo` takes. Imports no torch."""
 
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator
 
-from rlhf.config import ModelRef, StageConfig, TrainerArgs
+from rlhf.config import ModelRef, ModelSection, StageConfig, TrainerArgs
+from rlhf.config.loading import TrainerArgsProblem
 from rlhf.datasets import DataConfig
 from rlhf.scoring_config import ScorerSection
 from rlhf.tracking import TrackingConfig
@@ -24,11 +25,23 @@ class PPOStageConfig(StageConfig):
     trainer: Annotated[dict[str, Any], TrainerArgs("PPOConfig")] = {}
     tracking: TrackingConfig = TrackingConfig()
 
-    @model_validator(mode="after")
-    def _not_quantized(self) -> Self:
-        if self.model.quantization:
-            raise ValueError(
-                "model.quantization: PPO copies the model, for its critic or as the reference, and quantized weights "
-                "cannot be copied; leave it out and set model.dtype: bfloat16"
-            )
-        return self
+    @field_validator("model")
+    @classmethod
+    def _as_ppo_can_train_it(cls, model: ModelSection) -> ModelSection:
+        copied = (
+            "PPO copies the model, for its critic or as the reference, and quantized weights cannot be copied; leave "
+            "it out and set model.dtype: bfloat16"
+        )
+        dropped = (
+            "PPO trains without dropout, which would change the probabilities that it compares between two passes; "
+            "leave it out"
+        )
+        given = [
+            ("quantization", model.quantization, copied),
+            ("dropout", model.dropout, dropped),
+            ("adapter.dropout", model.adapter.dropout if model.adapter else None, dropped),
+        ]
+        problems = [(key, value, what) for key, value, what in given if value]
+        if problems:
+            raise TrainerArgsProblem(problems)
+        return model

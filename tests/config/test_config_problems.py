@@ -200,7 +200,7 @@ def test_a_folder_in_place_of_a_file(tmp_path):
         (
             PPOStageConfig,
             ["model.quantization=8bit", "model.adapter={r: 4}", "reward=[{ref: a/b}]"],
-            "model.quantization: PPO copies the model",
+            "model.quantization = '8bit': PPO copies the model",
         ),
         (
             LabelsConfig,
@@ -218,6 +218,21 @@ def test_quantization_is_for_the_frozen_base_of_an_adapter(tmp_path, config, ove
     with pytest.raises(UserError) as caught:
         load_config(file, config, overrides)
     assert what in caught.value.problems[0]
+
+
+@pytest.mark.parametrize(
+    ("section", "key"),
+    [("{ref: a/b, dropout: 0.1}", "model.dropout"), ("{ref: a/b, adapter: {dropout: 0.1}}", "model.adapter.dropout")],
+)
+def test_dropout_that_ppo_would_turn_off_is_refused(problems, tmp_path, section, key):
+    text = GOOD.replace("{ref: ./base}", section)
+    [problem] = problems(text + "reward: [{ref: a/b}]\n", PPOStageConfig)
+    assert problem.startswith(f"FILE: {key} = 0.1: ") and "leave it out" in problem
+    (tmp_path / "stage.yaml").write_text(text)
+    assert load_config(tmp_path / "stage.yaml", SFTStageConfig)
+    without = text.replace("dropout: 0.1", "dropout: 0.0") + "reward: [{ref: a/b}]\n"
+    (tmp_path / "stage.yaml").write_text(without)
+    assert load_config(tmp_path / "stage.yaml", PPOStageConfig)
 
 
 @pytest.mark.parametrize(
