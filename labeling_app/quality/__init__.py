@@ -18,6 +18,7 @@ from labeling_app.quality.careless import Signal, careless_signals
 from labeling_app.quality.drift import Block, drift_by_answers, drift_by_week
 from labeling_app.quality.habits import Place, Times, longest_wins, position_bias, time_per_task
 from labeling_app.quality.intervals import Share
+from labeling_app.quality.pace import Pace, pace
 from labeling_app.quality.reliability import Reliability, reliability_weights
 from labeling_app.quality.report import AnnotatorQuality, Quality, as_json, assess
 
@@ -27,6 +28,7 @@ __all__ = [
     "AnnotatorQuality",
     "Block",
     "GradeAgreement",
+    "Pace",
     "Place",
     "Quality",
     "Reliability",
@@ -44,6 +46,7 @@ __all__ = [
     "grade_agreement_by_annotator",
     "krippendorff_alpha",
     "longest_wins",
+    "pace",
     "pairwise_agreement",
     "position_bias",
     "reliability_weights",

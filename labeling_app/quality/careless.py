@@ -41,7 +41,7 @@ _QUICK_SHARE = 0.2
 _CLEARLY_MORE = 0.25
 """How far above chance a share must lie to matter, however sure it is."""
 
-_FALLING_STANDARD_ERRORS = 3.0
+_FALLING_STANDARD_ERRORS = 4.0
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,203 @@
+"""The admins' page: how the work stands and how far it can be trusted.
+
+Every handler authorises itself from the request's cookie, works in a thread of its own and never in the event loop.
+No text of prompts, responses or rationales reaches this page.
+"""
+
+import base64
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from threading import Lock
+from typing import Any
+
+import gradio as gr
+import sqlalchemy as sa
+from gradio.components.plot import PlotData
+
+from labeling_app.quality import assess, pace, plots
+from labeling_app.schema import leases, tasks
+from labeling_app.settings import LabelingConfig
+from labeling_app.store import Store, Tx, User
+from labeling_app.web import dashboard_text
+from labeling_app.web.replies import Refused
+from labeling_app.web.security import current_user
+
+ALL_QUEUES = "all queues"
+
+NUM_PLOTS = 5
+
+
+@dataclass(frozen=True)
+class Person:
+    """An annotator, with their figures as HTML."""
+
+    name: str
+    quarantined: bool
+    figures: str
+
+
+@dataclass(frozen=True)
+class View:
+    """All that the page shows."""
+
+    queues: list[str]
+    as_of: str
+    overview: str
+    queue_table: str
+    agreement: str
+    annotators: list[Person]
+    plots: list[str | None]
+
+
+def build_dashboard(store: Store, config: LabelingConfig) -> gr.Blocks:
+    """The admins' page, to be mounted with `dashboard_mount_options()`; `config` gives it its title."""
+    look = _Looker(store)
+
+    def refresh(queue: str | None, request: gr.Request) -> list[Any]:
+        _admin(request, store)
+        return _shown(look(queue), queue)
+
+    def set_quarantined(name: str, quarantined: bool) -> Callable[[str | None, gr.Request], list[Any]]:
+        def handler(queue: str | None, request: gr.Request) -> list[Any]:
+            admin = _admin(request, store)
+            store.set_quarantined(store.user(name).id, quarantined, by=admin.id, reason="on the dashboard")
+            done = "is quarantined; exports leave their answers out" if quarantined else "counts again"
+            gr.Info(f"{name} {done}.")
+            return _shown(look(queue), queue)
+
+        return handler
+
+    with gr.Blocks(title=f"{config.title} – quality", analytics_enabled=False, fill_width=True) as page:
+        with gr.Row(elem_id="dashboard-header"):
+            gr.Markdown("# Quality of the judgements", elem_id="dashboard-title")
+            as_of = gr.Markdown(elem_id="as-of")
+            queue = gr.Dropdown(
+                [ALL_QUEUES], value=ALL_QUEUES, label="Queue", show_label=False, container=False, elem_id="queue"
+            )
+            button = gr.Button("Refresh", elem_id="refresh", size="sm")
+        overview = gr.Markdown(elem_id="overview")
+        queue_table = gr.Markdown(elem_id="queues")
+        gr.Markdown("## Agreement")
+        agreement = gr.Markdown(elem_id="agreement")
+        gr.Markdown("## Annotators")
+        people = gr.State()
+        rendered = gr.Column(elem_id="annotators")
+        gr.Markdown("## Plots")
+        with gr.Row(elem_id="plots"):
+            figures = [gr.Plot(show_label=False, container=False, elem_classes="plot") for _ in range(NUM_PLOTS)]
+        outputs = [queue, as_of, overview, queue_table, agreement, people, *figures]
+
+        with rendered:
+
+            @gr.render(inputs=people, show_progress="hidden")  # type: ignore[untyped-decorator]
+            def annotators(found: list[Person] | None) -> None:
+                if found == []:
+                    gr.Markdown("Nobody has answered yet.")
+                for each in found or []:
+                    with gr.Row(elem_classes="annotator", key=f"row {each.name}"):
+                        gr.Markdown(each.figures, key=f"text {each.name} {each.figures}")
+                        act = gr.Button(
+                            "Release" if each.quarantined else "Quarantine",
+                            size="sm",
+                            elem_classes="release" if each.quarantined else "quarantine",
+                            key=f"button {each.name} {each.quarantined}",
+                        )
+                        act.click(
+                            set_quarantined(each.name, not each.quarantined),
+                            queue,
+                            outputs,
+                            api_visibility="private",
+                            show_progress="minimal",
+                            show_progress_on=as_of,
+                        )
+
+        for event in (page.load, button.click, queue.input):
+            event(refresh, queue, outputs, api_visibility="private", show_progress="minimal", show_progress_on=as_of)
+    return page
+
+
+def dashboard_mount_options() -> dict[str, Any]:
+    """Keywords of `gr.mount_gradio_app` for this page."""
+    theme = gr.themes.Base(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"])
+    return {"css_paths": Path(__file__).parent / "static" / "dashboard.css", "theme": theme}
+
+
+class _Looker:
+    """Works out what is to be seen; for one admin at a time, since it takes a processor while it lasts."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._lock = Lock()
+
+    def __call__(self, queue: str | None) -> View:
+        name = None if queue in (None, ALL_QUEUES) else queue
+        with self._lock:
+            statuses = self._store.status()
+            remaining, now = self._store.read(_remaining)
+            judgements = self._store.judgements(name, with_quarantined=True)
+            quality = assess(judgements)
+            drawn = [
+                plots.answers_by_day(judgements),
+                plots.agreement_by_annotator(quality),
+                plots.time_by_annotator(quality),
+                plots.position_bias(quality),
+                plots.drift(quality),
+            ]
+        own = [status for status in statuses if name in (None, status.queue)]
+        to_come = sum(remaining.get(status.queue, 0) for status in own)
+        return View(
+            queues=[status.queue for status in statuses],
+            as_of=f"as of {now.day} {now:%b %Y}, {now:%H:%M:%S} UTC",
+            overview=dashboard_text.overview(own, to_come, quality, pace(judgements, to_come, now)),
+            queue_table=dashboard_text.queues(own, remaining),
+            agreement=dashboard_text.agreement(quality),
+            annotators=[
+                Person(each.name, each.quarantined, dashboard_text.annotator(each))
+                for each in sorted(quality.annotators, key=lambda each: (each.quarantined, not each.signals, each.name))
+            ],
+            plots=drawn,
+        )
+
+
+def _shown(view: View, queue: str | None) -> list[Any]:
+    """What goes into the components of the page, in their order."""
+    chosen = queue if queue in view.queues else ALL_QUEUES
+    return [
+        gr.Dropdown([ALL_QUEUES, *view.queues], value=chosen),
+        view.as_of,
+        view.overview,
+        view.queue_table,
+        view.agreement,
+        view.annotators,
+        *(gr.Plot(None if svg is None else _image(svg), visible=svg is not None) for svg in view.plots),
+    ]
+
+
+def _image(svg: str) -> PlotData:
+    """As Gradio shows matplotlib's figures: an image, in which nothing can run; sharp at every size."""
+    return PlotData(type="matplotlib", plot=f"data:image/svg+xml;base64,{base64.b64encode(svg.encode()).decode()}")
+
+
+def _admin(request: gr.Request, store: Store) -> User:
+    """Who asks.
+
+    Raises:
+        gr.Error: nobody who may.
+    """
+    try:
+        return current_user(request, store, role="admin")
+    except Refused as refused:
+        raise gr.Error(refused.message, print_exception=False) from refused
+
+
+def _remaining(tx: Tx) -> tuple[dict[str, int], datetime]:
+    """How many answers each queue still waits for, those on somebody's screen included; and the store's time."""
+    on_screen = sa.select(sa.func.count()).where(leases.c.task_id == tasks.c.id, leases.c.state == "active")
+    found = (
+        sa.select(tasks.c.queue, sa.func.sum(tasks.c.open_slots + on_screen.scalar_subquery()))
+        .where(tasks.c.gold.is_(None), tasks.c.withdrawn_at.is_(None))
+        .group_by(tasks.c.queue)
+    )
+    return {queue: int(number) for queue, number in tx.connection.execute(found)}, tx.now
