@@ -35,6 +35,8 @@ OWNED = {
 
 _FROM_THE_BATCH = "follows from per_device_train_batch_size, gradient_accumulation_steps and num_mini_batches"
 
+_ONE_PROCESS = "a stage trains in one process"
+
 OWNED_IN: dict[str, dict[str, str]] = {
     "SFTConfig": {},
     "RewardConfig": {
@@ -45,8 +47,8 @@ OWNED_IN: dict[str, dict[str, str]] = {
         "dataset_num_proc": "texts are tokenised in one process",
     },
     "PPOConfig": {
-        "world_size": "a stage trains in one process",
-        "ds3_gather_for_generation": "a stage trains in one process",
+        "world_size": _ONE_PROCESS,
+        "ds3_gather_for_generation": _ONE_PROCESS,
         "dataset_num_proc": "prompts are tokenised in one process",
         "num_total_batches": "follows from total_episodes or num_train_epochs",
         "micro_batch_size": _FROM_THE_BATCH,
@@ -60,6 +62,30 @@ OWNED_IN: dict[str, dict[str, str]] = {
     },
 }
 """The same for the fields of one class alone, with those that nothing reads here."""
+
+_READ_BY_PPO = """
+    total_episodes num_train_epochs max_steps per_device_train_batch_size gradient_accumulation_steps num_mini_batches
+    num_ppo_epochs local_rollout_forward_batch_size data_seed max_prompt_length truncate_prompts
+
+    response_length stop_token stop_token_id temperature missing_eos_penalty whiten_rewards reward_at kl_coef
+    kl_estimator kl_controller kl_target kl_horizon cliprange vf_coef cliprange_value gamma lam
+
+    learning_rate lr_scheduler_type lr_scheduler_kwargs warmup_steps optim optim_args optim_target_modules adam_beta1
+    adam_beta2 adam_epsilon weight_decay max_grad_norm bf16 fp16 tf32 use_cpu full_determinism gradient_checkpointing
+    gradient_checkpointing_kwargs activation_checkpointing activation_checkpointing_kwargs
+
+    eval_strategy eval_steps eval_delay eval_on_start per_device_eval_batch_size num_sample_generations
+    metric_for_best_model greater_is_better load_best_model_at_end
+
+    logging_strategy logging_steps logging_first_step log_level disable_tqdm
+
+    save_strategy save_steps save_total_limit save_only_model push_to_hub hub_model_id hub_strategy hub_token
+    hub_private_repo hub_always_push hub_revision
+"""
+
+READ_IN: dict[str, frozenset[str]] = {"PPOConfig": frozenset(_READ_BY_PPO.split())}
+"""The fields that a loop of our own reads, where it is not transformers': of the others it takes none, for they would
+change nothing. SFT and reward training run through transformers' loop, which reads all of its own."""
 
 AT_LEAST = {
     "per_device_train_batch_size": 1,
@@ -97,8 +123,7 @@ class TrainerArgs:
     @property
     def keys(self) -> list[str]:
         """The fields a user may set."""
-        owned = OWNED | OWNED_IN[self.class_name]
-        return [name for name in trainer_fields()["classes"][self.class_name] if name not in owned]
+        return sorted(settable(trainer_fields()["classes"][self.class_name], self.class_name))
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
         return core_schema.no_info_after_validator_function(self._check, handler(source))
@@ -109,6 +134,12 @@ class TrainerArgs:
         if problems:
             raise TrainerArgsProblem(problems)
         return checked
+
+
+def settable(fields: Mapping[str, Any], class_name: str) -> set[str]:
+    """The names among `fields` of a class that a user may set: those that are read, and have no other owner."""
+    names = set(fields) - OWNED.keys() - OWNED_IN[class_name].keys()
+    return names & READ_IN.get(class_name, names)
 
 
 def check_trainer_args(
@@ -128,8 +159,10 @@ def check_trainer_args(
         if key in owned:
             problems.append((key, value, f"is not set here: {owned[key]}"))
         elif fields is not None and key not in fields:
-            close = difflib.get_close_matches(key, [name for name in fields if name not in owned], n=1)
+            close = difflib.get_close_matches(key, sorted(settable(fields, class_name)), n=1)
             problems.append((key, value, f"unknown key{f'; did you mean trainer.{close[0]}?' if close else ''}"))
+        elif fields is not None and key not in settable(fields, class_name):
+            problems.append((key, value, f"{class_name.removesuffix('Config')}'s loop does not read it; leave it out"))
         else:
             problem = (None if fields is None else wrong_type(value, fields[key])) or _too_small(key, value)
             if problem:
@@ -178,4 +211,12 @@ def _plain(value: Any) -> Any:
     return value
 
 
-__all__ = ["OWNED", "OWNED_IN", "TrainerArgs", "check_trainer_args", "fits_installed_versions", "trainer_fields"]
+__all__ = [
+    "OWNED",
+    "OWNED_IN",
+    "READ_IN",
+    "TrainerArgs",
+    "check_trainer_args",
+    "fits_installed_versions",
+    "trainer_fields",
+]

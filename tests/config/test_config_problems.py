@@ -1,12 +1,14 @@
 """Everything that is wrong with a config is said at once, each thing with its file, key, value and way out."""
 
 import json
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 
 from reward.config import RewardStageConfig
 from rlhf.config import load_config
+from rlhf.config.trainer_args import OWNED, OWNED_IN, READ_IN
 from rlhf.errors import UserError
 from rlhf.pipeline.labels_config import LabelsConfig
 from rlhf.ppo.stage_config import PPOStageConfig
@@ -254,3 +256,30 @@ def test_trainer_fields_that_nothing_reads_are_refused_and_lead_to_what_is_read(
     [problem] = caught.value.problems
     assert "is not set here: " in problem and where in problem
     assert load_config(file, SFTStageConfig, ["trainer.dataset_num_proc=4", "trainer.pad_token=x"]).trainer
+
+
+def test_ppo_takes_the_fields_that_its_loop_reads_and_no_others(problems, tmp_path):
+    text = GOOD + "reward: [{ref: a/b}]\n"
+    unread = {"torch_compile": True, "auto_find_batch_size": True, "fsdp": "full_shard", "dataloader_drop_last": True}
+    assert problems(text + f"trainer: {json.dumps(unread)}\n", PPOStageConfig) == [
+        f"FILE: trainer.{name} = {value!r}: PPO's loop does not read it; leave it out" for name, value in unread.items()
+    ]
+    [typo] = problems(text + "trainer: {torch_compil: true, }\n", PPOStageConfig)
+    assert typo == "FILE: trainer.torch_compil = True: unknown key"
+    assert "did you mean trainer.temperature?" in problems(text + "trainer: {temprature: 1}\n", PPOStageConfig)[0]
+    read = {"weight_decay": 0.1, "optim": "adamw_torch", "data_seed": 3, "kl_target": 4.0, "push_to_hub": False}
+    (tmp_path / "stage.yaml").write_text(text + f"trainer: {json.dumps(read)}\n")
+    assert load_config(tmp_path / "stage.yaml", PPOStageConfig).trainer == read
+
+
+def test_what_ppo_declares_itself_it_reads_or_says_where_it_is_set():
+    from transformers import TrainingArguments
+
+    from rlhf.ppo.config import PPOConfig
+    from rlhf.trl_compat import BaseConfig
+
+    theirs = {field.name for base in (TrainingArguments, BaseConfig) for field in fields(base)}
+    own = {field.name for field in fields(PPOConfig)} - theirs
+    assert own <= READ_IN["PPOConfig"] | OWNED.keys() | OWNED_IN["PPOConfig"].keys()
+    assert not READ_IN["PPOConfig"] & (OWNED.keys() | OWNED_IN["PPOConfig"].keys())
+    assert READ_IN["PPOConfig"] <= {field.name for field in fields(PPOConfig)}
