@@ -29,9 +29,9 @@ def evaluate_prompts(trainer: "PPOTrainer", prompts: PromptSet, prefix: str) -> 
         for rows in batches:
             rollout = trainer.collect(prompts.batch(rows))
             scores, each = score(rollout, trainer.scorer, trainer.processing_class, args.missing_eos_penalty)
-            kl = per_token_kl(rollout.logprobs, rollout.ref_logprobs, rollout.mask, args.kl_estimator)
+            penalty = per_token_kl(rollout.logprobs, rollout.ref_logprobs, rollout.mask, args.kl_estimator)
             coefficient, eos_ids = trainer.kl_controller.value, trainer.sampling.eos_ids
-            for name, value in rollout_metrics(rollout, kl, scores, each, coefficient, eos_ids).items():
+            for name, value in rollout_metrics(rollout, penalty, scores, each, args, coefficient, eos_ids).items():
                 totals[name] = totals.get(name, 0.0) + value * len(rows)
             all_scores.append(scores.cpu())
             trainer.control = trainer.callback_handler.on_prediction_step(args, trainer.state, trainer.control)

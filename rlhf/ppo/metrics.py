@@ -5,7 +5,8 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from rlhf.ppo.losses import explained_variance, masked_mean
+from rlhf.ppo.config import PPOConfig
+from rlhf.ppo.losses import KLEstimator, explained_variance, masked_mean, per_token_kl
 from rlhf.ppo.rollout import Rollout
 
 LATEST = frozenset({"episode", "lr", "eps", "objective/kl_coef"})
@@ -39,17 +40,22 @@ MINIBATCH_KEYS = (
 
 def rollout_metrics(
     rollout: Rollout,
-    kl: Tensor,
+    penalty: Tensor,
     scores: Tensor,
     each_score: Mapping[str, Tensor],
+    args: PPOConfig,
     kl_coef: float,
     stop_ids: Sequence[int],
 ) -> dict[str, float]:
-    """Metrics of a rollout; kl [B, T] in nats, scores [B] with penalties, each_score [B] per scorer without.
+    """Metrics of a rollout; scores [B] with penalties, each_score [B] per scorer without.
 
     `objective/kl`, `objective/entropy` and the rewards are per sequence: summed over its tokens, mean over sequences.
+    `penalty` [B, T] is what `args.kl_estimator` gives; k2 is biased, and is not what `objective/kl` says then: that is
+    always an unbiased estimate of the KL in nats, k3 where TRL would report it and k1 elsewhere.
     """
-    non_score = -kl_coef * kl.sum(1).mean()
+    unbiased: KLEstimator = "k3" if args.kl_estimator == "k3" else "k1"
+    kl = per_token_kl(rollout.logprobs, rollout.ref_logprobs, rollout.mask, unbiased)
+    non_score = -kl_coef * penalty.sum(1).mean()
     stops = torch.isin(rollout.completion_ids, torch.tensor(list(stop_ids), device=rollout.mask.device)) & rollout.mask
     metrics = {
         "objective/kl": kl.sum(1).mean(),

@@ -199,9 +199,9 @@ class PPOTrainer(OnlineTrainer):
             clock.append(time.perf_counter())
 
             # 3. Reward each token: minus the KL penalty, and the score at the end.
-            kl = per_token_kl(rollout.logprobs, rollout.ref_logprobs, rollout.mask, args.kl_estimator)
+            penalty = per_token_kl(rollout.logprobs, rollout.ref_logprobs, rollout.mask, args.kl_estimator)
             kl_coef = self.kl_controller.value
-            rewards = per_token_rewards(kl, scores, score_positions(rollout.mask, args.reward_at), kl_coef)
+            rewards = per_token_rewards(penalty, scores, score_positions(rollout.mask, args.reward_at), kl_coef)
             if args.whiten_rewards:
                 rewards = masked_whiten(rewards, rollout.value_mask, shift_mean=False)
 
@@ -219,7 +219,7 @@ class PPOTrainer(OnlineTrainer):
             clock.append(time.perf_counter())
 
             # 6. Report, and steer the KL coefficient and the learning rate.
-            metrics = rollout_metrics(rollout, kl, scores, each_score, kl_coef, self.sampling.eos_ids)
+            metrics = rollout_metrics(rollout, penalty, scores, each_score, args, kl_coef, self.sampling.eos_ids)
             metrics |= training_metrics(steps, rollout, returns)
             metrics |= dict(zip(("time/rollout", "time/score", "time/train"), np.diff(clock).tolist(), strict=True))
             losses.append(metrics["loss/policy_avg"] + args.vf_coef * metrics["loss/value_avg"])

@@ -122,6 +122,32 @@ def test_the_adaptive_coefficient_moves(make_trainer: MakeTrainer) -> None:
     assert history(trainer, "objective/kl_coef") == pytest.approx([0.05, 0.05 * 0.8, 0.05 * 0.64])
 
 
+def test_the_reported_kl_is_the_kl_under_every_estimator(make_trainer: MakeTrainer) -> None:
+    def evaluated(estimator: str) -> dict[str, float]:
+        return make_trainer(
+            kl_estimator=estimator, ref_model=make_policy(9), eval_dataset=make_prompts(64), response_length=1
+        ).evaluate()
+
+    k1, k2, k3 = (evaluated(estimator) for estimator in ("k1", "k2", "k3"))
+    assert k2["eval_objective/kl"] == k1["eval_objective/kl"]
+    assert k3["eval_objective/kl"] == pytest.approx(k1["eval_objective/kl"], rel=0.5)  # TRL's figure, unbiased too
+    # the penalty is what was asked for
+    assert k1["eval_objective/non_score_reward"] == pytest.approx(-0.05 * k1["eval_objective/kl"])
+    assert k2["eval_objective/non_score_reward"] != pytest.approx(-0.05 * k2["eval_objective/kl"], rel=0.1)
+
+
+def test_the_adaptive_coefficient_goes_by_the_kl_under_every_estimator(make_trainer: MakeTrainer) -> None:
+    def coefficients(**changes: Any) -> list[float]:
+        trainer = make_trainer(kl_horizon=8, ref_model=make_policy(9), kl_controller="adaptive", **changes)
+        trainer.train()
+        return [*history(trainer, "objective/kl_coef"), *history(trainer, "objective/kl")]
+
+    kl = coefficients()[2]
+    for estimator in ("k1", "k2"):
+        found = coefficients(kl_estimator=estimator, kl_target=kl / 1.1)
+        assert found[:2] == [0.05, pytest.approx(0.05 * 1.1)]
+
+
 # ---- Optimisation ----
 
 
