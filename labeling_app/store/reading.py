@@ -18,48 +18,53 @@ PREVIEW = 120
 def progress(tx: Tx, user_id: int, queue: str | None = None) -> Progress:
     """How far this person is, in one queue or in all."""
     in_queue = [] if queue is None else [tasks.c.queue == queue]
-    of_user = leases.c.user_id == user_id
-    counted = sa.select(leases.c.state, sa.func.count().label("num_tasks")).where(of_user).group_by(leases.c.state)
-    today = (
-        sa.select(
-            sa.func.count(sa.case((submissions.c.revision == 1, 1))),
-            sa.func.coalesce(sa.func.sum(submissions.c.active_ms), 0),
-        )
-        .select_from(submissions)
-        .where(submissions.c.user_id == user_id, submissions.c.created_at >= datetime.combine(tx.now, time(), UTC))
+    own = (
+        sa.select(leases.c.state, sa.func.count().label("num"), _count(_IS_OPEN).label("num_open"))
+        .add_columns(_count(_IS_GOLD).label("num_gold"))
+        .join(tasks, tasks.c.id == leases.c.task_id)
+        .where(leases.c.user_id == user_id, *in_queue)
+        .group_by(leases.c.state)
     )
-    if queue is not None:
-        counted = counted.join(tasks, tasks.c.id == leases.c.task_id).where(*in_queue)
-        today = today.join(tasks, tasks.c.id == submissions.c.task_id).where(*in_queue)
-    states = {row.state: row.num_tasks for row in tx.connection.execute(counted)}
-    num_today, active_ms = tx.connection.execute(today).one()
+    states = {row.state: row for row in tx.connection.execute(own)}
+    num = {state: row.num for state, row in states.items()}
+    had = [row for state, row in states.items() if state != "expired"]
+    # What is open, less what is open and was theirs: no need to look at each of many open tasks.
+    num_open = _num_tasks(tx, _IS_OPEN, *in_queue) - sum(row.num_open for row in had)
+    if tx.settings.gold_share > 0:
+        num_open += _num_tasks(tx, _IS_GOLD, *in_queue) - sum(row.num_gold for row in had)
+    num_today, active_ms = tx.connection.execute(_today(user_id, tx.now, in_queue)).one()
     return Progress(
-        num_answered=states.get("answered", 0),
+        num_answered=num.get("answered", 0),
         num_today=num_today,
-        num_open_for_me=_num_open(tx, user_id, queue) + states.get("active", 0),
-        num_skipped=states.get("skipped", 0),
+        num_open_for_me=num_open + num.get("active", 0),
+        num_skipped=num.get("skipped", 0),
         seconds_today=int(active_ms) / 1000,
     )
 
 
 def history(tx: Tx, user_id: int, limit: int = 50) -> list[Handled]:
     """The tasks this person is done with, the last one first."""
-    revision = (
-        sa.select(sa.func.max(submissions.c.revision))
-        .where(submissions.c.task_id == leases.c.task_id, submissions.c.user_id == leases.c.user_id)
-        .scalar_subquery()
-    )
     done = (
-        sa.select(leases.c.task_id, leases.c.ended_at, leases.c.state, revision.label("revision"), prompts.c.content)
-        .join(tasks, tasks.c.id == leases.c.task_id)
-        .join(prompts, prompts.c.id == tasks.c.prompt_id)
+        sa.select(leases.c.id, leases.c.task_id, leases.c.user_id, leases.c.ended_at, leases.c.state)
         .where(leases.c.user_id == user_id, leases.c.state.in_(["answered", "skipped"]))
         .order_by(leases.c.ended_at.desc(), leases.c.id.desc())
         .limit(limit)
+        .subquery()
+    )
+    revision = (
+        sa.select(sa.func.max(submissions.c.revision))
+        .where(submissions.c.task_id == done.c.task_id, submissions.c.user_id == done.c.user_id)
+        .scalar_subquery()
+    )
+    found = (
+        sa.select(done, revision.label("revision"), prompts.c.content)
+        .join(tasks, tasks.c.id == done.c.task_id)
+        .join(prompts, prompts.c.id == tasks.c.prompt_id)
+        .order_by(done.c.ended_at.desc(), done.c.id.desc())
     )
     return [
         Handled(row.task_id, row.ended_at, row.state, row.revision or 0, preview(row.content))
-        for row in tx.connection.execute(done)
+        for row in tx.connection.execute(found)
     ]
 
 
@@ -143,18 +148,27 @@ def preview(content: Content) -> str:
     return line if len(line) <= PREVIEW else line[: PREVIEW - 1] + "…"
 
 
-def _num_open(tx: Tx, user_id: int, queue: str | None) -> int:
-    """Tasks that this person could still be given."""
-    where = [] if queue is None else [tasks.c.queue == queue]
-    had = sa.select(leases.c.id).where(
-        leases.c.task_id == tasks.c.id, leases.c.user_id == user_id, leases.c.state != sa.literal_column("'expired'")
-    )
-    is_open = tasks.c.open_slots > sa.literal_column("0")
-    num_open = sa.select(sa.func.count()).select_from(tasks).where(is_open, ~sa.exists(had), *where)
-    is_gold = sa.and_(tasks.c.gold.is_not(None), tasks.c.withdrawn_at.is_(None))
-    num_gold = sa.select(sa.func.count()).select_from(tasks).where(is_gold, ~sa.exists(had), *where)
-    counts = [num_open, num_gold] if tx.settings.gold_share > 0 else [num_open]
-    return sum(int(tx.connection.execute(count).scalar_one()) for count in counts)
+_IS_OPEN = tasks.c.open_slots > sa.literal_column("0")
+_IS_GOLD = sa.and_(tasks.c.gold.is_not(None), tasks.c.withdrawn_at.is_(None))
+
+
+def _count(condition: sa.ColumnElement[bool]) -> sa.Function[int]:
+    return sa.func.count(sa.case((condition, 1)))
+
+
+def _num_tasks(tx: Tx, *where: sa.ColumnElement[bool]) -> int:
+    counted: int = tx.connection.execute(sa.select(sa.func.count()).select_from(tasks).where(*where)).scalar_one()
+    return counted
+
+
+def _today(user_id: int, now: datetime, in_queue: Sequence[sa.ColumnElement[bool]]) -> sa.Select[int, int]:
+    """Tasks answered for the first time, and milliseconds at work, since midnight UTC."""
+    midnight = datetime.combine(now, time(), UTC)
+    first = _count(submissions.c.revision == 1)
+    found = sa.select(first, sa.func.coalesce(sa.func.sum(submissions.c.active_ms), 0)).select_from(submissions)
+    if in_queue:
+        found = found.join(tasks, tasks.c.id == submissions.c.task_id).where(*in_queue)
+    return found.where(submissions.c.user_id == user_id, submissions.c.created_at >= midnight)
 
 
 def _shown(tx: Tx, queue: str | None) -> dict[int, list[Response]]:
