@@ -12,8 +12,8 @@ from fastapi import FastAPI
 from sqlalchemy.exc import DBAPIError
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import Response
-from starlette.routing import Mount
+from starlette.responses import FileResponse, Response
+from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
 from labeling_app.settings import LabelingConfig
@@ -79,6 +79,7 @@ def create_app(
     app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None, lifespan=_sweeping(store))
     app.state.sessions = sessions
     app.router.routes += [*api.routes, *login.routes]
+    app.router.routes.append(Route("/favicon.ico", _icon, methods=["GET"]))
     app.router.routes.append(Mount("/static", _Static(directory=STATIC)))
     _mount_gradio(app, store, config, sessions)
     for kind in (StoreError, DBAPIError, Refused, HTTPException):
@@ -92,6 +93,7 @@ def _mount_gradio(app: FastAPI, store: Store, config: LabelingConfig, sessions: 
     os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
     import gradio as gr
 
+    from labeling_app.web.dashboard import build_dashboard, dashboard_mount_options
     from labeling_app.web.page import build_page, page_mount_options
 
     def mount(path: str, blocks: gr.Blocks, options: dict[str, Any], role: Role | None) -> None:
@@ -101,6 +103,7 @@ def _mount_gradio(app: FastAPI, store: Store, config: LabelingConfig, sessions: 
         mounted.app = GradioGuard(mounted.app, sessions, role)
 
     mount("/label", build_page(config), page_mount_options(), None)
+    mount("/admin", build_dashboard(store, config), dashboard_mount_options(), "admin")
 
 
 CLOSED: dict[str, Any] = {
@@ -115,6 +118,10 @@ CLOSED: dict[str, Any] = {
     "max_file_size": 0,
 }
 """How both pages are mounted: nothing that Gradio opens by default."""
+
+
+async def _icon(_request: Request) -> Response:
+    return FileResponse(STATIC / "icon.svg", headers={"cache-control": "max-age=86400"})
 
 
 class _Static(StaticFiles):

@@ -145,6 +145,8 @@ def _block_step(state: StateBlock, _start: int, _end: int, _silent: bool) -> boo
 
 def _math(state: StateInline, silent: bool) -> bool:
     """Formulas stay what they are: Markdown would eat their backslashes and take `_` for emphasis."""
+    if state.src[state.pos] not in "\\$":
+        return False
     end = _end_of_formula(state.src, state.pos, min(state.posMax, state.pos + MAX_FORMULA))
     if end is None:
         return False

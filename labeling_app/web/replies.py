@@ -69,6 +69,7 @@ _PAGE = """<!doctype html>
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>{title}</title>
+<link rel="icon" href="/static/icon.svg">
 <link rel="stylesheet" href="/static/login.css">
 {head}</head>
 <body>
