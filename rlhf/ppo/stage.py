@@ -102,11 +102,11 @@ def train_ppo(config: PPOStageConfig, workspace: Workspace) -> dict[str, Any]:
         scorer = load_scorers(inputs.scorers)
         trainer = _trainer(config, inputs, scorer, run)
         shown = _shown(trainer)
-        # 1. before
-        before = trainer.evaluate() if inputs.dev_rows else {}
-        samples_before = complete(trainer, shown, temperature=trainer.args.temperature)
-        # 2. train, 3. after
         try:
+            # 1. before
+            before = trainer.evaluate() if inputs.dev_rows else {}
+            samples_before = complete(trainer, shown, temperature=trainer.args.temperature)
+            # 2. train, 3. after
             if checkpoint.latest_intact(run.checkpoints) is None:  # else it was logged when the run began
                 run.log(finite(before), step=0)
             train(trainer, run, workspace, shown=SHOWN_FIGURES, seals=True)

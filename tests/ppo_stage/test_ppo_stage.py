@@ -36,6 +36,10 @@ def nan_from_the_fourth_batch_on(prompts, completions, **columns):
     return [float("nan") if calls > 6 else 1.0 for _ in completions]
 
 
+def always_nan(prompts, completions):
+    return [float("nan")] * len(prompts)
+
+
 def num_tokens(prompts, completions, completion_ids, **kwargs):  # as TRL's documentation writes them
     return [float(len(ids)) for ids in completion_ids]
 
@@ -306,6 +310,16 @@ def test_a_score_that_is_no_number_stops_training_and_the_last_good_policy_is_ke
     assert not torch.equal(weights["lm_head.weight"], before)  # two good updates were made
     summary = json.loads((ppo.workspace.home / "runs" / "stopped-run" / "summary.json").read_text())
     assert summary["status"] == "stopped" and summary["artefact"] == kept.ref and summary["num_updates"] >= 1
+
+
+@pytest.mark.parametrize("dev_fraction", [0, 0.2])
+def test_a_score_that_is_no_number_from_the_first_is_a_stop_like_any_other(ppo, caplog, dev_fraction):
+    with pytest.raises(StoppedByMonitor, match="reward function always_nan: score of row 0"):
+        ppo(function(ppo, "always_nan"), f"data.dev_fraction={dev_fraction}", run_id="nan")
+    summary = json.loads((ppo.workspace.home / "runs" / "nan" / "summary.json").read_text())
+    assert summary["status"] == "stopped" and "always_nan" in summary["stopped"]
+    assert ppo.workspace.registry.artefacts() == []
+    assert "there is nothing to publish" in caplog.text
 
 
 def test_the_best_policy_of_all_evaluations_is_published(ppo):
