@@ -4,6 +4,7 @@ import itertools
 import logging
 import math
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -16,7 +17,7 @@ from reward.data import KINDS, PairCollator, to_dataset, to_groups
 from reward.trainer import RankingRewardTrainer
 from rlhf.config import ModelSection
 from rlhf.datasets import Loaded, load
-from rlhf.errors import UserError
+from rlhf.errors import StoppedByMonitor, UserError
 from rlhf.evaluation.publishing import rounded
 from rlhf.evaluation.rewards import accuracy_figures, all_pairs, score_pairs
 from rlhf.generation import Messages, encode_prompt, sample
@@ -45,6 +46,7 @@ from rlhf.training import (
     made_from_config,
     one_process,
     owned_args,
+    publish_last_good,
     train,
     write_json,
 )
@@ -64,6 +66,8 @@ def train_reward(config: RewardStageConfig, workspace: Workspace) -> dict[str, A
 
     Raises:
         UserError: the input is wrong; nothing has been published.
+        StoppedByMonitor: the loss, the gradient or a score became NaN or infinite. The last good checkpoint, if there
+            is one, has been published, uncentred, under the output's name with `-stopped` behind it.
         Interrupted: stopped by a signal; the run can be resumed.
     """
     one_process()
@@ -103,14 +107,20 @@ def train_reward(config: RewardStageConfig, workspace: Workspace) -> dict[str, A
                 processing_class=tokenizer,
                 callbacks=early_stopping(config),
             )
-        train(trainer, run, workspace, shown=("loss", "accuracy", "eval_accuracy"))
-        scorer.model = trainer.accelerator.unwrap_model(trainer.model)
-        # 3. centre: what the SFT model writes is to score 0 on average
-        if centre:
-            scorer.offset = _mean_score(scorer, centre, dtype=config.model.dtype, seed=config.seed)
-        # 4. measure
+        try:
+            train(trainer, run, workspace, shown=("loss", "accuracy", "eval_accuracy"))
+            scorer.model = trainer.accelerator.unwrap_model(trainer.model)
+            # 3. centre: what the SFT model writes is to score 0 on average
+            if centre:
+                scorer.offset = _mean_score(scorer, centre, dtype=config.model.dtype, seed=config.seed)
+            # 4. measure
+            accuracy = _held_out(scorer, data, config.seed) if dev_groups else {}
+        except StoppedByMonitor as error:
+            scorer.offset = 0.0  # that of other weights is none of the last good ones'
+            publish_last_good(trainer, run, error, partial(_publish, config, workspace, run, source, scorer, data, {}))
+            raise
         summary: dict[str, Any] = {
-            **(_held_out(scorer, data, config.seed) if dev_groups else {}),
+            **accuracy,
             "score_offset": round(scorer.offset, 6),
             "centred_on": centre.source.ref if centre else None,
             "num_train_rankings": len(train_groups),
@@ -196,6 +206,7 @@ def _publish(
     scorer: RewardModelScorer,
     data: Loaded,
     summary: dict[str, Any],
+    stopped: str | None = None,
 ) -> str:
     base = source.publish(workspace.registry)
     rows = workspace.publish_data(
@@ -213,10 +224,11 @@ def _publish(
         artefact = workspace.registry.publish(
             folder,
             kind="reward",
-            name=config.output.name,
+            name=config.output.stopped_name if stopped else config.output.name,
             parents=[("base", base), ("preferences", rows)],
-            metadata={"metrics": {**finite(summary), **_interval(summary)}, "seed": config.seed},
-            alias=config.output.alias,
+            metadata={"metrics": {**finite(summary), **_interval(summary)}, "seed": config.seed}
+            | ({"stopped": stopped} if stopped else {}),
+            alias=None if stopped else config.output.alias,
             run_id=run.id,
         )
     return artefact.ref

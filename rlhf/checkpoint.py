@@ -84,14 +84,17 @@ def checkpoints(folder: str | Path) -> list[Path]:
     return [path for _, path in sorted(found) if path.is_dir()]
 
 
+def is_intact(folder: str | Path) -> bool:
+    """Whether a checkpoint matches its manifest; a warning says what is wrong with one that does not."""
+    problems = _problems(Path(folder))
+    if problems:
+        logger.warning("checkpoint %s is passed over: %s", folder, problems[0])
+    return not problems
+
+
 def latest_intact(folder: str | Path) -> Path | None:
     """The newest checkpoint in `folder` that matches its manifest, or None; every newer one is named in a warning."""
-    for path in reversed(checkpoints(folder)):
-        problems = _problems(path)
-        if not problems:
-            return path
-        logger.warning("checkpoint %s is passed over: %s", path, problems[0])
-    return None
+    return next(filter(is_intact, reversed(checkpoints(folder))), None)
 
 
 def rotate(folder: str | Path, save_total_limit: int | None, keep: str | Path | None = None) -> None:

@@ -8,7 +8,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -24,6 +24,7 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from torch import nn
 from transformers import (
     EarlyStoppingCallback,
     PrinterCallback,
@@ -37,7 +38,7 @@ from transformers import (
 
 from rlhf import checkpoint
 from rlhf.config import EarlyStopping
-from rlhf.errors import Interrupted, UserError
+from rlhf.errors import Interrupted, StoppedByMonitor, UserError
 from rlhf.registry import Registry
 from rlhf.tracking import Run
 from rlhf.workspace import Workspace
@@ -85,6 +86,7 @@ def owned_args(run: Run, seed: int, trainer: Mapping[str, Any]) -> dict[str, Any
         "seed": seed,
         "report_to": "none",
         "run_name": run.id,
+        "logging_nan_inf_filter": False,  # in place of a loss that is no number it logs the mean of those before
     }
     if not torch.accelerator.is_available():
         machine = {"bf16": False, "dataloader_pin_memory": False}
@@ -236,6 +238,47 @@ class StopOnSignal(TrainerCallback):
             control.should_training_stop = True
 
 
+class StopOnNonFinite(TrainerCallback):
+    """Stops before a step that would put a NaN or an infinity into the weights, and at a loss that is one."""
+
+    def on_pre_optimizer_step(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        model: nn.Module | None = None,
+        **_: Any,
+    ) -> None:
+        if (
+            args.fp16 or model is None
+        ):  # in float16 the gradient's scale is found by steps that overflow and are skipped
+            return
+        gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
+        largest = torch.nn.utils.get_total_norm(gradients, norm_type=math.inf)
+        require_numbers({"the largest gradient": float(largest)}, f"step {state.global_step + 1}")
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, Any] | None = None,
+        **_: Any,
+    ) -> None:
+        losses = {key: logs[key] for key in ("loss", "eval_loss") if logs and key in logs}
+        require_numbers(losses, f"step {state.global_step}")
+
+
+def require_numbers(figures: Mapping[str, float], where: str) -> None:
+    """Raise StoppedByMonitor where a figure without which a model is not to be published is NaN or infinite."""
+    for name, value in figures.items():
+        if not math.isfinite(value):
+            raise StoppedByMonitor(
+                f"{where}: {name} is {value}: the weights are ruined or about to be; lower trainer.learning_rate, set "
+                "trainer.warmup_steps, or look for rows that are unlike the others"
+            )
+
+
 class Bar(TrainerCallback):
     """One progress bar on stderr with the figure that matters beside it."""
 
@@ -280,17 +323,18 @@ class Bar(TrainerCallback):
 def train(trainer: Trainer, run: Run, workspace: Workspace, *, shown: tuple[str, ...], seals: bool = False) -> None:
     """Run the trainer as a stage does: logged, sealed, stoppable, resumed where the run left off.
 
-    `seals` says that the trainer gives its checkpoints their manifests itself.
+    `seals` says that the trainer gives its checkpoints their manifests itself, and has monitors of its own.
 
     Raises:
         Interrupted: a signal came; a checkpoint has been saved.
+        StoppedByMonitor: the gradient or a loss became NaN or infinite; the step has not been taken.
     """
     without_own_output(trainer)
     stop = StopOnSignal()
     bar = Bar(run.stage, shown)
     for callback in (
         RunLogger(run, workspace.registry),
-        *([] if seals else [Seal()]),
+        *([] if seals else [Seal(), StopOnNonFinite()]),
         stop,
         *([bar] if workspace.progress else []),
     ):
@@ -306,6 +350,43 @@ def train(trainer: Trainer, run: Run, workspace: Workspace, *, shown: tuple[str,
             f"stopped by a signal at step {trainer.state.global_step}; go on with {workspace.how_to_go_on(run)}; "
             f"the checkpoint is in {run.checkpoints}"
         )
+    if not seals:  # the last step's weights have not been through a step yet that would have shown what they are
+        require_numbers({"the loss of a batch": _loss_of_a_batch(trainer)}, "after training")
+
+
+def publish_last_good(trainer: Trainer, run: Run, error: StoppedByMonitor, publish: Callable[[str], str]) -> None:
+    """End the run as stopped, after the weights of the last good checkpoint, if there is one, have been published.
+
+    Args:
+        trainer: gets those weights.
+        run: the run.
+        error: what the monitor said.
+        publish: publishes the trainer's model, takes what to say of it, returns the ref.
+    """
+    summary: dict[str, Any] = {"stopped": str(error), "num_steps": trainer.state.global_step}
+    folder = load_last_good(trainer, run.checkpoints)
+    if folder is None:
+        logger.warning("no good checkpoint had been saved before, so nothing is published; see trainer.save_steps")
+    else:
+        summary["artefact"] = publish(f"{error} (weights of {folder.name})")
+    run.finish(summary, "stopped")
+
+
+def load_last_good(trainer: Trainer, checkpoints: Path) -> Path | None:
+    """Put the newest intact checkpoint with which the loss of a batch is a number into the trainer's model."""
+    for folder in reversed(checkpoint.checkpoints(checkpoints)):
+        if checkpoint.is_intact(folder):
+            trainer._load_from_checkpoint(str(folder))
+            if math.isfinite(_loss_of_a_batch(trainer)):
+                return folder
+    return None
+
+
+@torch.no_grad()
+def _loss_of_a_batch(trainer: Trainer) -> float:
+    batch = trainer._prepare_inputs(next(iter(trainer.get_train_dataloader())))
+    trainer.model.train()
+    return float(trainer.compute_loss(trainer.model, batch))
 
 
 def without_own_output(trainer: Trainer) -> None:

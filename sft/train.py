@@ -1,6 +1,7 @@
 """The SFT stage: from a config to an `sft` artefact, on TRL's SFTTrainer."""
 
 import logging
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -10,7 +11,7 @@ from transformers import PreTrainedTokenizerBase, set_seed
 from trl import SFTConfig, SFTTrainer
 
 from rlhf.datasets import load
-from rlhf.errors import UserError
+from rlhf.errors import StoppedByMonitor, UserError
 from rlhf.modeling import (
     ModelSource,
     context_length,
@@ -30,6 +31,8 @@ from rlhf.training import (
     made_from_config,
     one_process,
     owned_args,
+    publish_last_good,
+    require_numbers,
     train,
 )
 from rlhf.workspace import Workspace, report_problems
@@ -51,6 +54,8 @@ def train_sft(config: SFTStageConfig, workspace: Workspace) -> dict[str, Any]:
 
     Raises:
         UserError: the input is wrong; nothing has been published.
+        StoppedByMonitor: the loss or the gradient became NaN or infinite. The last good checkpoint, if there is one,
+            has been published under the output's name with `-stopped` behind it.
         Interrupted: stopped by a signal; the run can be resumed.
     """
     one_process()
@@ -87,9 +92,14 @@ def train_sft(config: SFTStageConfig, workspace: Workspace) -> dict[str, Any]:
             )
         _report_dropped(len(train_rows), trainer, config)
         before = _held_out(trainer) if dev_rows else {}
-        train(trainer, run, workspace, shown=("loss", "eval_loss", "mean_token_accuracy"))
-        # 3. measure
-        after = _held_out(trainer) if dev_rows else {}
+        try:
+            train(trainer, run, workspace, shown=("loss", "eval_loss", "mean_token_accuracy"))
+            # 3. measure
+            after = _held_out(trainer) if dev_rows else {}
+            require_numbers({"eval_loss": after["eval_loss"]} if after else {}, "after training")
+        except StoppedByMonitor as error:
+            publish_last_good(trainer, run, error, partial(_publish, config, workspace, run, source, trainer, data, {}))
+            raise
         summary: dict[str, Any] = {
             **({"eval_loss_before": before["eval_loss"]} if before else {}),
             **after,
@@ -175,6 +185,7 @@ def _publish(
     trainer: SFTTrainer,
     data: Any,
     metrics: dict[str, float],
+    stopped: str | None = None,
 ) -> str:
     base = source.publish(workspace.registry)
     rows = workspace.publish_data(data, name=config.output.data_name, kind="dataset", run=run)
@@ -184,10 +195,10 @@ def _publish(
         artefact = workspace.registry.publish(
             Path(scratch),
             kind="sft",
-            name=config.output.name,
+            name=config.output.stopped_name if stopped else config.output.name,
             parents=[("base", base), ("data", rows)],
-            metadata={"metrics": metrics, "seed": config.seed},
-            alias=config.output.alias,
+            metadata={"metrics": metrics, "seed": config.seed} | ({"stopped": stopped} if stopped else {}),
+            alias=None if stopped else config.output.alias,
             run_id=run.id,
         )
     return artefact.ref

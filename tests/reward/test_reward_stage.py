@@ -10,8 +10,9 @@ from tiny import tiny_model
 
 from reward.config import RewardStageConfig
 from reward.train import train_reward
+from reward.trainer import RankingRewardTrainer
 from rlhf.config import load_config
-from rlhf.errors import UserError
+from rlhf.errors import StoppedByMonitor, UserError
 from rlhf.evaluation.rewards import all_pairs, score_pairs
 from rlhf.generation import Completion, sample
 from rlhf.modeling import find_model, load_causal_lm, load_reward_model, load_tokenizer
@@ -305,3 +306,30 @@ def test_texts_that_were_cut_are_counted_once_each(reward):
     rows[0]["tiers"] = [[0], [1], [2]]
     summary = reward("trainer.max_length=24", "trainer.max_steps=1", "data.dev_fraction=0.3", rows=rows)
     assert summary["num_truncated"] == 3
+
+
+@pytest.mark.parametrize("adapter", ["null", "{r: 4}"])
+def test_the_last_good_weights_are_published_under_a_name_of_their_own(reward, monkeypatch, adapter):
+    original = RankingRewardTrainer.compute_loss
+
+    def compute_loss(self, model, inputs, *args, **kwargs):
+        loss = original(self, model, inputs, *args, **kwargs)
+        return loss * float("nan") if self.state.global_step >= 5 and torch.is_grad_enabled() else loss
+
+    monkeypatch.setattr(RankingRewardTrainer, "compute_loss", compute_loss)
+    with pytest.raises(StoppedByMonitor, match="step 6: the largest gradient is nan"):
+        reward(f"model.adapter={adapter}", "trainer.save_steps=2", "data.dev_fraction=0", rows=preferences(80))
+    registry = reward.workspace.registry
+    assert registry.find("tiny/reward") is None
+    artefact = registry.resolve("tiny/reward-stopped")
+    assert artefact.metadata["stopped"].endswith("(weights of checkpoint-4)")
+    scores = rescored(reward, {"artefact": artefact.ref}, ["Q1", "Q2"], ["aaaa", "bbbb"])
+    assert scores.isfinite().all() and scores[0] > scores[1]
+
+
+def test_scores_that_are_no_numbers_after_training_stop_it_too(reward, monkeypatch):
+    monkeypatch.setattr("reward.train._mean_score", lambda *_, **__: float("nan"))
+    with pytest.raises(StoppedByMonitor, match="score"):
+        reward("trainer.max_steps=4", rows=preferences(40))
+    assert reward.workspace.registry.find("tiny/reward") is None
+    assert reward.workspace.registry.find("tiny/reward-stopped") is not None

@@ -10,13 +10,13 @@ from transformers import AutoModelForCausalLM
 
 from rlhf import checkpoint
 from rlhf.config import load_config
-from rlhf.errors import UserError
+from rlhf.errors import StoppedByMonitor, UserError
 from rlhf.modeling import find_model, load_causal_lm, load_tokenizer
 from rlhf.records import write_jsonl
 from rlhf.tracking import read_metrics
 from rlhf.workspace import Workspace
 from sft.config import SFTStageConfig
-from sft.train import train_sft
+from sft.train import SFTTrainer, train_sft
 
 ROWS = [{"prompt": f"Say {n}:", "completion": " " + "ab" * (4 + n % 3)} for n in range(32)]
 TEXT = """
@@ -310,6 +310,43 @@ def test_a_run_that_is_resumed_is_the_run_that_was_not_interrupted(sft):
     assert steps == sorted(set(steps))
     registry = sft.workspace.registry
     assert registry.resolve("tiny/sft").digest == registry.resolve("tiny/again").digest
+
+
+def summary_of(sft, run_id):
+    return json.loads((sft.workspace.home / "runs" / run_id / "summary.json").read_text())
+
+
+def test_weights_that_run_off_are_not_published(sft):
+    sft("trainer.max_steps=1")
+    for steps in ("trainer.max_steps=4", "trainer.max_steps=1", "trainer.max_steps=1 data.dev_fraction=0"):
+        run_id = f"run-{steps.replace(' ', '-').replace('=', '')}"
+        with pytest.raises(StoppedByMonitor, match=r"is (nan|inf): .* lower trainer\.learning_rate"):
+            sft("trainer.learning_rate=1e30", *steps.split(), run_id=run_id)
+        summary = summary_of(sft, run_id)
+        assert summary["status"] == "stopped" and "artefact" not in summary  # every checkpoint was ruined
+    names = [artefact.ref for artefact in sft.workspace.registry.artefacts("tiny/")]
+    assert names == ["tiny/sft@v1", "tiny/sft-data@v1"]
+
+
+def test_the_last_good_weights_are_published_under_a_name_of_their_own(sft, monkeypatch):
+    original = SFTTrainer.compute_loss
+
+    def compute_loss(self, model, inputs, **kwargs):
+        loss = original(self, model, inputs, **kwargs)
+        return loss * float("nan") if self.state.global_step >= 7 and torch.is_grad_enabled() else loss
+
+    monkeypatch.setattr(SFTTrainer, "compute_loss", compute_loss)
+    with pytest.raises(StoppedByMonitor, match="step 8: the largest gradient is nan"):
+        sft("trainer.save_steps=3", "trainer.save_total_limit=3", run_id="stopped")
+    summary = summary_of(sft, "stopped")
+    assert summary["artefact"] == "tiny/sft-stopped@v1" and summary["num_steps"] == 7
+    registry = sft.workspace.registry
+    artefact = registry.resolve("tiny/sft-stopped")
+    assert artefact.metadata["stopped"].endswith("(weights of checkpoint-6)") and artefact.aliases == ("latest",)
+    assert registry.find("tiny/sft") is None
+    folder = sft.workspace.home / "runs" / "stopped" / "checkpoints" / "checkpoint-6"
+    saved, published = (load_file(path / "model.safetensors") for path in (folder, artefact.path))
+    assert all(torch.equal(published[name], saved[name]) for name in saved)
 
 
 def test_the_loss_before_and_after_is_measured_in_the_precision_of_training(sft):
