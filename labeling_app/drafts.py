@@ -97,6 +97,11 @@ def draft_tasks(entries: Iterable[Entry], options: AddOptions, pinned: KnownMode
     return drafts
 
 
+def takes_overlap(prompt: Content, share: float, seed: int) -> bool:
+    """Whether a task with this prompt is among the share that several people judge."""
+    return is_held_out(_key("overlap", prompt), share, seed)
+
+
 # One entry
 
 
@@ -200,6 +205,12 @@ def _beside(texts: Sequence[dict[str | None, Entry]], notes: list[Problem]) -> t
         models=[entry.models[0] for entry in entries],
         generations=[entry.generations[0] for entry in entries],
         verdict=None,
+        # of one completion's columns only those that the others share are the task's
+        origin={
+            name: value
+            for name, value in entries[0].origin.items()
+            if all(entry.origin.get(name) == value for entry in entries)
+        },
     )
     verdicts = []
     for grader in dict.fromkeys(name for graders in texts for name in graders):
@@ -238,7 +249,8 @@ def _draft(entry: Entry, verdicts: list[Verdict], options: AddOptions, notes: li
             notes.append(entry.place.problem(f"what {who} said {why}: left out"))
     gold = _gold(entry, mode, keys, fitting, options)
     votes = fitting if options.votes and gold is None else []
-    wanted = entry.given.get("overlap") or _overlap(entry, options)
+    shared = takes_overlap(entry.prompt, options.overlap_share, options.seed)
+    wanted = entry.given.get("overlap") or (options.overlap if shared else 1)
     responses = [
         NewResponse(content, model, generation)
         for content, model, generation in zip(entry.completions, entry.models, entry.generations, strict=True)
@@ -315,11 +327,6 @@ def _gold(
     if verdict.ratings is not None:
         return {"ratings": {place: int(grade) for place, grade in verdict.ratings.items()}}
     return {"tiers": verdict.tiers}
-
-
-def _overlap(entry: Entry, options: AddOptions) -> int:
-    """`overlap` for the share of tasks that is to have it, else one; which ones follows from text and seed."""
-    return options.overlap if is_held_out(_key(entry.prompt), options.overlap_share, options.seed) else 1
 
 
 def _where(entry: Entry) -> str:

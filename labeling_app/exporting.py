@@ -12,14 +12,15 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from labeling_app.store import Content, Judgement, Response
+from labeling_app.importing import IMPORTED
+from labeling_app.store import Content, Judgement, Response, Store
 from rlhf.datasets.split import PromptKeys, is_held_out
 from rlhf.errors import UserError
 from rlhf.records import Completion, Message, Preference, Ranking, Rating, Record, Text, write_jsonl
 from rlhf.registry import Artefact, Registry
 
-PLACE_COLUMNS = frozenset({"file", "line", "row"})
-"""Of a task's origin: where it was read; nothing that a record carries on."""
+PLACE_COLUMNS = frozenset({"file", "line", "row", "sampled_from"})
+"""Of a task's origin: where it comes from; nothing that a record carries on."""
 
 _RESERVED = PLACE_COLUMNS | frozenset(name for kind in (Ranking, Rating) for name in kind.model_fields)
 
@@ -42,6 +43,74 @@ class Records:
         """What lies where: the rankings at the top, where a `data:` source looks first, the rest in folders."""
         others = {name: records for name, records in vars(self).items() if name != "rankings" and records}
         return {f"{part}.jsonl": self.rankings} | {f"{name}/{part}.jsonl": others[name] for name in others}
+
+
+@dataclass(frozen=True)
+class ExportOptions:
+    """What is exported, and how.
+
+    Attributes:
+        queues: whose answers.
+        dev_fraction: the share of prompts that goes into the part `dev`.
+        reliability_weights: weigh each annotator by agreement with the others and with gold (`labeling_app.quality`).
+        with_all_bad: rankings that were called bad as a whole count as the others do.
+    """
+
+    queues: tuple[str, ...]
+    dev_fraction: float = 0.1
+    reliability_weights: bool = False
+    with_all_bad: bool = False
+
+
+def export_labels(
+    store: Store,
+    options: ExportOptions,
+    registry: Registry,
+    *,
+    name: str | None = None,
+    folder: Path | None = None,
+    alias: str | None = None,
+) -> dict[str, Any]:
+    """Publish what was judged under `name`, or write it into `folder`; gold and quarantined annotators are left out.
+
+    Returns:
+        What was exported, in numbers, and where it is.
+
+    Raises:
+        UserError: there is no such queue, nothing was judged in it, or it cannot be written.
+    """
+    known = [one.queue for one in store.status()]
+    unknown = [queue for queue in options.queues if queue not in known]
+    if unknown:
+        raise UserError(f"queue {unknown[0]!r}: there is none; there are {', '.join(known) or 'no queues yet'}")
+    every = [one for queue in options.queues for one in store.judgements(queue, with_quarantined=True)]
+    trusted = [one for one in every if not one.quarantined]
+    kept = [one for one in trusted if one.gold is None]
+    if not kept:
+        where = ", ".join(options.queues)
+        raise UserError(
+            f"queue {where}: nothing to export: {len(every)} answers, none by a trusted annotator beside gold"
+        )
+    weights = None
+    if options.reliability_weights:
+        from labeling_app.quality.reliability import reliability_weights
+
+        weights = {user: round(one.weight, 6) for user, one in reliability_weights(trusted).items()}
+    parts = split_by_prompt(to_records(kept, weights, with_all_bad=options.with_all_bad), options.dev_fraction)
+    description = describe(kept, parts) | {
+        "queues": sorted({one.queue for one in kept}),
+        "dev_fraction": options.dev_fraction,
+        "num_gold_left_out": len(trusted) - len(kept),
+        "quarantined": sorted({one.user for one in every if one.quarantined}),
+        "reliability_weights": weights,
+    }
+    if folder is not None:
+        files = write_folder(parts, folder)
+        (folder / "labels.json").write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
+        return description | {"path": str(folder), "files": files}
+    assert name is not None
+    artefact = publish(parts, description, registry, name, alias=alias)
+    return description | {"artefact": artefact.ref, "digest": artefact.digest, "path": str(artefact.path)}
 
 
 def to_records(
@@ -196,9 +265,14 @@ def _ranking(judgement: Judgement, weight: float) -> Ranking | None:
             "rationale": answer.rationale,
             "models": [model or "unknown" for model in models] if any(models) else None,
             "weight": weight,
-            "presented": [place[response] for response in judgement.presented],
         }
+        | ({"presented": [place[response] for response in judgement.presented]} if _was_shown(judgement) else {})
     )
+
+
+def _was_shown(judgement: Judgement) -> bool:
+    """Whether a person saw the responses in the order that the store has; it says nothing of programs and files."""
+    return not judgement.simulated and not judgement.user.startswith(IMPORTED)
 
 
 def _ratings(judgement: Judgement) -> list[Rating]:

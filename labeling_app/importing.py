@@ -6,7 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import sqlalchemy as sa
+
 from labeling_app.drafts import AddOptions, Draft, Drafts, KnownModel, draft_tasks
+from labeling_app.schema import prompts, tasks
 from labeling_app.settings import QUEUE
 from labeling_app.store import Added, Store, Tx, UnknownUser, User
 from labeling_app.store.adding import add_tasks
@@ -91,13 +94,27 @@ def add_drafts(store: Store, drafts: Drafts, queue: str = QUEUE) -> Outcome:
             outcome.problems + [batch[one.index].place.problem(one.why) for one in added.rejected],
             outcome.notes + notes,
         )
-    return replace(outcome, problems=sorted(outcome.problems, key=_place), notes=sorted(outcome.notes, key=_place))
+    problems = sorted(set(outcome.problems), key=_place)
+    left_out = {_place(problem) for problem in problems}
+    notes = [note for note in outcome.notes if _place(note) not in left_out]
+    return replace(outcome, problems=problems, notes=sorted(notes, key=_place))
 
 
 def voter(draft: Draft, verdict: Verdict) -> str:
     """The user's name for who judged a row of a file: `imported.FILE.ANNOTATOR`."""
     parts = [Path(draft.place.path).name.split(".")[0], *([verdict.annotator] if verdict.annotator else [])]
     return (IMPORTED + re.sub(r"[^a-z0-9._-]+", "-", ".".join(parts).lower()))[:64]
+
+
+def sampled_prompts(tx: Tx, queue: str, models: list[str]) -> set[str]:
+    """The prompts, as JSON, to which these models together have written in this queue."""
+    found = (
+        sa.select(prompts.c.content, tasks.c.origin)
+        .join(prompts, prompts.c.id == tasks.c.prompt_id)
+        .where(tasks.c.queue == queue, tasks.c.withdrawn_at.is_(None))
+    )
+    rows = tx.connection.execute(found)
+    return {json.dumps(row.content, sort_keys=True) for row in rows if row.origin.get("sampled_from") == models}
 
 
 def _add_batch(tx: Tx, batch: Sequence[Draft], queue: str) -> tuple[Added, int, list[Problem]]:

@@ -1,6 +1,8 @@
 """Programs that stand in for annotators: they claim tasks and submit answers as people do, and are marked for good."""
 
-from collections.abc import Callable, Sequence
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -68,6 +70,18 @@ def answer_queue(
     return sum(done.values()) - before
 
 
+@contextmanager
+def explained(who: str) -> Iterator[None]:
+    """What the user's code raises, as the user's error, with file and line."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        where = traceback.extract_tb(error.__traceback__)[-1]
+        raise UserError(f"{who}: raised {type(error).__name__}: {error} ({where.filename}:{where.lineno})") from error
+
+
 def _enrol(tx: Tx, names: Sequence[str]) -> list[User]:
     return [_enrolled(tx, name) for name in names]
 
@@ -88,7 +102,8 @@ def _answer(judge: Judge, user_id: int, claimed: Claimed) -> _Due:
     contents: dict[int, Content] = dict(claimed.responses)
     ids = sorted(contents)
     presented = [ids.index(response) for response, _ in claimed.responses]
-    said = judge.judge(claimed.mode, claimed.prompt, [contents[response] for response in ids], presented)
+    with explained(f"annotators: {judge.name}"):
+        said = judge.judge(claimed.mode, claimed.prompt, [contents[response] for response in ids], presented)
     try:
         if isinstance(said, dict):
             verdict = Verdict(ratings={place: float(grade) for place, grade in said.items()})

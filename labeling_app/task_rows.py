@@ -7,6 +7,7 @@ A row of our own is `{prompt, completions: [text or {content, model, generation}
 import dataclasses
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Annotated, Any, Self
 
 from pydantic import Field, model_validator
@@ -118,7 +119,7 @@ class Entry:
 
 
 def read_entries(source: DataSource, open_ref: OpenRef | None = None) -> tuple[list[Entry], list[Problem]]:
-    """All entries of a source, and the rows that are none.
+    """All entries of a source, or those of its first `limit` rows, and the rows that are none.
 
     Raises:
         UserError: the source is missing, unreadable or empty, or no format fits its rows.
@@ -128,7 +129,7 @@ def read_entries(source: DataSource, open_ref: OpenRef | None = None) -> tuple[l
     entries: list[Entry] = []
     problems: list[Problem] = []
     num_rows = 0
-    for raw, made in rows:
+    for raw, made in islice(rows, source.limit):
         num_rows += 1
         if isinstance(made, Problem):
             problems.append(made)

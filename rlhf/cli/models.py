@@ -153,9 +153,9 @@ def lineage_tree(root: "LineageNode") -> "Tree":
 
     def hang(node: "LineageNode", below: "Tree") -> None:
         for judge in node.annotators:
-            simulated = " (simulated)" if node.simulated else ""
-            num_rankings = judge.get("num_rankings")
-            count = "" if num_rankings is None else f", {num_rankings} rankings"
+            simulated = " (simulated)" if judge.get("simulated", node.simulated) else ""
+            counts = {name: judge.get(f"num_{name}") for name in ("judgements", "rankings")}
+            count = next((f", {number} {name}" for name, number in counts.items() if number is not None), "")
             below.add(_plain(f"annotator: {judge.get('name', '?')}{simulated}{count}"))
         for child in node.children:
             hang(child, below.add(_plain(_label(child))))

@@ -12,11 +12,16 @@ from rlhf.tracking import TrackingConfig
 
 
 class LabelledPrompts(Section):
-    """Prompts, and who ranks what is written to them."""
+    """Prompts, and who judges what is written to them."""
 
     data: DataConfig
     annotators: ScorerSection
-    """The function that ranks: `function(prompts, completions, seed) -> [Ranking, ...]`."""
+    """The function that makes them: `function(seed) -> [judge, ...]`, each with a `name` and a method
+    `judge(mode, prompt, responses, presented) -> tiers` (`labeling_app.simulated.Judge`)."""
+    overlap: Annotated[int, Field(ge=1, le=1000)] = 1
+    """How many annotators judge a task."""
+    overlap_share: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """The share of the tasks that `overlap` is for; the others are judged once."""
 
     @model_validator(mode="after")
     def _a_function(self) -> Self:
@@ -26,7 +31,7 @@ class LabelledPrompts(Section):
 
 
 class LabelsConfig(LabelledPrompts, StageConfig):
-    """Completions of a model, ranked by simulated annotators."""
+    """Completions of a model, judged by simulated annotators."""
 
     held_out: LabelledPrompts | None = None
     """Judgements to measure the reward model by, in the artefact's `dev` part; they may come from somebody else."""

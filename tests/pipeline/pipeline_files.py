@@ -1,28 +1,23 @@
-"""A whole tiny project: a base model, prompts, demonstrations, a function that ranks, and run.yaml."""
+"""A whole tiny project: a base model, prompts, demonstrations, a function that makes annotators, and run.yaml."""
 
 from tiny import tiny_model
 
 from rlhf.records import write_jsonl
 
 FUNCTIONS = '''
-from rlhf.records import Ranking
+class Person:
+    """Somebody who likes small letters."""
+
+    def __init__(self, name):
+        self.name = name
+
+    def judge(self, mode, prompt, responses, presented):
+        likes = small_letters([prompt] * len(responses), responses)
+        return [[at] for at in sorted(range(len(responses)), key=lambda at: (-likes[at], responses[at]))]
 
 
-def annotate(prompts, completions, seed):
-    """Two people who like small letters."""
-    rankings = []
-    for number, (prompt, texts) in enumerate(zip(prompts, completions)):
-        order = sorted(range(len(texts)), key=lambda i: -small_letters([prompt], [texts[i]])[0])
-        rankings.append(
-            Ranking(
-                prompt=prompt,
-                completions=texts,
-                tiers=[[i] for i in order],
-                annotator=f"person-{number % 2}",
-                simulated=True,
-            )
-        )
-    return rankings
+def people(seed):
+    return [Person("person-0"), Person("person-1")]
 
 
 def small_letters(prompts, completions, **columns):
@@ -43,7 +38,7 @@ stages:
     data: {sources: [{path: prompts.jsonl}]}
     num_completions: 3
     generation: {max_new_tokens: 8, temperature: 1.0}
-    annotators: {function: "judges_of_this_run.py:annotate"}
+    annotators: {function: "judges_of_this_run.py:people"}
   reward: reward.yaml
   ppo:
     data: {sources: [{path: prompts.jsonl}], dev_fraction: 0.2}

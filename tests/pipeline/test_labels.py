@@ -1,9 +1,14 @@
-"""`simulate_labels`: where the model that writes is put."""
+"""`simulate_labels`: what the model writes passes through the label store, and comes out as an artefact."""
 
+import json
+
+import pytest
 import torch
 from tiny import tiny_model
 
+from labeling_app.store import Store
 from rlhf.config import load_config
+from rlhf.errors import UserError
 from rlhf.generation import Completion
 from rlhf.pipeline.labels import simulate_labels
 from rlhf.pipeline.labels_config import LabelsConfig
@@ -11,33 +16,140 @@ from rlhf.records import write_jsonl
 from rlhf.workspace import Workspace
 
 TEXT = """
-model: {ref: BASE, dtype: bfloat16}
+model: {ref: ./base, dtype: bfloat16}
 data: {sources: [{path: rows.jsonl}]}
-annotators: {function: "judge.py:rank"}
+num_completions: 3
+generation: {max_new_tokens: 8}
+annotators: {function: "judges.py:people"}
 output: {name: tiny/preferences}
 tracking: {wandb: off}
 """
-JUDGE = """
-from rlhf.records import Ranking
-def rank(prompts, completions, seed):
-    return [Ranking(prompt=p, completions=c, tiers=[[0], [1]]) for p, c in zip(prompts, completions)]
+HELD_OUT = """
+overlap: 2
+held_out: {data: {sources: [{path: others.jsonl}]}, annotators: {function: "judges.py:expert"}}
+"""
+JUDGES = """
+class Judge:
+    def __init__(self, name):
+        self.name = name
+
+    def judge(self, mode, prompt, responses, presented):
+        assert mode == "rank" and sorted(presented) == list(range(len(responses)))
+        return [[at] for at in sorted(range(len(responses)), key=lambda at: responses[at])]
+
+
+def people(seed):
+    return [Judge("sim-a"), Judge("sim-b")]
+
+
+def expert(seed):
+    return [Judge("sim-expert")]
+
+
+def nobody(seed):
+    return []
+
+
+def of_old(prompts, completions, seed):
+    return []
 """
 
 
-def test_completions_are_written_on_the_accelerator(tmp_path, monkeypatch):
+@pytest.fixture
+def labels(tmp_path, monkeypatch):
+    """Runs the stage; what is added to its file is given."""
+    monkeypatch.chdir(tmp_path)
+    tiny_model(tmp_path / "base")
+    write_jsonl(tmp_path / "rows.jsonl", [{"prompt": f"say {n}", "topic": n} for n in range(12)])
+    write_jsonl(tmp_path / "others.jsonl", [{"prompt": f"tell {n}"} for n in range(4)])
+    (tmp_path / "judges.py").write_text(JUDGES)
+
+    def run(more="", *overrides, home="home"):
+        (tmp_path / "labels.yaml").write_text(TEXT + more)
+        config = load_config(tmp_path / "labels.yaml", LabelsConfig, overrides)
+        workspace = Workspace.open(tmp_path / home, progress=False)
+        return simulate_labels(config, workspace), workspace
+
+    return run
+
+
+def rows_of(workspace, file, ref="tiny/preferences"):
+    artefact = workspace.registry.resolve(ref)
+    return [json.loads(line) for line in (artefact.path / file).read_text().splitlines()]
+
+
+def test_what_is_published_went_through_the_store(labels):
+    summary, workspace = labels(HELD_OUT)
+    artefact = workspace.registry.resolve("tiny/preferences")
+    with Store.open(workspace.home) as store:
+        queues = {one.queue: one for one in store.status()}
+        assert set(queues) == {artefact.run_id, f"{artefact.run_id}/dev"}
+        judged = queues[artefact.run_id]
+        assert judged.num_done == judged.num_tasks == 12 - summary["num_without_choice"]
+        assert {one.name: one.simulated for one in judged.by_annotator} == {"sim-a": True, "sim-b": True}
+    rows = rows_of(workspace, "train.jsonl")
+    assert len(rows) == summary["num_rankings"] == 2 * judged.num_tasks
+    assert {row["annotator"] for row in rows} == {"sim-a", "sim-b"}
+    assert all(row["simulated"] and row["prompt"] == f"say {row['topic']}" for row in rows)
+    assert {model for row in rows for model in row["models"]} == {"base/base@v1"}
+    assert all(row["completions"][row["tiers"][0][0]] == min(row["completions"]) for row in rows)
+    dev = rows_of(workspace, "dev.jsonl")
+    assert {row["annotator"] for row in dev} == {"sim-expert"} and len(dev) <= 4
+    assert summary["simulated"] is True and summary["agreement"] == 1.0 and summary["num_annotators"] == 2
+    assert [parent.ref for parent in artefact.parents] == ["base/base@v1"]
+    assert artefact.metadata["num_rankings"] == len(rows) and artefact.metadata["simulated"] is True
+
+
+def test_the_same_seed_makes_the_same_artefact_here_and_elsewhere(labels):
+    _, workspace = labels(HELD_OUT)
+    first = workspace.registry.resolve("tiny/preferences")
+    labels(HELD_OUT)  # again, in a store that holds the first run's tasks
+    assert workspace.registry.resolve("tiny/preferences") == first
+    _, elsewhere = labels(HELD_OUT, home="another")
+    assert elsewhere.registry.resolve("tiny/preferences").digest == first.digest
+    labels(HELD_OUT, "seed=1")
+    assert workspace.registry.resolve("tiny/preferences").digest != first.digest
+
+
+def test_a_run_that_was_killed_goes_on_with_the_answers_it_has(labels, monkeypatch, tmp_path):
+    monkeypatch.setattr("rlhf.pipeline.labels.publish", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        labels(HELD_OUT)
+    monkeypatch.undo()
+    [folder] = (tmp_path / "home" / "runs").iterdir()
+    with Store.open(tmp_path / "home") as store:
+        before = [one.submission_id for one in store.judgements()]
+    workspace = Workspace.open(tmp_path / "home", progress=False).within(run_id=folder.name)
+    simulate_labels(load_config(tmp_path / "labels.yaml", LabelsConfig), workspace)
+    with Store.open(tmp_path / "home") as store:
+        assert [one.submission_id for one in store.judgements()] == before != []
+
+
+def test_completions_are_written_on_the_accelerator_and_blank_ones_are_not_shown(labels, monkeypatch):
     seen = {}
 
     def sample(model, tokenizer, prompts, **_):
         seen.update(device=model.device.type, dtype=model.dtype)
-        return [Completion(i, text, [65], True) for i in range(len(prompts)) for text in ("a", "b")]
+        texts = [("a", "b", " ")] * 11 + [("a", " ", "a")]
+        return [Completion(i, text, [65], True) for i in range(len(prompts)) for text in texts[i]]
 
-    monkeypatch.setattr("rlhf.pipeline.labels.sample", sample)
-    monkeypatch.setattr("rlhf.pipeline.labels.device", lambda: torch.device("meta"))
-    base = tiny_model(tmp_path / "base")
-    write_jsonl(tmp_path / "rows.jsonl", [{"prompt": "one"}, {"prompt": "two"}])
-    (tmp_path / "judge.py").write_text(JUDGE)
-    (tmp_path / "labels.yaml").write_text(TEXT.replace("BASE", str(base)))
-    config = load_config(tmp_path / "labels.yaml", LabelsConfig)
-    summary = simulate_labels(config, Workspace.open(tmp_path / "home", progress=False))
-    assert summary["num_rankings"] == 2
+    monkeypatch.setattr("rlhf.pipeline.sampling.sample", sample)
+    monkeypatch.setattr("rlhf.pipeline.sampling.device", lambda: torch.device("meta"))
+    summary, workspace = labels()
+    assert (summary["num_rankings"], summary["num_without_choice"]) == (11, 1)
+    assert {tuple(row["completions"]) for row in rows_of(workspace, "train.jsonl")} == {("a", "b")}
     assert seen == {"device": "meta", "dtype": torch.bfloat16}
+
+
+@pytest.mark.parametrize(
+    ("override", "complaint"),
+    [
+        ("annotators={function: 'judges.py:nobody'}", r"judges.py:nobody': returned \[\]; expected a list of objects"),
+        ("annotators={function: 'judges.py:of_old'}", "raised TypeError: of_old"),
+        ("overlap=3", "overlap = 3: more than the 2 annotators there are"),
+    ],
+)
+def test_annotators_that_are_none_are_refused_before_anything_is_written(labels, tmp_path, override, complaint):
+    with pytest.raises(UserError, match=complaint):
+        labels("", override)
+    assert not (tmp_path / "home" / "labels.db").exists()

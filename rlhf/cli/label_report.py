@@ -1,0 +1,149 @@
+"""What `rlhf label add`, `status` and `export` print."""
+
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from rlhf.cli import output
+from rlhf.errors import Interrupted, UserError
+
+if TYPE_CHECKING:
+    from labeling_app.importing import Outcome
+    from labeling_app.store import QueueStatus
+    from rlhf.pipeline.adding import Sampled
+
+MOST_SHOWN = 50
+
+
+@dataclass
+class Total:
+    """What all parts of one `add` came to."""
+
+    num_tasks: int = 0
+    num_responses: int = 0
+    num_identical: int = 0
+    num_votes: int = 0
+    num_already: int = 0
+    problems: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    gone: str | None = None
+
+    def add_outcome(self, outcome: "Outcome") -> None:
+        self.num_tasks += len(outcome.task_ids)
+        self.num_responses += outcome.num_responses
+        self.num_identical += outcome.num_identical
+        self.num_votes += outcome.num_votes
+        self.problems += [str(problem) for problem in outcome.problems]
+        self.notes += [str(note) for note in outcome.notes]
+
+    def add_sampled(self, sampled: "Sampled") -> None:
+        self.num_tasks += len(sampled.task_ids)
+        self.num_responses += sampled.num_responses
+        self.num_identical += sampled.num_identical
+        self.num_already += sampled.num_already
+        self.problems += sampled.problems
+        self.gone = sampled.gone
+
+    def report(self, queue: str, as_json: bool) -> None:
+        """Say it; what was left out goes to stderr, a line each.
+
+        Raises:
+            UserError: nothing was added.
+            Interrupted: who was to write stopped midway.
+        """
+        if not self.num_tasks and not self.num_already:
+            raise UserError([*_first(self.problems), *([self.gone] if self.gone else []), "no task was added"])
+        if as_json:
+            output.as_json({"queue": queue, **asdict(self)})
+        else:
+            _say("left out", self.problems)
+            _say("note", self.notes)
+            typer.echo(self._in_words(queue))
+        if self.gone:
+            raise Interrupted(f"{self.gone}; the tasks so far are in the queue, and the same command goes on")
+
+    def _in_words(self, queue: str) -> str:
+        words = f"{self.num_tasks:,} tasks added to the queue {queue} ({self.num_responses:,} completions"
+        words += f", {self.num_identical:,} identical ones merged)" if self.num_identical else ")"
+        words += f", with {self.num_votes:,} answers" if self.num_votes else ""
+        words += f"; {self.num_already:,} prompts were written to before" if self.num_already else ""
+        return words + (f"; {len(self.problems):,} left out" if self.problems else "")
+
+
+def _say(word: str, lines: Sequence[str]) -> None:
+    for line in _first(lines):
+        sys.stderr.write(f"{word}: {line}\n")
+
+
+def _first(lines: Sequence[str]) -> list[str]:
+    more = len(lines) - MOST_SHOWN
+    return [*lines[:MOST_SHOWN], *([f"and {more:,} more (--json has all of them)"] if more > 0 else [])]
+
+
+def show_status(found: "QueueStatus") -> None:
+    """A queue's state on the screen."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    counts = {
+        "tasks": found.num_tasks,
+        "done": found.num_done,
+        "in progress": found.num_in_progress,
+        "open": found.num_open,
+        "skipped by all who tried": found.num_skipped_by_all,
+        "answers": found.num_answers,
+        "gold": found.num_gold,
+        "withdrawn": found.num_withdrawn,
+    }
+    console = Console()
+    if not console.is_terminal and "COLUMNS" not in os.environ:
+        console.width = 160  # into a file or another program: names stay in one piece
+    console.print(Text(found.queue, style="bold"))
+    console.print(
+        Text("  " + ", ".join(f"{value:,} {name}" for name, value in counts.items() if value or name == "tasks"))
+    )
+    table = Table(box=None, pad_edge=False, padding=(0, 2))
+    for name in ("  annotator", "answers", "skipped", "minutes", "last", ""):
+        table.add_column(
+            name, overflow="fold", justify="right" if name in ("answers", "skipped", "minutes") else "left"
+        )
+    for one in found.by_annotator:
+        states = {"simulated": one.simulated, "quarantined": one.quarantined}
+        table.add_row(
+            Text(f"  {one.name}"),
+            f"{one.num_answers:,}",
+            f"{one.num_skipped:,}",
+            f"{one.seconds / 60:.0f}",
+            "" if one.last_at is None else f"{one.last_at:%Y-%m-%d %H:%M}",
+            ", ".join(word for word, is_so in states.items() if is_so),
+        )
+    if found.by_annotator:
+        console.print(table)
+
+
+def status_as_dict(found: "QueueStatus") -> dict[str, Any]:
+    """A queue's state as JSON can say it."""
+    status = asdict(found)
+    for one in status["by_annotator"]:
+        one["last_at"] = None if one["last_at"] is None else one["last_at"].isoformat()
+    return status
+
+
+def show_export(summary: dict[str, Any]) -> None:
+    """What was exported, on the screen."""
+    for part, counts in summary["parts"].items():
+        named = {name.removeprefix("num_").replace("_", " "): count for name, count in counts.items() if count}
+        shown = ", ".join(f"{count:,} {name}" for name, count in named.items())
+        typer.echo(f"{part}: {shown or 'nothing'}")
+    people = ", ".join(f"{one['name']} ({one['num_judgements']:,})" for one in summary["annotators"])
+    typer.echo(f"annotators: {people}")
+    if summary["quarantined"]:
+        typer.echo(f"left out, quarantined: {', '.join(summary['quarantined'])}")
+    if summary["num_gold_left_out"]:
+        typer.echo(f"left out, of gold tasks: {summary['num_gold_left_out']:,} answers")
+    typer.echo(f"published as {summary['artefact']}" if "artefact" in summary else f"written to {summary['path']}")

@@ -1,0 +1,323 @@
+"""Answers become what models learn from: rankings, pairs, ratings, demonstrations, and the artefact that holds them."""
+
+import json
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from label_tools import as_shown, new_task
+from tiny import tiny_model
+
+from labeling_app.answers import Answer, Edit
+from labeling_app.exporting import ExportOptions, export_labels, split_by_prompt, to_records
+from labeling_app.store import NewResponse, NewTask
+from rlhf.datasets import DataConfig, DataSource, load
+from rlhf.errors import UserError
+from rlhf.records import Completion, Preference, Ranking, Rating
+from rlhf.registry import Registry
+
+OPTIONS = ExportOptions(queues=("q",), dev_fraction=0.0)
+
+
+@pytest.fixture
+def judge(local):
+    """Adds a task and stores somebody's answer to it, given by the texts of the responses."""
+
+    def say(task, tiers=(), *, by="ann", ratings=None, edit=None, flags=None, active_ms=0, simulated=False, **answer):
+        local.add_tasks([task], "q")
+        people = {user.name: user.id for user in local.users()}
+        user_id = people.get(by) or local.add_user(by, simulated=simulated).id
+        claimed = local.claim(user_id, "q")
+        ids = {content: response for response, content in claimed.responses}
+        said = Answer(
+            tiers=[[ids[text] for text in tier] for tier in tiers],
+            ratings=None if ratings is None else {ids[text]: grade for text, grade in ratings.items()},
+            edit=None if edit is None else Edit(response_id=ids[edit[0]], text=edit[1]),
+            flags={ids[text]: names for text, names in (flags or {}).items()},
+            **answer,
+        )
+        local.submit(user_id, claimed.lease, f"key-{claimed.task_id}", said, active_ms)
+        return claimed
+
+    return say
+
+
+@pytest.fixture
+def records(local):
+    """What the queue's answers become."""
+    return lambda **options: to_records(local.judgements("q"), **options)
+
+
+def test_a_ranking_holds_all_that_was_said(judge, records, local):
+    local.set_guidelines("Be fair.")
+    origin = {"file": "f.jsonl", "line": 3, "topic": "x", "task": "t1"}
+    claimed = judge(
+        new_task("Why?", ("a", "b", "c"), origin=origin),
+        [["c"], ["a", "b"]],
+        strength=3,
+        rationale="c says why",
+        flags={"a": ["untrue"]},
+        active_ms=4200,
+    )
+    [ranking] = records().rankings
+    row = ranking.row()
+    shown = ["abc".index(content) for _, content in claimed.responses]
+    assert row.pop("task") == ranking.task and len(ranking.task) == 16
+    assert row == {
+        "prompt": "Why?",
+        "completions": ["a", "b", "c"],
+        "tiers": [[2], [0, 1]],
+        "annotator": "ann",
+        "flags": [["untrue"], [], []],
+        "strength": 3,
+        "rationale": "c says why",
+        "models": ["model-a", "model-b", "model-c"],
+        "topic": "x",
+        "guidelines_version": 1,
+        "active_ms": 4200,
+        "presented": shown,
+    }
+
+
+def test_pairs_weigh_one_over_the_number_of_twos_and_ties_give_none(judge, records):
+    judge(new_task("Why?", ("a", "b", "c", "d")), [["c"], ["a", "b"], ["d"]])
+    found = records()
+    [ranking] = found.rankings
+    assert [(pair.chosen, pair.rejected) for pair in found.pairs] == [
+        ("c", "a"),
+        ("c", "b"),
+        ("c", "d"),
+        ("a", "d"),
+        ("b", "d"),
+    ]
+    assert {pair.weight for pair in found.pairs} == {1 / 6}
+    assert {pair.group_id for pair in found.pairs} == {ranking.group_id}
+    assert {pair.annotator for pair in found.pairs} == {"ann"}
+
+
+def test_all_bad_lies_apart_unless_asked_for(judge, records):
+    judge(new_task("1"), [["a"], ["b"], ["c"]], all_bad=True)
+    judge(new_task("2"), [["a"], ["b"], ["c"]])
+    assert records().counts() == {
+        "num_rankings": 1,
+        "num_pairs": 3,
+        "num_ratings": 0,
+        "num_demonstrations": 0,
+        "num_all_bad": 1,
+    }
+    with_them = records(with_all_bad=True)
+    assert [one.all_bad for one in with_them.rankings] == [True, False] and with_them.all_bad == []
+
+
+def test_grades_make_ratings_and_the_order_that_follows(judge, records):
+    judge(new_task("1", mode="rate"), ratings={"a": 2, "b": 7, "c": 2})
+    judge(new_task("2", ["a"], mode="rate"), ratings={"a": 5})
+    found = records()
+    assert [(one.prompt, one.completion, one.rating, one.model) for one in found.ratings] == [
+        ("1", "a", 2.0, "model-a"),
+        ("1", "b", 7.0, "model-b"),
+        ("1", "c", 2.0, "model-c"),
+        ("2", "a", 5.0, "model-a"),
+    ]
+    [ranking] = found.rankings
+    assert (ranking.tiers, ranking.ratings) == ([[1], [0, 2]], [2, 7, 2])
+
+
+def test_an_edited_response_is_a_demonstration(judge, records):
+    prompt = [{"role": "user", "content": "u"}]
+    judge(new_task(prompt), [["a"], ["b"], ["c"]], edit=("a", "better"))
+    judge(new_task("text"), [["a"], ["b"], ["c"]], edit=("b", "best"), by="bob")
+    first, second = records().demonstrations
+    assert [turn.content for turn in first.completion] == ["better"] and first.completion[0].role == "assistant"
+    assert (second.prompt, second.completion, second.annotator) == ("text", "best", "bob")
+
+
+def test_under_a_conversation_completions_are_messages_as_trl_has_them(judge, records):
+    prompt = [{"role": "user", "content": "u"}]
+    judge(new_task(prompt, ("a", "b")), [["b"], ["a"]])
+    [pair] = records().pairs
+    assert pair.row()["prompt"] == prompt
+    assert pair.row()["chosen"] == [{"role": "assistant", "content": "b"}]
+
+
+def test_the_weight_of_an_annotator_multiplies_every_pair_and_zero_leaves_them_out(judge, records):
+    judge(new_task("1", overlap=3), [["a"], ["b"], ["c"]], by="ann")
+    judge(new_task("1", overlap=3), [["a"], ["b"], ["c"]], by="bob")
+    judge(new_task("1", overlap=3), [["c"], ["b"], ["a"]], by="eve")
+    found = records(weights={"ann": 1.5, "bob": 0.75, "eve": 0.0})
+    assert [(one.annotator, one.weight) for one in found.rankings] == [("ann", 1.5), ("bob", 0.75)]
+    assert [pair.weight for pair in found.pairs] == [0.5] * 3 + [0.25] * 3
+    again = Ranking.model_validate(found.rankings[0].row())
+    assert [pair.weight for pair in again.pairs()] == [0.5] * 3
+
+
+def test_identical_completions_name_all_who_wrote_them(judge, records):
+    same = [NewResponse("a", "m"), NewResponse("a", "n"), NewResponse("b")]
+    judge(NewTask("p", same), [["a"], ["b"]])
+    [ranking] = records().rankings
+    assert ranking.models == ["m + n", "unknown"]
+
+
+def test_the_split_is_by_prompt_and_the_stages_own(judge, records, tmp_path):
+    for number in range(60):
+        judge(new_task(f"prompt {number}", overlap=2), [["a"], ["b"], ["c"]], by="ann")
+        judge(new_task(f"prompt {number}", overlap=2), [["b"], ["a"], ["c"]], by="bob")
+    parts = split_by_prompt(records(), 0.3)
+    train, dev = ({one.prompt for one in part.rankings} for part in parts.values())
+    assert not train & dev and (len(train), len(dev)) == (52, 8)
+    assert {one.prompt for one in parts["dev"].pairs} == dev
+    assert {len(part.pairs) / len(part.rankings) for part in parts.values()} == {3.0}
+    # a stage that splits for itself holds out the same prompts
+    path = tmp_path / "all.jsonl"
+    path.write_text("".join(json.dumps(one.row()) + "\n" for one in records().rankings))
+    config = DataConfig(sources=[DataSource(path=str(path))], dev_fraction=0.3)
+    assert {one.prompt for one in load(config, (Ranking,), seed=0).dev} == dev
+
+
+@pytest.fixture
+def registry(home):
+    return Registry(home)
+
+
+@pytest.fixture
+def answered(judge, registry, tmp_path):
+    """A queue with answers of every sort, on completions of a model of the registry."""
+    (tmp_path / "weights.txt").write_text("w")
+    sft = registry.publish(tmp_path / "weights.txt", kind="sft", name="support/sft").ref
+    for number in range(30):
+        written = [NewResponse(text, sft) for text in (" one", " two two", " three three three")]
+        judge(NewTask(f"prompt {number}", written), [[" two two"], [" one"], [" three three three"]])
+    judge(NewTask("bad", written), [[" one"], [" two two"], [" three three three"]], all_bad=True)
+    judge(NewTask("rated", written, mode="rate"), ratings={one.content: 4 for one in written})
+    judge(NewTask("sim", written), [[one.content for one in written]], by="sim-a", simulated=True)
+    judge(
+        NewTask("edited", written),
+        [[one.content] for one in written],
+        by="bob",
+        edit=(" one", " one!"),
+    )
+    return sft
+
+
+def test_the_artefact_names_tasks_models_and_people(answered, local, registry):
+    local.set_guidelines("Be fair.")
+    summary = export_labels(local, OPTIONS, registry, name="support/preferences", alias="new")
+    artefact = registry.resolve("support/preferences@new")
+    assert summary["artefact"] == artefact.ref == "support/preferences@v1"
+    assert artefact.metadata["annotators"] == [
+        {"name": "ann", "num_judgements": 32, "simulated": False},
+        {"name": "bob", "num_judgements": 1, "simulated": False},
+        {"name": "sim-a", "num_judgements": 1, "simulated": True},
+    ]
+    assert artefact.metadata["simulated"] is True
+    assert artefact.metadata["models"] == [answered]
+    assert (artefact.metadata["num_tasks"], artefact.metadata["queues"]) == (34, ["q"])
+    assert [(parent.role, parent.ref) for parent in artefact.parents] == [("model", answered)]
+    assert sorted(file["path"] for file in registry.files(artefact)) == [
+        "all_bad/train.jsonl",
+        "demonstrations/train.jsonl",
+        "pairs/train.jsonl",
+        "ratings/train.jsonl",
+        "train.jsonl",
+    ]
+
+
+def test_the_same_answers_are_the_same_artefact(answered, local, registry):
+    first = export_labels(local, OPTIONS, registry, name="support/preferences")
+    again = export_labels(local, OPTIONS, registry, name="support/preferences")
+    assert again == first
+    user = local.user("ann")
+    claimed = local.reopen(user.id, 1)
+    local.revise(user.id, 1, "another", as_shown(claimed), 0)
+    assert export_labels(local, OPTIONS, registry, name="support/preferences")["artefact"] == "support/preferences@v2"
+
+
+@pytest.mark.parametrize(
+    ("data_dir", "kinds"),
+    [
+        (None, {Ranking}),
+        ("pairs", {Preference}),
+        ("ratings", {Rating}),
+        ("demonstrations", {Completion}),
+        ("all_bad", {Ranking}),
+    ],
+)
+def test_every_file_is_a_source_of_the_stages(answered, local, registry, data_dir, kinds):
+    export_labels(local, OPTIONS, registry, name="support/preferences")
+    config = DataConfig(sources=[DataSource(path="support/preferences", data_dir=data_dir)])
+
+    def open_ref(ref):
+        artefact = registry.resolve(ref)
+        return registry.open(artefact), artefact.ref
+
+    loaded = load(config, (Ranking, Preference, Rating, Completion), seed=0, open_ref=open_ref)
+    assert {type(record) for record in loaded.train} == kinds and not loaded.problems
+
+
+def test_gold_tasks_and_quarantined_people_are_left_out(judge, local, registry):
+    judge(new_task("1", overlap=2), [["a"], ["b"], ["c"]], by="ann")
+    judge(new_task("1", overlap=2), [["c"], ["b"], ["a"]], by="eve")
+    judge(new_task("2", gold={"tiers": [[0], [1], [2]]}), [["a"], ["b"], ["c"]], by="ann")
+    local.set_quarantined(local.user("eve").id, True)
+    summary = export_labels(local, OPTIONS, registry, name="support/preferences")
+    assert [one["name"] for one in summary["annotators"]] == ["ann"]
+    assert (summary["quarantined"], summary["num_gold_left_out"]) == (["eve"], 1)
+    assert summary["parts"]["train"]["num_rankings"] == 1
+    local.set_quarantined(local.user("ann").id, True)
+    with pytest.raises(UserError, match="nothing to export"):
+        export_labels(local, OPTIONS, registry, name="support/preferences")
+
+
+def test_reliability_weights_follow_agreement_and_average_one(judge, local, registry):
+    for number in range(40):
+        for person in ("ann", "bob", "cleo"):
+            judge(new_task(str(number), overlap=4), [["a"], ["b"], ["c"]], by=person)
+        guess = [["a"], ["b"], ["c"]] if number % 2 else [["c"], ["b"], ["a"]]
+        judge(new_task(str(number), overlap=4), guess, by="dice")
+    options = ExportOptions(queues=("q",), dev_fraction=0.0, reliability_weights=True)
+    weights = export_labels(local, options, registry, name="support/preferences")["reliability_weights"]
+    assert weights["dice"] < 0.3 < 1 < weights["ann"]
+    assert sum(weights.values()) / 4 == pytest.approx(1, abs=1e-3)
+
+
+def test_a_folder_is_written_once(answered, local, registry, tmp_path):
+    summary = export_labels(local, OPTIONS, registry, folder=tmp_path / "out")
+    assert summary["path"] == str(tmp_path / "out")
+    described = json.loads((tmp_path / "out" / "labels.json").read_text())
+    assert described["num_tasks"] == 34
+    with pytest.raises(UserError, match="not an empty folder"):
+        export_labels(local, OPTIONS, registry, folder=tmp_path / "out")
+    with pytest.raises(UserError, match="queue 'other': there is none; there are q"):
+        export_labels(local, ExportOptions(queues=("other",)), registry, folder=tmp_path / "new")
+
+
+def test_a_reward_model_trains_from_the_artefact(answered, local, registry, home, tmp_path):
+    from reward.config import RewardStageConfig
+    from reward.train import train_reward
+    from rlhf.config import load_config
+    from rlhf.workspace import Workspace
+
+    options = ExportOptions(queues=("q",), dev_fraction=0.3, reliability_weights=True)
+    export_labels(local, options, registry, name="support/preferences")
+    tiny_model(tmp_path / "base")
+    (tmp_path / "reward.yaml").write_text(
+        "model: {ref: ./base}\n"
+        "data: {sources: [{path: support/preferences}], dev: [{path: support/preferences, split: dev}]}\n"
+        "trainer: {max_steps: 2, per_device_train_batch_size: 4, activation_checkpointing: false}\n"
+        "centre: {ref: ./base, num_prompts: 4, max_new_tokens: 4}\n"
+        "output: {name: support/reward}\ntracking: {wandb: off}\n"
+    )
+    summary = train_reward(
+        load_config(tmp_path / "reward.yaml", RewardStageConfig), Workspace.open(home, progress=False)
+    )
+    parts = registry.resolve("support/preferences").metadata["parts"]
+    with_pairs = Counter(pair["group_id"] for pair in read(registry, "pairs/train.jsonl"))
+    assert summary["num_train_rankings"] == len(with_pairs)
+    assert summary["num_train_pairs"] == parts["train"]["num_pairs"]
+    names = {node.artefact.name for node in registry.lineage("support/reward").walk()}
+    assert {"support/preferences", "support/sft"} <= names
+
+
+def read(registry, file):
+    path = Path(registry.resolve("support/preferences").path) / file
+    return [json.loads(line) for line in path.read_text().splitlines()]
