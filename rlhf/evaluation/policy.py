@@ -1,6 +1,7 @@
 """`rlhf eval policy`: two language models write to the same held-out prompts, and a judge says who did better."""
 
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +12,7 @@ from rlhf.datasets import Loaded as LoadedData
 from rlhf.datasets import load
 from rlhf.errors import UserError
 from rlhf.evaluation.config import EvaluationConfig
+from rlhf.evaluation.ending import explained
 from rlhf.evaluation.judges import Answers, Comparison, ScoreJudge, compare_in_both_orders
 from rlhf.evaluation.publishing import publish_report, rounded
 from rlhf.evaluation.statistics import Floats, bootstrap_mean, distinct_n, standard_error
@@ -27,7 +29,7 @@ from rlhf.modeling import ModelSource, context_length, device, find_model, load_
 from rlhf.records import Prompt, plain, prompt_key
 from rlhf.registry import Registry
 from rlhf.scorers import FoundScorer, find_scorers, load_scorers
-from rlhf.scoring import Columns, data_columns, with_token_ids
+from rlhf.scoring import Columns, NonFiniteError, data_columns, with_token_ids
 from rlhf.tracking import Run
 from rlhf.workspace import Workspace, report_problems
 
@@ -83,7 +85,10 @@ def evaluate_policy(
         UserError: the input is wrong; nothing has been published.
     """
     inputs = _read(config, workspace)
-    with workspace.run("eval", config, config.tracking, data=inputs.data, models=inputs.refs) as run:
+    with (
+        workspace.run("eval", config, config.tracking, data=inputs.data, models=inputs.refs) as run,
+        explained(run, workspace),
+    ):
         run.rewind(run.stage, -1)  # what an interrupted attempt has logged
         report_problems(inputs.data.problems, run.folder / "set_aside.jsonl")
         result = _write(config, inputs, progress or (lambda done, total, what: None))
@@ -190,7 +195,7 @@ def _measures_kl(config: EvaluationConfig, tokenizers: dict[str, PreTrainedToken
 
 def _write(config: EvaluationConfig, inputs: _Inputs, progress: Progress) -> _Result:
     """Both models' completions of the prompts that fit, and the log-ratios of the candidate's."""
-    section, seed = config.generation, config.seed
+    section = config.generation
     records = inputs.records
     log_ratios = None
     with Loaded(inputs.candidate, config.dtype) as loaded:
@@ -202,10 +207,7 @@ def _write(config: EvaluationConfig, inputs: _Inputs, progress: Progress) -> _Re
         num_overlong = num_seen - len(picked)
         records = _some([records[i] for i in picked], config, "candidate")
         prompts = [prompts[i] for i in picked]
-        candidate = write(
-            loaded.model, tokenizer, prompts, section, seed=seed,
-            progress=lambda done: progress(done, len(prompts), "candidate"),
-        )  # fmt: skip
+        candidate = _completions(loaded, tokenizer, prompts, config, lambda n: progress(n, len(prompts), "candidate"))
         if inputs.measures_kl:
             log_ratios = _logprobs(loaded, candidate, config)
     with Loaded(inputs.baseline, config.dtype) as loaded:
@@ -214,10 +216,7 @@ def _write(config: EvaluationConfig, inputs: _Inputs, progress: Progress) -> _Re
         num_overlong += len(records) - len(fits)
         records, candidate = _some([records[i] for i in fits], config, "baseline"), candidate.only(fits)
         prompts = [prompts[i] for i in fits]
-        baseline = write(
-            loaded.model, tokenizer, prompts, section, seed=seed,
-            progress=lambda done: progress(done, len(prompts), "baseline"),
-        )  # fmt: skip
+        baseline = _completions(loaded, tokenizer, prompts, config, lambda n: progress(n, len(prompts), "baseline"))
         if log_ratios is not None:
             log_ratios = log_ratios[fits]
             if inputs.reference is inputs.baseline:
@@ -226,6 +225,21 @@ def _write(config: EvaluationConfig, inputs: _Inputs, progress: Progress) -> _Re
         with Loaded(inputs.reference, config.dtype) as loaded:
             log_ratios -= _logprobs(loaded, candidate, config)
     return _Result(records, candidate, baseline, log_ratios, num_overlong)
+
+
+def _completions(
+    loaded: Loaded,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: list[str | Messages],
+    config: EvaluationConfig,
+    progress: Callable[[int], None],
+) -> Written:
+    try:
+        return write(loaded.model, tokenizer, prompts, config.generation, seed=config.seed, progress=progress)
+    except RuntimeError as error:
+        if "probability tensor contains" not in str(error):  # torch.multinomial's words for NaN and infinity
+            raise
+        raise NonFiniteError(f"{loaded.source.ref}: its next-token probabilities are not finite") from error
 
 
 def _logprobs(loaded: Loaded, written: Written, config: EvaluationConfig) -> Floats:
@@ -239,6 +253,8 @@ def _logprobs(loaded: Loaded, written: Written, config: EvaluationConfig) -> Flo
     found: Floats = sequence_logprobs(
         loaded.model, written, temperature=section.temperature, batch_size=section.batch_size
     ).numpy()
+    if not np.isfinite(found).all():
+        raise NonFiniteError(f"{loaded.source.ref}: the log-probabilities that it gives are not finite")
     return found
 
 

@@ -8,6 +8,7 @@ import numpy as np
 from rlhf.datasets import load
 from rlhf.errors import UserError
 from rlhf.evaluation.config import RewardEvaluationConfig
+from rlhf.evaluation.ending import explained
 from rlhf.evaluation.publishing import publish_report, rounded
 from rlhf.evaluation.statistics import accuracy_with_interval, longest_wins
 from rlhf.evaluation.writing import Progress
@@ -34,7 +35,10 @@ def evaluate_reward(
     data = load(config.data, (Ranking, Preference), seed=config.seed, open_ref=workspace.open_ref)
     pairs = all_pairs(data.dev or data.train)
     scorer = reward_model_scorer(source, source.ref, batch_size=config.batch_size, device=device(), dtype=config.dtype)
-    with workspace.run("eval", config, config.tracking, data=data, models=source.refs) as run:
+    with (
+        workspace.run("eval", config, config.tracking, data=data, models=source.refs) as run,
+        explained(run, workspace),
+    ):
         run.rewind(run.stage, -1)  # what an interrupted attempt has logged
         report_problems(data.problems, run.folder / "set_aside.jsonl")
         chosen, rejected = score_pairs(scorer, pairs, progress)

@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from tiny import CONTEXT, tiny_model, tiny_tokenizer
 from transformers import AutoModelForCausalLM
 
 from rlhf.config import load_config
-from rlhf.errors import UserError
+from rlhf.errors import Interrupted, UserError
 from rlhf.evaluation.config import EvaluationConfig, GenerationSection
 from rlhf.evaluation.judges import Answers, Comparison, compare_in_both_orders
 from rlhf.evaluation.policy import evaluate_policy
@@ -32,6 +33,9 @@ def wanted(prompts, completions, target):
 
 def sum_of_bytes(prompts, completions, prompt_ids, completion_ids):
     return [sum(ids) + 0 * len(prompt) for ids, prompt in zip(completion_ids, prompt_ids)]
+
+def nan_once(prompts, completions):
+    return [1.0, float("nan"), *([1.0] * (len(prompts) - 2))]
 
 def known(prompts, completions, target):
     return [t is not None for t in target]
@@ -224,6 +228,42 @@ def test_a_reference_that_cannot_read_as_much_is_refused(config, workspace, tmp_
     folder = tiny_model(tmp_path / "short", context=24)
     with pytest.raises(UserError, match="reads at most 24 tokens, and a prompt with its completion has"):
         evaluate_policy(config(f"reference={folder}"), workspace)
+
+
+def summary_of(workspace, run_id):
+    return json.loads((workspace.home / "runs" / run_id / "summary.json").read_text())
+
+
+def test_a_judge_that_gives_no_number_is_the_users_to_mend(config, workspace, tmp_path):
+    judge = ("judge.0.function=judges_of_this_test.py:nan_once", f"judge.0.folder={tmp_path}")
+    with pytest.raises(UserError, match=r"reward function nan_once: score of row 1 of the batch is nan .* nothing can"):
+        evaluate_policy(config(*judge), workspace.within(run_id="nan"))
+    assert summary_of(workspace, "nan")["status"] == "failed"
+
+
+@pytest.mark.parametrize("key", ["candidate", "reference"])
+def test_a_model_with_broken_weights_is_named(config, workspace, models, tmp_path, key):
+    model = AutoModelForCausalLM.from_pretrained(models["a"])
+    with torch.no_grad():
+        model.lm_head.weight.fill_(float("nan"))
+    model.save_pretrained(tmp_path / "broken")
+    tiny_tokenizer().save_pretrained(tmp_path / "broken")
+    with pytest.raises(UserError, match=r"broken: .* are not finite; nothing can be measured") as caught:
+        evaluate_policy(config(f"{key}={tmp_path / 'broken'}"), workspace)
+    assert len(caught.value.problems) == 1
+
+
+def test_an_interruption_can_be_gone_on_from_where_the_same_command_does_so(config, workspace, monkeypatch):
+    def interrupt(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("rlhf.evaluation.policy.load_scorers", interrupt)
+    pipeline = replace(workspace, resumes_itself=True, command="rlhf run run.yaml")
+    with pytest.raises(Interrupted, match=r"go on with `rlhf run run\.yaml`"):
+        evaluate_policy(config(), pipeline.within(run_id="run-eval-1"))
+    assert summary_of(workspace, "run-eval-1")["status"] == "interrupted"
+    with pytest.raises(KeyboardInterrupt):  # there is nothing to go on from
+        evaluate_policy(config(), workspace)
 
 
 def test_an_attempt_that_is_repeated_logs_its_figures_once(config, workspace, monkeypatch):

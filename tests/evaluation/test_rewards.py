@@ -3,6 +3,7 @@
 import json
 
 import pytest
+import torch
 from tiny import tiny_model
 
 from rlhf.config import load_config
@@ -82,6 +83,16 @@ def test_data_without_a_preference_is_refused(tmp_path, workspace, model):
     with pytest.raises(UserError, match="no ranking places one completion above another"):
         evaluate_reward(config(tmp_path, model), workspace)
     assert not (workspace.home / "runs").exists()
+
+
+def test_a_model_that_gives_no_number_is_the_users_to_mend(tmp_path, workspace, model):
+    loaded = load_reward_model(find_model(str(model), workspace.registry))[0]
+    torch.nn.init.constant_(next(loaded.parameters()), float("nan"))
+    loaded.save_pretrained(tmp_path / "broken")
+    load_tokenizer(find_model(str(model), workspace.registry), generates=False).save_pretrained(tmp_path / "broken")
+    write_jsonl(tmp_path / "held_out.jsonl", [{"prompt": "p", "chosen": "a", "rejected": "b"}])
+    with pytest.raises(UserError, match=r"broken: score of row 0 .* nothing can be measured with that"):
+        evaluate_reward(config(tmp_path, tmp_path / "broken"), workspace)
 
 
 def test_a_model_that_writes_is_no_reward_model(tmp_path, workspace):
