@@ -92,19 +92,24 @@ export class Bar {
       ab: "Tap the better one.",
       rate: "",
     };
-    return el("span", { class: "hint" }, ...(COARSE.matches ? [touch[task.mode]] : words[task.mode]));
+    const props = task.mode === "rate" ? { class: "hint" } : { class: "hint gap last", "data-gap": 0 };
+    return el("span", props, ...(COARSE.matches ? [touch[task.mode]] : words[task.mode]));
   }
 
   /** best [gap] tier [gap] tier [gap] worst; gaps and tiers take what is dropped. */
   drawOrder() {
     const { draft } = this.session;
+    if (draft.tiers.length === 0) {
+      fill(this.order, this.hint());
+      return;
+    }
     const focused = this.order.contains(document.activeElement) ? document.activeElement.dataset.drag : null;
     const parts = draft.tiers.flatMap((tier, index) => [
       el("span", { class: "gap", "data-gap": index }, index > 0 ? "›" : ""),
       el("span", { class: "tier", role: "group" }, ...tier.flatMap((id, at) => [at > 0 && "=", this.chip(id)])),
     ]);
     const last = el("span", { class: "gap last", "data-gap": draft.tiers.length }, draft.tieNext ? "= …" : "");
-    fill(this.order, ...parts, last, parts.length === 0 && this.hint());
+    fill(this.order, ...parts, last);
     if (focused) this.order.querySelector(`[data-drag="${focused}"]`)?.focus();
   }
 

@@ -48,7 +48,7 @@ export class Card {
 
   /** Between two there is only this one, or none. */
   addPreference() {
-    this.moves = [this.tool("=", "Equally good", this.actions.tie)];
+    this.moves = [this.tool("Equal", "Equally good", this.actions.tie)];
     this.placeButton = this.tool("Better", "This one is better", () => this.actions.choose(this.number));
     this.tools.append(...this.moves, this.placeButton);
   }

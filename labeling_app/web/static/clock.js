@@ -22,6 +22,11 @@ export class Clock {
     return document.visibilityState === "visible" && performance.now() - this.lastInput < IDLE_MS;
   }
 
+  /** Another task: what came before does not count for it. */
+  restart() {
+    this.last = performance.now();
+  }
+
   /** Adds the time since the last tick to the task on the page, if somebody was there. */
   count() {
     const now = performance.now();

@@ -10,14 +10,25 @@ import { HELP, isTyping } from "./keys.js";
  */
 function open(title, content, { onkey, wide } = {}) {
   const dialog = el("dialog", { class: wide ? "wide" : null, "aria-label": title });
-  const close = button("×", () => dialog.close(), { class: "close", "aria-label": "Close" });
+  const close = button("×", () => shut(dialog), { class: "close", "aria-label": "Close" });
   dialog.append(el("header", {}, el("h2", { tabindex: "-1", autofocus: true }, title), close), ...content);
   dialog.addEventListener("close", () => dialog.remove());
-  dialog.addEventListener("click", (event) => event.target === dialog && dialog.close());
-  if (onkey) dialog.addEventListener("keydown", onkey);
+  dialog.addEventListener("click", (event) => event.target === dialog && shut(dialog));
+  dialog.addEventListener("keydown", (event) => {
+    if (event.key === "Escape") {
+      event.preventDefault(); // the browser's own way is not at once, and the next key may be there already
+      shut(dialog);
+    } else onkey?.(event);
+  });
   document.querySelector(".surface").append(dialog);
   dialog.showModal();
   return dialog;
+}
+
+/** At once: the focus must not linger in what is no longer seen. */
+function shut(dialog) {
+  dialog.close();
+  dialog.remove();
 }
 
 const digit = (event) => (/^[1-9]$/.test(event.key) && !isTyping(event.target) ? Number(event.key) : null);
@@ -38,7 +49,7 @@ export function skipDialog(session) {
   const note = el("textarea", { rows: 2, maxlength: 2000, "aria-label": "Anything to add", placeholder: "Anything to add (optional)" });
   const finish = () => {
     if (chosen === null) return;
-    dialog.close();
+    shut(dialog);
     session.skip(chosen, note.value.trim());
   };
   const send = button("Skip this task", finish, { class: "submit", disabled: true });
@@ -82,14 +93,14 @@ export function flagDialog(session, id, numbers) {
     pick(ids[(ids.indexOf(card) + by + ids.length) % ids.length]);
   };
   const row = el("div", { class: "pick", role: "radiogroup", "aria-label": "Card" }, "Card", el("span", { class: "segments" }, ...cards), keycap("←"), keycap("→"));
-  const dialog = open("What is wrong with it?", [row, el("div", { class: "options" }, ...options), el("footer", {}, button("Done", () => dialog.close(), { class: "submit" }))], {
+  const dialog = open("What is wrong with it?", [row, el("div", { class: "options" }, ...options), el("footer", {}, button("Done", () => shut(dialog), { class: "submit" }))], {
     onkey: (event) => {
       if (digit(event)) toggle(digit(event) - 1);
       const by = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
       if (by) step(by);
       if (event.key !== "Enter" || event.target.matches("button")) return;
       event.preventDefault();
-      dialog.close();
+      shut(dialog);
     },
   });
   draw();
@@ -108,14 +119,14 @@ export function editDialog(session, id, number) {
   });
   const drop = () => {
     session.change((draft) => (draft.edit = null), "The edit is dropped.");
-    dialog.close();
+    shut(dialog);
   };
-  const done = button("Done", () => dialog.close(), { class: "submit" });
+  const done = button("Done", () => shut(dialog), { class: "submit" });
   const dialog = open(`Card ${number}, as it should be`, [
     el("p", { class: "quiet" }, "Becomes an example to learn from. The order above stays as it is."),
     box,
     el("footer", {}, button("Drop the edit", drop, { class: "quiet-button" }), done),
-  ], { wide: true, onkey: (event) => event.key === "Enter" && (event.ctrlKey || event.metaKey) && dialog.close() });
+  ], { wide: true, onkey: (event) => event.key === "Enter" && (event.ctrlKey || event.metaKey) && shut(dialog) });
   box.focus();
   box.setSelectionRange(0, 0);
 }
@@ -124,7 +135,7 @@ export async function historyDialog(session) {
   const list = el("div", { class: "history" }, el("p", { class: "quiet" }, "Loading…"));
   const dialog = open("Earlier answers", [list], { wide: true });
   const handled = await session.loadHistory();
-  if (handled === null) dialog.close();
+  if (handled === null) shut(dialog);
   else if (handled.length === 0) fill(list, el("p", { class: "quiet" }, "Nothing yet."));
   else fill(list, ...handled.map((item, index) => historyRow(session, item, index, dialog)));
 }
@@ -133,7 +144,7 @@ function historyRow(session, item, index, dialog) {
   const when = new Date(item.at).toLocaleString([], { dateStyle: "medium", timeStyle: "short" });
   const changes = item.revision > 1 ? `, ${count(item.revision - 1, "change")}` : "";
   const go = () => {
-    dialog.close();
+    shut(dialog);
     session.lookAt(index);
   };
   const row = button("", go, { class: "option" });

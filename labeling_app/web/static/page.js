@@ -127,6 +127,7 @@ const clock = new Clock(session, () => {
   header.update(clock.activeMs);
 });
 session.addEventListener("me", () => header.setMe());
+session.addEventListener("task", () => clock.restart());
 session.addEventListener("progress", () => header.update(clock.activeMs));
 
 listen({

@@ -68,15 +68,17 @@ export class Session extends EventTarget {
       this.drafts = new Drafts(me.user.name);
       this.tell("me");
       this.setProgress(claimed.progress);
-      this.setTask((await this.sendLeftOver()) ?? claimed.task);
+      const { next, problem } = await this.sendLeftOver();
+      this.setTask(next ?? claimed.task);
+      if (problem) this.setPhase(this.phase, { text: problem, problem: true });
     } catch (error) {
       this.fail(error);
     }
   }
 
-  /** Sends what was on its way when the page was closed; gives the task that comes after it. */
+  /** Sends what was on its way when the page was closed; gives the task that comes after it, and what went wrong. */
   async sendLeftOver() {
-    let next;
+    let next, problem;
     for (const [key, draft] of this.drafts.unacknowledged()) {
       try {
         const reply = await deliver("POST", draft.pending.path, draft.pending.body, (error) => this.wait(error));
@@ -87,10 +89,10 @@ export class Session extends EventTarget {
       } catch (error) {
         if (!(error instanceof ApiError) || error.status === 401) throw error;
         localStorage.setItem(key, JSON.stringify({ ...draft, pending: null }));
-        this.notice = { text: `An answer from before was not taken: ${error.message}`, problem: true };
+        problem = `An answer from before was not taken: ${error.message}`;
       }
     }
-    return next;
+    return { next, problem };
   }
 
   wait(error, what = "Not saved yet") {
@@ -99,13 +101,12 @@ export class Session extends EventTarget {
   }
 
   setTask(task, deadline = task?.seconds_left ? performance.now() + 1000 * task.seconds_left : 0) {
-    const notice = this.phase === "loading" ? this.notice : null;
     this.task = task;
     this.draft = task && this.drafts.load(task);
     this.current = task?.cards[0].id ?? null;
     this.deadline = deadline;
     this.phase = task ? "working" : "empty";
-    this.notice = notice;
+    this.notice = null;
     this.tell("task");
     this.tell("state");
     if (task === null) this.lookAgainLater();
