@@ -14,7 +14,7 @@ from rlhf.errors import UserError
 from rlhf.evaluation.config import EvaluationConfig
 from rlhf.evaluation.ending import explained
 from rlhf.evaluation.judges import Answers, Comparison, ScoreJudge, compare_in_both_orders
-from rlhf.evaluation.publishing import publish_report, rounded
+from rlhf.evaluation.publishing import publish_report, published_names, rounded
 from rlhf.evaluation.statistics import Floats, bootstrap_mean, distinct_n, standard_error
 from rlhf.evaluation.writing import (
     Loaded,
@@ -86,7 +86,9 @@ def evaluate_policy(
     """
     inputs = _read(config, workspace)
     with (
-        workspace.run("eval", config, config.tracking, data=inputs.data, models=inputs.refs) as run,
+        workspace.run(
+            "eval", config, config.tracking, data=inputs.data, models=inputs.refs, publishes=published_names(config)
+        ) as run,
         explained(run, workspace),
     ):
         run.rewind(run.stage, -1)  # what an interrupted attempt has logged

@@ -9,7 +9,7 @@ from typing import Any
 from rlhf.datasets import Loaded
 from rlhf.evaluation.config import IntervalSection
 from rlhf.records import write_jsonl
-from rlhf.registry import Artefact, Registry
+from rlhf.registry import Artefact, Kind, Registry
 from rlhf.tracking import Run
 
 FIGURES = "evaluation.json"
@@ -25,6 +25,11 @@ def rounded(figures: dict[str, Any]) -> dict[str, Any]:
         return float(f"{value:.6g}") if isinstance(value, float) else value
 
     return {key: of(value) for key, value in figures.items()}
+
+
+def published_names(config: IntervalSection) -> dict[str, Kind]:
+    """What `publish_report` will publish, by name."""
+    return {config.output.name: "report"} if config.output else {}
 
 
 def publish_report(

@@ -9,7 +9,7 @@ from rlhf.datasets import load
 from rlhf.errors import UserError
 from rlhf.evaluation.config import RewardEvaluationConfig
 from rlhf.evaluation.ending import explained
-from rlhf.evaluation.publishing import publish_report, rounded
+from rlhf.evaluation.publishing import publish_report, published_names, rounded
 from rlhf.evaluation.statistics import accuracy_with_interval, longest_wins
 from rlhf.evaluation.writing import Progress
 from rlhf.modeling import device, find_model
@@ -36,7 +36,9 @@ def evaluate_reward(
     pairs = all_pairs(data.dev or data.train)
     scorer = reward_model_scorer(source, source.ref, batch_size=config.batch_size, device=device(), dtype=config.dtype)
     with (
-        workspace.run("eval", config, config.tracking, data=data, models=source.refs) as run,
+        workspace.run(
+            "eval", config, config.tracking, data=data, models=source.refs, publishes=published_names(config)
+        ) as run,
         explained(run, workspace),
     ):
         run.rewind(run.stage, -1)  # what an interrupted attempt has logged

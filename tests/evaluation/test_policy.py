@@ -215,6 +215,13 @@ def test_all_that_is_wrong_is_named_before_anything_is_loaded(config, workspace,
     assert not (workspace.home / "runs").exists()
 
 
+def test_a_name_that_the_report_cannot_have_is_said_before_anything_is_loaded(config, workspace, models):
+    workspace.registry.publish(models["a"], kind="sft", name="tiny/taken")
+    with pytest.raises(UserError, match="tiny/taken"):
+        evaluate_policy(config("output.name=tiny/taken"), workspace)
+    assert not (workspace.home / "runs").exists()
+
+
 def test_a_reference_with_other_tokens_is_refused(config, workspace, tmp_path):
     folder = tiny_model(tmp_path / "other")
     tokenizer = tiny_tokenizer()
