@@ -8,7 +8,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -86,6 +86,7 @@ def owned_args(run: Run, seed: int, trainer: Mapping[str, Any]) -> dict[str, Any
         "seed": seed,
         "report_to": "none",
         "run_name": run.id,
+        "restore_callback_states_from_checkpoint": True,  # early stopping's patience
         "logging_nan_inf_filter": False,  # in place of a loss that is no number it logs the mean of those before
     }
     if not torch.accelerator.is_available():
@@ -237,6 +238,11 @@ class StopOnSignal(TrainerCallback):
             control.should_save = True
             control.should_training_stop = True
 
+    def on_epoch_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        if self.received is not None and not float(state.epoch or 0).is_integer():
+            # broken off within an epoch, which the Trainer takes for its end: the resumed run evaluates at the real one
+            control.should_evaluate = control.should_save = False
+
 
 class StopOnNonFinite(TrainerCallback):
     """Stops before a step that would put a NaN or an infinity into the weights, and at a loss that is one."""
@@ -265,7 +271,7 @@ class StopOnNonFinite(TrainerCallback):
         logs: dict[str, Any] | None = None,
         **_: Any,
     ) -> None:
-        losses = {key: logs[key] for key in ("loss", "eval_loss") if logs and key in logs}
+        losses: dict[str, float] = {key: logs[key] for key in ("loss", "eval_loss") if logs and key in logs}
         require_numbers(losses, f"step {state.global_step}")
 
 
@@ -397,8 +403,25 @@ def without_own_output(trainer: Trainer) -> None:
 
 
 def _is_news(record: logging.LogRecord) -> bool:
-    """Not that checkpoints are put in order by their numbers: those of a fast run are too close together in time."""
-    return not record.getMessage().startswith("mtime may not be reliable")
+    """Not that checkpoints are put in order by their numbers, for those of a fast run are too close together in time.
+
+    Nor that a checkpoint has other arguments: it has them resolved, and a run is resumed with the same config or not.
+    """
+    return not record.getMessage().startswith(("mtime may not be reliable", "Warning: The following arguments do not"))
+
+
+def mean_train_loss(history: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """`train_loss`, the mean over all steps that have been logged; the Trainer's own is that since the last resumption.
+
+    Args:
+        history: the Trainer's `state.log_history`, which its checkpoints hold.
+    """
+    total, before = 0.0, 0
+    for line in history:
+        if "loss" in line:
+            total += line["loss"] * (line["step"] - before)
+            before = line["step"]
+    return {"train_loss": total / before} if before else {}
 
 
 def finite(metrics: Mapping[str, Any]) -> dict[str, float]:

@@ -29,6 +29,7 @@ from rlhf.training import (
     evaluation_fields,
     finite,
     made_from_config,
+    mean_train_loss,
     one_process,
     owned_args,
     publish_last_good,
@@ -103,7 +104,7 @@ def train_sft(config: SFTStageConfig, workspace: Workspace) -> dict[str, Any]:
         summary: dict[str, Any] = {
             **({"eval_loss_before": before["eval_loss"]} if before else {}),
             **after,
-            **_last(trainer.state.log_history, "train_loss"),
+            **mean_train_loss(trainer.state.log_history),
             "num_train": len(data.train),
             "num_dev": len(data.dev),
             "num_set_aside": len(data.problems),
@@ -171,10 +172,6 @@ def _held_out(trainer: SFTTrainer) -> dict[str, float]:
     autocast = torch.bfloat16 if args.bf16 else torch.float16 if args.fp16 else None
     found = held_out(trainer.model, trainer.get_eval_dataloader(), args.device, autocast)
     return {"eval_loss": found.loss, "perplexity": found.perplexity, "token_accuracy": found.token_accuracy}
-
-
-def _last(history: list[dict[str, Any]], key: str) -> dict[str, float]:
-    return next(({key: line[key]} for line in reversed(history) if key in line), {})
 
 
 def _publish(

@@ -1,6 +1,7 @@
 """`train_sft` on tiny models, from the config to the artefact."""
 
 import json
+import signal
 
 import pytest
 import torch
@@ -10,10 +11,11 @@ from transformers import AutoModelForCausalLM
 
 from rlhf import checkpoint
 from rlhf.config import load_config
-from rlhf.errors import StoppedByMonitor, UserError
+from rlhf.errors import Interrupted, StoppedByMonitor, UserError
 from rlhf.modeling import find_model, load_causal_lm, load_tokenizer
 from rlhf.records import write_jsonl
 from rlhf.tracking import read_metrics
+from rlhf.training import StopOnSignal
 from rlhf.workspace import Workspace
 from sft.config import SFTStageConfig
 from sft.train import SFTTrainer, train_sft
@@ -277,37 +279,51 @@ def test_a_second_chat_template_is_refused_and_the_same_one_is_not(sft, tmp_path
     assert load_tokenizer(find_model("tiny/sft", sft.workspace.registry)).chat_template == CHAT_TEMPLATE
 
 
-def test_a_run_that_is_resumed_is_the_run_that_was_not_interrupted(sft):
-    import signal
-
-    from transformers import TrainerCallback
-
-    from rlhf.errors import Interrupted
-    from rlhf.training import StopOnSignal
-
-    whole = sft("trainer.num_train_epochs=2")
+def break_off(sft, monkeypatch, *overrides, step):
+    """A run that gets a signal at this step."""
     original = StopOnSignal.on_step_end
 
-    def at_step_seven(self, args, state, control, **kwargs):
-        if state.global_step == 7:
+    def at_that_step(self, args, state, control, **kwargs):
+        if state.global_step == step:
             self._note(signal.SIGTERM, None)
         return original(self, args, state, control, **kwargs)
 
-    assert issubclass(StopOnSignal, TrainerCallback)
-    StopOnSignal.on_step_end = at_step_seven
-    try:
-        with pytest.raises(Interrupted, match="at step 7"):
-            sft("trainer.num_train_epochs=2", "output.name=tiny/again", run_id="broken-off")
-    finally:
-        StopOnSignal.on_step_end = original
+    with monkeypatch.context() as patched:
+        patched.setattr(StopOnSignal, "on_step_end", at_that_step)
+        with pytest.raises(Interrupted, match=f"at step {step}"):
+            sft(*overrides, run_id="broken-off")
+    return sft.workspace.home / "runs" / "broken-off"
+
+
+def test_a_run_that_is_resumed_is_the_run_that_was_not_interrupted(sft, monkeypatch):
+    whole = sft("trainer.num_train_epochs=2")
+    again = ("trainer.num_train_epochs=2", "output.name=tiny/again")
+    run = break_off(sft, monkeypatch, *again, step=7)
     assert [artefact.ref for artefact in sft.workspace.registry.artefacts("tiny/again")] == []
-    run = sft.workspace.home / "runs" / "broken-off"
     assert json.loads((run / "summary.json").read_text())["status"] == "interrupted"
     assert checkpoint.latest_intact(run / "checkpoints").name == "checkpoint-7"
-    resumed = sft("trainer.num_train_epochs=2", "output.name=tiny/again", run_id="broken-off")
+    resumed = sft(*again, run_id="broken-off")
     assert resumed["eval_loss"] == whole["eval_loss"] and resumed["eval_loss_before"] == whole["eval_loss_before"]
+    # what was not logged yet when it broke off, one step of two, is not in the mean
+    assert resumed["train_loss"] == pytest.approx(whole["train_loss"], rel=0.01)
     steps = [row["step"] for row in read_metrics(run) if "loss" in row]
     assert steps == sorted(set(steps))
+    registry = sft.workspace.registry
+    assert registry.resolve("tiny/sft").digest == registry.resolve("tiny/again").digest
+
+
+def test_early_stopping_that_is_resumed_has_not_forgotten_how_long_it_has_waited(sft, monkeypatch):
+    options = ("early_stopping={patience: 2}", "trainer.num_train_epochs=30", "trainer.learning_rate=0.3")
+
+    def evaluated(run_id):
+        rows = read_metrics(sft.workspace.home / "runs" / run_id)
+        return [(row["step"], row["eval_loss"]) for row in rows if "eval_runtime" in row]
+
+    sft(*options, run_id="whole")
+    steps = [step for step, _ in evaluated("whole")]
+    break_off(sft, monkeypatch, *options, "output.name=tiny/again", step=steps[-2] + 1)  # one in vain, one to go
+    sft(*options, "output.name=tiny/again", run_id="broken-off")
+    assert evaluated("broken-off") == evaluated("whole")
     registry = sft.workspace.registry
     assert registry.resolve("tiny/sft").digest == registry.resolve("tiny/again").digest
 

@@ -7,7 +7,7 @@ from trl import SFTConfig
 
 from rlhf import training
 from rlhf.modeling.trainer_config import build_args
-from rlhf.training import RunLogger, saving_fields
+from rlhf.training import RunLogger, mean_train_loss, saving_fields
 
 
 class Recorder:
@@ -68,3 +68,9 @@ def test_where_the_best_weights_come_back_it_is_saved_when_it_is_evaluated(tmp_p
         assert (fields["save_strategy"], fields.get("save_steps")) == saved
         whole = {"eval_strategy": strategy, "load_best_model_at_end": True} | fields | given
         build_args(SFTConfig, whole, output_dir=str(tmp_path), bf16=False)  # refuses what does not fit together
+
+
+def test_the_mean_training_loss_counts_every_step_alike():
+    history = [{"loss": 4.0, "step": 2}, {"eval_loss": 9.0, "step": 2}, {"loss": 1.0, "step": 3}, {"train_loss": 7.0}]
+    assert mean_train_loss(history) == {"train_loss": 3.0}
+    assert mean_train_loss([{"eval_loss": 9.0, "step": 2}]) == {}
