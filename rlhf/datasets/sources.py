@@ -4,10 +4,12 @@ import csv
 import dataclasses
 import difflib
 import gzip
+import io
 import itertools
 import json
 import re
 import sys
+import zlib
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -149,7 +151,7 @@ def _file_rows(path: Path, source: DataSource) -> Iterator[RawRow]:
         )
     try:
         yield from rows
-    except (EOFError, gzip.BadGzipFile) as error:
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise UserError(f"{path}: the compressed file is damaged ({error}): fetch it again") from None
     except PermissionError:
         raise UserError(f"{path}: may not be read by this user") from None
@@ -221,14 +223,16 @@ def _array_rows(path: Path, text: str, at: int) -> Iterator[RawRow]:
 
 
 def _csv_rows(path: Path, delimiter: str | None) -> Iterator[RawRow]:
-    lines = _read_text(path).splitlines(keepends=True)
-    if not lines:
+    # lines end at line feeds and carriage returns alone: str.splitlines would cut cells at U+2028 and others too
+    lines = io.StringIO(_read_text(path), newline="")
+    header = lines.readline()
+    if not header:
         return
-    header = lines[0]
     if delimiter is None:
         delimiter = ";" if header.count(";") > header.count(",") else ","
     csv.field_size_limit(sys.maxsize)
-    reader = csv.reader(iter(lines), delimiter=delimiter)
+    lines.seek(0)
+    reader = csv.reader(lines, delimiter=delimiter)
     names = [name.strip() for name in next(reader)]
     while True:
         here = RawRow(str(path), reader.line_num + 1, {})

@@ -1,5 +1,6 @@
 """Where rows come from: kinds of file, folders, refs, the Hub; and what is said when they cannot be read."""
 
+import gzip
 import json
 import os
 
@@ -50,6 +51,21 @@ def test_parquet_and_saved_data_sets(tmp_path):
 def test_null_columns_of_a_table_are_columns_that_are_not_there(tmp_path):
     rows = [{"prompt": "P", "chosen": "a", "rejected": "b", "margin": None, "weight": None}]
     assert load_one(write_rows(tmp_path / "a.jsonl", rows)).train == [Preference(prompt="P", chosen="a", rejected="b")]
+
+
+@pytest.mark.parametrize("character", ["\u2028", "\u2029", "\x85", "\x0b", "\x0c", "\x1c", "\x1e"])
+@pytest.mark.parametrize("quote", ["", '"'])
+def test_only_line_ends_end_a_line_of_csv(tmp_path, character, quote):
+    text = f"prompt,completion\nP,{quote}one{character}two{quote}\nQ,C\n"
+    loaded = load_one(write_text(tmp_path / "a.csv", text))
+    assert [record.completion for record in loaded.train] == [f"one{character}two", "C"]
+    assert loaded.problems == []
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_csv_lines_may_end_as_on_any_system(tmp_path, end):
+    loaded = load_one(write_text(tmp_path / "a.csv", end.join(["prompt;completion", "P;C", 'Q;"D;"', ""])))
+    assert [(record.prompt, record.completion) for record in loaded.train] == [("P", "C"), ("Q", "D;")]
 
 
 def test_csv_cells_may_hold_lines_and_problems_name_the_line(tmp_path):
@@ -186,6 +202,21 @@ def test_unreadable_files_are_named(tmp_path, name, text, says):
     with pytest.raises(UserError, match=says) as caught:
         load_one(path)
     assert str(path) in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["a.jsonl.gz", "a.csv.gz", "a.json.gz", "a.txt.gz"])
+@pytest.mark.parametrize("damage", ["cut short", "overwritten", "wrong sum"])
+def test_a_damaged_compressed_file_is_named_however_it_is_damaged(tmp_path, name, damage):
+    content = gzip.compress("".join(f'{{"prompt": "{n * n}", "completion": "c"}}\n' for n in range(3000)).encode())
+    half = len(content) // 2
+    damaged = {
+        "cut short": content[:half],
+        "overwritten": content[:half] + b"\xff" * 60 + content[half + 60 :],
+        "wrong sum": content[:-8] + bytes(8),
+    }
+    (tmp_path / name).write_bytes(damaged[damage])
+    with pytest.raises(UserError, match=f"{name}: the compressed file is damaged .*: fetch it again"):
+        load_one(tmp_path / name)
 
 
 def test_too_many_bad_rows_are_an_error_with_the_first_few(tmp_path):
