@@ -35,7 +35,7 @@ class EndpointWriter:
         options: of the sampling, by OpenAI's names: max_tokens, temperature, top_p.
         parallel: how many requests are under way at once.
         timeout_seconds: how long one answer may take.
-        sleep: waits; another one in tests.
+        sleep: waits; `time.sleep` when None.
 
     Raises:
         UserError: the URL is none, or the key would travel unencrypted to another machine.
@@ -49,17 +49,19 @@ class EndpointWriter:
         *,
         parallel: int = 4,
         timeout_seconds: float = 300.0,
-        sleep: Callable[[float], None] = time.sleep,
+        sleep: Callable[[float], None] | None = None,
     ) -> None:
         self.name = model
         self._url = _completions_url(url)
+        self._shown = str(self._url.copy_with(userinfo=b""))  # without a password that it may hold
         self._options = options
         self._parallel = parallel
-        self._sleep = sleep
+        self._sleep = sleep or time.sleep
+        self._gone: str | None = None
         key = os.environ.get("OPENAI_API_KEY")
         if key and self._url.scheme == "http" and self._url.host not in _LOOPBACK:
             raise UserError(
-                f"--endpoint {url}: OPENAI_API_KEY would cross the network unencrypted; use https, or unset it"
+                f"--endpoint {self._shown}: OPENAI_API_KEY would cross the network unencrypted; use https, or unset it"
             )
         headers = {"Authorization": f"Bearer {key}"} if key else {}
         self._client = httpx.Client(headers=headers, timeout=httpx.Timeout(timeout_seconds, connect=10.0))
@@ -78,21 +80,24 @@ class EndpointWriter:
         Raises:
             Gone: the server is out of reach or refuses all; what was written until then is in `written`.
         """
+        self._gone = None
         with ThreadPoolExecutor(self._parallel) as pool:
-            futures = [pool.submit(self._one, prompt, num, seed + at * num) for at, prompt in enumerate(prompts)]
-            written: list[Written] = []
-            gone: Gone | None = None
-            for future in futures:
-                try:
-                    written.append(future.result() if gone is None or future.done() else _cancelled(future, gone))
-                except Gone as error:
-                    gone = gone or error
-                    written.append(Written([], str(error)))
-        if gone is not None:
-            raise Gone(str(gone), written)
+            written = list(pool.map(lambda at: self._one(prompts[at], num, seed + at * num), range(len(prompts))))
+        if self._gone is not None:
+            raise Gone(self._gone, written)
         return written
 
     def _one(self, prompt: Prompt, num: int, seed: int) -> Written:
+        """What one prompt got; nothing once the server has been given up."""
+        if self._gone is not None:
+            return Written([], self._gone)
+        try:
+            return self._ask(prompt, num, seed)
+        except Gone as error:
+            self._gone = self._gone or str(error)
+            return Written([], self._gone)
+
+    def _ask(self, prompt: Prompt, num: int, seed: int) -> Written:
         messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
         texts: list[str] = []
         why = ""
@@ -109,7 +114,7 @@ class EndpointWriter:
                 continue
             texts += new
         kept = [text for text in texts if text.strip()]
-        generation = {**self._options, "seed": seed, "endpoint": str(self._url.copy_with(userinfo=b""))}
+        generation = {**self._options, "seed": seed, "endpoint": self._shown}
         return Written([NewResponse(text, self.name, generation) for text in kept], why or "wrote nothing but blanks")
 
     def _post(self, body: dict[str, Any]) -> Any:
@@ -134,13 +139,15 @@ class EndpointWriter:
                 if reply.status_code in (400, 413, 422):
                     return self._with_less(body, why)
                 if reply.status_code not in _RETRIED:
-                    raise Gone(f"{self._url}: {why}")
+                    raise Gone(f"{self._shown}: {why}")
                 wait = _retry_after(reply, default=2.0**number)
                 if wait > LONGEST_WAIT_SECONDS:
-                    raise Gone(f"{self._url}: {why}; it asks for {wait:.0f} s of patience")
+                    raise Gone(f"{self._shown}: {why}; it asks for {wait:.0f} s of patience")
+            if self._gone is not None:  # another request has found out
+                break
             if number < TRIES - 1:
                 self._sleep(wait)
-        raise Gone(f"{self._url}: {why} ({TRIES} tries)")
+        raise Gone(self._gone or f"{self._shown}: {why} ({TRIES} tries)")
 
     def _with_less(self, body: dict[str, Any], why: str) -> Any:
         """The same request for one completion and without a seed: some servers refuse either."""
@@ -152,14 +159,6 @@ class EndpointWriter:
 
 class _Nonsense(Exception):
     """A reply that holds no completion."""
-
-
-def _cancelled(future: Any, gone: Gone) -> Written:
-    """What is under way is waited for; what has not begun is not begun."""
-    if future.cancel():
-        return Written([], str(gone))
-    written: Written = future.result()
-    return written
 
 
 def _completions_url(url: str) -> httpx.URL:
