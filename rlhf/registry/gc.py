@@ -45,6 +45,8 @@ def collect(write: Callable[[], AbstractContextManager[Connection]], store: Obje
         for artefact in done.delete:
             this = sa.and_(column.name == artefact.name, column.version == artefact.version)
             connection.execute(sa.update(schema.artefacts).where(this).values(deleted_at=datetime.now(UTC)))
+        gone = sa.select(column.id).where(column.deleted_at.is_not(None))
+        connection.execute(sa.delete(schema.run_inputs).where(schema.run_inputs.c.artefact_id.in_(gone)))
     with write() as connection:
         kept = sa.select(column.digest).where(column.deleted_at.is_(None))
         asked_for = set(connection.execute(kept).scalars())
@@ -71,7 +73,8 @@ def _mark(connection: Connection, rows: Sequence[AnyRow], grace: timedelta) -> d
     for alias in connection.execute(sa.select(schema.aliases)):
         why.setdefault(alias.artefact_id, []).append(f"alias {alias.alias}")
     for used in connection.execute(sa.select(schema.run_inputs)):
-        if used.run_id in held:
+        # a run that could no longer be resumed has lost its inputs, and may have been taken up again with others
+        if used.run_id in held and used.artefact_id in shown:
             why.setdefault(used.artefact_id, []).append(held[used.run_id])
     parents: dict[int, list[AnyRow]] = {}
     for edge in connection.execute(sa.select(schema.edges)):

@@ -180,6 +180,28 @@ def test_a_run_holds_what_was_opened_before_it_began(registry: Registry, folder:
         registry.hold("r2", [opened])
 
 
+def test_what_gc_took_from_a_run_is_in_nobody_s_way(registry: Registry, folder: Folder, url: str) -> None:
+    old = registry.publish(folder(), kind="sft", name="g/sft")
+    registry.start_run("r1")
+    registry.hold("r1", [old])
+    registry.finish_run("r1", "interrupted")
+    new = registry.publish(folder(), kind="sft", name="g/sft")
+    with db.write(db.engine(url), "registry") as connection:
+        long_ago = datetime.now(UTC) - 2 * runs.RESUMABLE_FOR
+        connection.execute(sa.update(schema.runs).values(heartbeat_at=long_ago))
+    assert [artefact.ref for artefact in registry.gc(dry_run=False, grace=NOW).delete] == [old.ref]
+    with db.read(db.engine(url)) as connection:
+        assert connection.execute(sa.select(schema.run_inputs)).all() == []
+
+    registry.start_run("r1")  # taken up again all the same, with what there is now
+    registry.hold("r1", [new])
+    registry.finish_run("r1", "failed")
+    plan = registry.gc(grace=NOW)
+    assert [(kept.artefact.ref, kept.why) for kept in plan.kept] == [
+        ("g/sft@v2", ("alias latest", "run r1 can be resumed"))
+    ]
+
+
 def test_a_process_that_now_has_the_number_of_one_that_died_is_in_nobody_s_way(registry: Registry, url: str) -> None:
     registry.start_run("r1")
     with db.write(db.engine(url)) as connection:
