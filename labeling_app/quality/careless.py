@@ -1,7 +1,6 @@
 """Signs that somebody does not look at the responses. A sign is a reason to look, not a verdict.
 
-Chance is held against each: with hundreds of annotators, fewer than one in ten thousand honest ones shows a sign by
-luck.
+Chance is held against each, so that an honest annotator shows one by luck in fewer than one case of a hundred.
 """
 
 from collections import Counter, defaultdict
@@ -18,9 +17,10 @@ from labeling_app.quality.agreement import Agreement
 from labeling_app.quality.drift import Block
 from labeling_app.quality.intervals import Floats, Ints, Share, tail
 from labeling_app.quality.panel import Panel, best_of, num_characters, panel_of
+from labeling_app.quality.reliability import Reliability
 from labeling_app.store import Judgement
 
-Kind = Literal["same-place", "straight-lining", "too-quick", "contradicts", "falling"]
+Kind = Literal["same-place", "straight-lining", "too-quick", "contradicts", "guesses", "falling"]
 
 _Patterns: TypeAlias = "defaultdict[tuple[str, int], Counter[tuple[float, ...]]]"
 """How often each answer was given, by mode and number of responses."""
@@ -41,7 +41,12 @@ _QUICK_SHARE = 0.2
 _CLEARLY_MORE = 0.25
 """How far above chance a share must lie to matter, however sure it is."""
 
+_GUESSING_WEIGHT = 0.25
+_GUESSING_COMPARISONS = 100
+
 _FALLING_STANDARD_ERRORS = 4.0
+_FALLING_BY = 0.2
+"""Less than that may be another's fault: whoever gets worse takes agreement from those who are compared with them."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +56,7 @@ class Signal:
     Attributes:
         kind: which.
         text: the same for people.
-        share: how large a share of the answers show it (for `contradicts` and `falling`: the agreement).
+        share: how large a share of the answers show it; for `contradicts`, `guesses` and `falling`, the agreement.
         expected: the share that chance, the others, or the time before would give.
         num: how many answers it is a share of.
     """
@@ -66,7 +71,7 @@ class Signal:
 def careless_signals(judgements: Panel | Sequence[Judgement]) -> dict[str, list[Signal]]:
     """Each annotator's signs: the best always in the same place, always the same answer, too quick to have read.
 
-    `assess` adds those that rest on agreement: `contradicting` and `falling`.
+    `assess` adds those that rest on agreement: `contradicting`, `guessing` and `falling`.
     """
     panel = panel_of(judgements)
     limits = _time_limits(panel)
@@ -100,6 +105,19 @@ def contradicting(others: Agreement, gold: Agreement) -> Signal | None:
     return None
 
 
+def guessing(reliability: Reliability | None, others: Agreement, everybody: Agreement) -> Signal | None:
+    """What the others agree on, this one does not know, though much was compared: the weight is next to nothing."""
+    if reliability is None or reliability.weight > _GUESSING_WEIGHT:
+        return None
+    own, usual = others.with_ties, everybody.with_ties
+    if reliability.num_comparisons < _GUESSING_COMPARISONS or own.value is None or usual.value is None:
+        return None
+    text = (
+        f"seems to guess: agrees with the others on {own.value:.0%} of pairs, where two people do on {usual.value:.0%}"
+    )
+    return Signal("guesses", text, own.value, usual.value, own.num)
+
+
 def falling(blocks: Sequence[Block]) -> Signal | None:
     """Agreement with others in the latest block of answers is lower than in the ones before, beyond chance."""
     if len(blocks) < 2:
@@ -111,7 +129,7 @@ def falling(blocks: Sequence[Block]) -> Signal | None:
         return None
     mean = sum(value for value, _ in before) / len(before)
     spread = (error**2 + sum(variance for _, variance in before) / len(before) ** 2) ** 0.5
-    if mean - latest < _FALLING_STANDARD_ERRORS * spread:
+    if mean - latest < max(_FALLING_STANDARD_ERRORS * spread, _FALLING_BY):
         return None
     text = f"agreement with the others fell from {mean:.0%} to {latest:.0%} in the last {num} answers"
     return Signal("falling", text, latest, mean, num)

@@ -18,7 +18,7 @@ from labeling_app.quality.agreement import (
     with_others,
 )
 from labeling_app.quality.alpha import Alpha, krippendorff_alpha
-from labeling_app.quality.careless import Signal, careless_signals, contradicting, falling
+from labeling_app.quality.careless import Signal, careless_signals, contradicting, falling, guessing
 from labeling_app.quality.drift import Block, blocks, drift_by_week
 from labeling_app.quality.habits import Place, Times, longest_wins, position_bias, time_per_task
 from labeling_app.quality.intervals import Share
@@ -96,7 +96,7 @@ def assess(judgements: Sequence[Judgement]) -> Quality:
     panel = panel_of(judgements)
     others, gold = with_others(panel), with_gold(panel)
     agreement, grades = agreement_by_annotator(panel), grade_agreement_by_annotator(panel)
-    reliability, signals = reliability_weights(panel), careless_signals(panel)
+    reliability, signals, pairwise = reliability_weights(panel), careless_signals(panel), pairwise_agreement(panel)
     counts: dict[int, int] = {}
     active = [judgement for judgement in panel.judgements if not judgement.quarantined]
     for judgement in active:
@@ -105,7 +105,7 @@ def assess(judgements: Sequence[Judgement]) -> Quality:
     for person, name in enumerate(panel.people):
         own = [panel.judgements[index] for index in (panel.person == person).nonzero()[0]]
         drift = blocks(panel, name, others, gold)
-        more = (contradicting(*agreement[name]), falling(drift))
+        worth = contradicting(*agreement[name]) or guessing(reliability.get(name), agreement[name][0], pairwise)
         annotators.append(
             AnnotatorQuality(
                 name=name,
@@ -120,7 +120,7 @@ def assess(judgements: Sequence[Judgement]) -> Quality:
                 longest=longest_wins(panel, name),
                 reliability=reliability.get(name),
                 drift=drift,
-                signals=signals[name] + [signal for signal in more if signal is not None],
+                signals=signals[name] + [signal for signal in (worth, falling(drift)) if signal is not None],
             )
         )
     return Quality(
@@ -131,7 +131,7 @@ def assess(judgements: Sequence[Judgement]) -> Quality:
         alpha_places=krippendorff_alpha(panel, "places"),
         alpha_pairs=krippendorff_alpha(panel, "pairs"),
         alpha_grades=krippendorff_alpha(panel, "grades"),
-        pairwise=pairwise_agreement(panel),
+        pairwise=pairwise,
         longest=longest_wins(panel),
         places=position_bias(panel),
         times=time_per_task(panel),

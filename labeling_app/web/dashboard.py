@@ -5,21 +5,23 @@ No text of prompts, responses or rationales reaches this page.
 """
 
 import base64
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from threading import Lock
-from typing import Any
+from typing import Any, cast
 
 import gradio as gr
 import sqlalchemy as sa
 from gradio.components.plot import PlotData
+from gradio.context import LocalContext
 
 from labeling_app.quality import assess, pace, plots
 from labeling_app.schema import leases, tasks
 from labeling_app.settings import LabelingConfig
-from labeling_app.store import Store, Tx, User
+from labeling_app.store import Store, StoreError, Tx, User
 from labeling_app.web import dashboard_text
 from labeling_app.web.replies import Refused
 from labeling_app.web.security import current_user
@@ -27,6 +29,8 @@ from labeling_app.web.security import current_user
 ALL_QUEUES = "all queues"
 
 NUM_PLOTS = 5
+
+_QUIETLY: dict[str, Any] = {"api_visibility": "private", "show_progress": "minimal"}
 
 
 @dataclass(frozen=True)
@@ -51,24 +55,61 @@ class View:
     plots: list[str | None]
 
 
-def build_dashboard(store: Store, config: LabelingConfig) -> gr.Blocks:
-    """The admins' page, to be mounted with `dashboard_mount_options()`; `config` gives it its title."""
-    look = _Looker(store)
+Handler = Callable[[str | None, gr.Request], list[Any]]
 
-    def refresh(queue: str | None, request: gr.Request) -> list[Any]:
-        _admin(request, store)
-        return _shown(look(queue), queue)
 
-    def set_quarantined(name: str, quarantined: bool) -> Callable[[str | None, gr.Request], list[Any]]:
+class Handlers:
+    """What the page asks for; each handler first asks who wants it."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._look = _Looker(store)
+
+    def refresh(self, queue: str | None, request: gr.Request) -> list[Any]:
+        """Everything anew, of one queue or of all."""
+        with _refusals_shown():
+            authorise(request, self._store)
+            return _shown(self._look(queue), queue)
+
+    def set_quarantined(self, name: str, quarantined: bool) -> Handler:
+        """A handler that quarantines somebody or trusts them again, and shows what that changes."""
+
         def handler(queue: str | None, request: gr.Request) -> list[Any]:
-            admin = _admin(request, store)
-            store.set_quarantined(store.user(name).id, quarantined, by=admin.id, reason="on the dashboard")
-            done = "is quarantined; exports leave their answers out" if quarantined else "counts again"
-            gr.Info(f"{name} {done}.")
-            return _shown(look(queue), queue)
+            with _refusals_shown():
+                by = authorise(request, self._store).id
+                self._store.set_quarantined(self._store.user(name).id, quarantined, by=by, reason="on the dashboard")
+                done = "Exports leave their answers out." if quarantined else "Their answers count again."
+                gr.Info(done, duration=5, title=f"{name} is {'quarantined' if quarantined else 'released'}")
+                return _shown(self._look(queue), queue)
 
         return handler
 
+
+def authorise(request: gr.Request | None, store: Store) -> User:
+    """The admin who asks.
+
+    Raises:
+        Refused: it is nobody who is logged in, or no admin.
+    """
+    if request is None:
+        raise Refused(401, "no_session", "This request came from nowhere.")
+    return current_user(request, store, role="admin")
+
+
+@contextmanager
+def _refusals_shown() -> Iterator[None]:
+    """What was refused, and why, for the page to show; of anything else it says nothing."""
+    try:
+        yield
+    except Refused as refused:
+        raise gr.Error(refused.message, print_exception=False) from refused
+    except StoreError as error:
+        raise gr.Error(str(error), print_exception=False) from error
+
+
+def build_dashboard(store: Store, config: LabelingConfig) -> gr.Blocks:
+    """The admins' page, to be mounted with `dashboard_mount_options()`; `config` gives it its title."""
+    handlers = Handlers(store)
     with gr.Blocks(title=f"{config.title} – quality", analytics_enabled=False, fill_width=True) as page:
         with gr.Row(elem_id="dashboard-header"):
             gr.Markdown("# Quality of the judgements", elem_id="dashboard-title")
@@ -76,7 +117,7 @@ def build_dashboard(store: Store, config: LabelingConfig) -> gr.Blocks:
             queue = gr.Dropdown(
                 [ALL_QUEUES], value=ALL_QUEUES, label="Queue", show_label=False, container=False, elem_id="queue"
             )
-            button = gr.Button("Refresh", elem_id="refresh", size="sm")
+            refresh = gr.Button("Refresh", elem_id="refresh", size="sm")
         overview = gr.Markdown(elem_id="overview")
         queue_table = gr.Markdown(elem_id="queues")
         gr.Markdown("## Agreement")
@@ -91,31 +132,32 @@ def build_dashboard(store: Store, config: LabelingConfig) -> gr.Blocks:
 
         with rendered:
 
-            @gr.render(inputs=people, show_progress="hidden")  # type: ignore[untyped-decorator]
-            def annotators(found: list[Person] | None) -> None:
-                if found == []:
+            @gr.render(people, triggers=[people.change], show_progress="hidden")  # type: ignore[untyped-decorator]
+            def annotators(found: list[Person]) -> None:
+                with _refusals_shown():
+                    authorise(LocalContext.request.get(None), store)
+                if not found:
                     gr.Markdown("Nobody has answered yet.")
-                for each in found or []:
-                    with gr.Row(elem_classes="annotator", key=f"row {each.name}"):
-                        gr.Markdown(each.figures, key=f"text {each.name} {each.figures}")
-                        act = gr.Button(
-                            "Release" if each.quarantined else "Quarantine",
-                            size="sm",
-                            elem_classes="release" if each.quarantined else "quarantine",
-                            key=f"button {each.name} {each.quarantined}",
-                        )
-                        act.click(
-                            set_quarantined(each.name, not each.quarantined),
-                            queue,
-                            outputs,
-                            api_visibility="private",
-                            show_progress="minimal",
-                            show_progress_on=as_of,
-                        )
+                for each in found:
+                    button = _annotator(each)
+                    handler = handlers.set_quarantined(each.name, not each.quarantined)
+                    button.click(handler, queue, outputs, show_progress_on=as_of, **_QUIETLY)
 
-        for event in (page.load, button.click, queue.input):
-            event(refresh, queue, outputs, api_visibility="private", show_progress="minimal", show_progress_on=as_of)
-    return page
+        for event in (page.load, refresh.click, queue.input):
+            event(handlers.refresh, queue, outputs, show_progress_on=as_of, **_QUIETLY)
+    return cast(gr.Blocks, page)
+
+
+def _annotator(each: Person) -> gr.Button:
+    """One annotator's line; returns its button."""
+    with gr.Row(elem_classes="annotator", key=f"row {each.name}"):
+        gr.Markdown(each.figures, key=f"text {each.name} {each.figures}")
+        return gr.Button(
+            "Release" if each.quarantined else "Quarantine",
+            size="sm",
+            elem_classes="release" if each.quarantined else "quarantine",
+            key=f"button {each.name} {each.quarantined}",
+        )
 
 
 def dashboard_mount_options() -> dict[str, Any]:
@@ -178,18 +220,6 @@ def _shown(view: View, queue: str | None) -> list[Any]:
 def _image(svg: str) -> PlotData:
     """As Gradio shows matplotlib's figures: an image, in which nothing can run; sharp at every size."""
     return PlotData(type="matplotlib", plot=f"data:image/svg+xml;base64,{base64.b64encode(svg.encode()).decode()}")
-
-
-def _admin(request: gr.Request, store: Store) -> User:
-    """Who asks.
-
-    Raises:
-        gr.Error: nobody who may.
-    """
-    try:
-        return current_user(request, store, role="admin")
-    except Refused as refused:
-        raise gr.Error(refused.message, print_exception=False) from refused
 
 
 def _remaining(tx: Tx) -> tuple[dict[str, int], datetime]:

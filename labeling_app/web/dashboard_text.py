@@ -17,14 +17,17 @@ def overview(statuses: Sequence[QueueStatus], num_remaining: int, quality: Quali
     """The state of the work in tiles."""
     answered = sum(status.num_answers for status in statuses)
     begun = sum(status.num_in_progress for status in statuses)
-    simulated = f", {_count(quality.num_simulated)} simulated" if quality.num_simulated else ""
-    people = [each for each in quality.annotators if not each.quarantined]
+    notes = [f"by {_people(len(quality.annotators))}"]
+    if quarantined := sum(each.quarantined for each in quality.annotators):
+        notes.append(f"{_count(quarantined)} of them quarantined")
+    if simulated := sum(each.simulated for each in quality.annotators):
+        notes.append(f"{_count(simulated)} simulated")
     per_person = "" if pace.per_person_hour is None else f"{pace.per_person_hour:,.0f} an hour of work"
     end = "nothing remains" if not num_remaining else "at the pace of the last 24 hours"
     return _tiles(
         [
-            ("answers", _count(answered), f"of {_count(len(people))} people{simulated}"),
-            ("answers to come", _count(num_remaining), f"{_count(begun)} tasks begun"),
+            ("answers", _count(answered), ", ".join(notes)),
+            ("answers to come", _count(num_remaining), f"{_count(begun)} {'task' if begun == 1 else 'tasks'} begun"),
             (
                 "answers an hour",
                 NOTHING if pace.per_hour is None else f"{pace.per_hour:,.1f}",
@@ -146,6 +149,10 @@ def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 def _count(number: int) -> str:
     return f"{number:,}"
+
+
+def _people(number: int) -> str:
+    return "1 person" if number == 1 else f"{_count(number)} people"
 
 
 def _percent(share: Share) -> str:

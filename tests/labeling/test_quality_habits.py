@@ -121,9 +121,9 @@ def test_drift_by_week_starts_on_mondays():
 def test_agreement_that_falls_is_a_sign():
     sheet = Sheet()
     for task in range(100):
-        sheet.add("ana", task, [[1], [2]])
-        sheet.add("cem", task, [[1], [2]] if task % 9 else [[2], [1]])
-        right = task % 8 if task < 50 else task % 2
+        for steady in ("ana", "cem", "dee", "eve"):
+            sheet.add(steady, task, [[1], [2]] if task % 9 else [[2], [1]])
+        right = task % 8 if task < 50 else task % 3 == 0
         sheet.add("ben", task, [[1], [2]] if right else [[2], [1]])
     signal = falling(drift_by_answers(sheet.judgements, "ben"))
     assert signal is not None
@@ -211,6 +211,12 @@ def test_contradicting_the_others_is_a_sign():
     found = {each.name: each for each in assess(judgements).annotators}
     assert [signal.kind for signal in found["mal"].signals] == ["contradicts"]
     assert contradicting(found["ana"].others, found["ana"].gold) is None
+
+
+def test_guessing_is_a_sign_that_only_agreement_shows():
+    judgements = simulated(0, {"ana": 0.5, "ben": 0.6, "cem": 0.7, "zoe": "careless"}, num_tasks=150)
+    found = {each.name: [signal.kind for signal in each.signals] for each in assess(judgements).annotators}
+    assert found == {"ana": [], "ben": [], "cem": [], "zoe": ["guesses"]}
 
 
 def test_honest_annotators_show_no_signs():

@@ -1,0 +1,191 @@
+"""What the dashboard is made of, without a browser (for that see browser/test_dashboard.py)."""
+
+import asyncio
+from datetime import timedelta
+from typing import Any
+
+import gradio as gr
+import pytest
+from judging import START, Sheet, simulated
+from label_tools import Clock, as_shown, new_tasks
+from starlette.requests import Request
+
+from labeling_app import accounts
+from labeling_app.quality import Pace, assess, pace, plots
+from labeling_app.settings import LabelingConfig
+from labeling_app.store import Store
+from labeling_app.web import dashboard_text
+from labeling_app.web.dashboard import ALL_QUEUES, Handlers, build_dashboard
+
+
+def request_with(token: str | None) -> gr.Request:
+    cookies = [] if token is None else [(b"cookie", f"rlhf_session={token}".encode())]
+    headers = [(b"host", b"labels.example.org"), *cookies]
+    return gr.Request(request=Request({"type": "http", "headers": headers, "client": ("127.0.0.1", 1)}))
+
+
+def session_of(store: Store, name: str, **options: Any) -> str:
+    return store.write(accounts.open_session, store.add_user(name, **options).id, timedelta(hours=1))
+
+
+# Access
+
+
+@pytest.mark.parametrize("who", ["nobody", "a forged cookie", "an annotator", "an admin who was closed"])
+def test_every_handler_refuses_whoever_is_no_admin(local: Store, who: str):
+    tokens = {"nobody": None, "a forged cookie": "x" * 43, "an annotator": session_of(local, "ana")}
+    tokens["an admin who was closed"] = session_of(local, "old", role="admin")
+    local.set_disabled(local.user("old").id, True)
+    handlers = Handlers(local)
+    request = request_with(tokens[who])
+    before = len(local.events())
+    for handler in (handlers.refresh, handlers.set_quarantined("ana", True), handlers.set_quarantined("ana", False)):
+        with pytest.raises(gr.Error, match=r"not logged in|needs the role admin"):
+            handler(ALL_QUEUES, request)
+    assert local.user("ana").quarantined_at is None
+    assert len(local.events()) == before
+
+
+def test_an_admin_quarantines_and_releases_and_the_events_say_who(local: Store):
+    token = session_of(local, "root", role="admin")
+    ana = local.add_user("ana")
+    handlers = Handlers(local)
+    handlers.set_quarantined("ana", True)(ALL_QUEUES, request_with(token))
+    assert local.user("ana").quarantined_at is not None
+    handlers.set_quarantined("ana", False)(ALL_QUEUES, request_with(token))
+    assert local.user("ana").quarantined_at is None
+    kinds = [(event.kind, event.user_id, event.body["user_id"]) for event in local.events()[-2:]]
+    root = local.user("root").id
+    assert kinds == [("quarantined", root, ana.id), ("unquarantined", root, ana.id)]
+
+
+def test_somebody_unknown_is_told_and_nothing_happens(local: Store):
+    token = session_of(local, "root", role="admin")
+    with pytest.raises(gr.Error, match="there is none"):
+        Handlers(local).set_quarantined("nobody", True)(ALL_QUEUES, request_with(token))
+
+
+def test_all_events_of_the_page_ask_who_it_is(local: Store):
+    async def build() -> gr.Blocks:
+        return build_dashboard(local, LabelingConfig())
+
+    page = asyncio.run(build())  # Gradio makes an event loop where there is none, and does not close it
+    for function in page.fns.values():
+        assert function.api_visibility in ("private", "undocumented")
+        assert function.fn.__qualname__ in ("Handlers.refresh", "Renderable.apply")
+
+
+# Figures
+
+
+def test_what_remains_is_what_is_open_or_on_a_screen(store: Store, clock: Clock):
+    token = session_of(store, "root", role="admin")
+    ana = store.add_user("ana")
+    store.add_tasks(new_tasks(3, overlap=2), queue="support")
+    store.add_tasks(new_tasks(1, gold={"tiers": [[0], [1], [2]]}), queue="support")
+    store.withdraw([3])
+    claimed = store.claim(ana.id, "support")
+    assert claimed is not None and claimed.lease is not None
+    store.submit(ana.id, claimed.lease, "key", as_shown(claimed), 1000)
+    store.claim(ana.id, "support")
+    shown = Handlers(store).refresh("support", request_with(token))
+    assert shown[0].value == "support"
+    assert shown[0].choices == [(ALL_QUEUES, ALL_QUEUES), ("support", "support")]
+    assert shown[1] == "as of 21 Nov 2026, 09:00:00 UTC"
+    assert "<dt>answers to come</dt><dd>3<small>" in shown[2]  # of two tasks by two people each, one has come
+    assert [person.name for person in shown[5]] == ["ana"]
+
+
+def test_the_page_of_an_empty_store(local: Store):
+    token = session_of(local, "root", role="admin")
+    shown = Handlers(local).refresh(None, request_with(token))
+    assert "rlhf label add" in shown[3]
+    assert shown[5] == []
+    assert [plot.visible for plot in shown[6:]] == [False] * 5
+
+
+def test_names_are_escaped():
+    sheet = Sheet()
+    sheet.add("<img src=x>", 1, [[1], [2]])
+    (annotator,) = assess(sheet.judgements).annotators
+    assert "<img" not in dashboard_text.annotator(annotator)
+    assert "&lt;img src=x&gt;" in dashboard_text.annotator(annotator)
+
+
+def test_grades_stand_in_where_there_are_no_pairs():
+    sheet = Sheet()
+    sheet.add("ana", 1, ratings={1: 5})
+    sheet.add("ben", 1, ratings={1: 6})
+    assert "<dt>within 1 of others</dt><dd>100%" in dashboard_text.annotator(assess(sheet.judgements).annotators[0])
+
+
+# Pace
+
+
+def test_the_pace_is_that_of_the_last_day_and_tells_the_end():
+    sheet = Sheet()
+    for task in range(48):
+        sheet.add("ana", task, [[1], [2]], at=START + timedelta(hours=task), seconds=36)
+    found = pace(sheet.judgements, 10, START + timedelta(hours=48))
+    assert found == Pace(
+        num_last_day=24, per_hour=1.0, per_person_hour=pytest.approx(100), end=START + timedelta(hours=58)
+    )
+
+
+def test_the_pace_of_a_young_queue_is_since_its_first_answer():
+    sheet = Sheet()
+    for task in range(10):
+        sheet.add("ana", task, [[1], [2]], at=START + timedelta(minutes=task))
+    assert pace(sheet.judgements, 5, START + timedelta(minutes=30)).per_hour == 20.0
+    assert pace(sheet.judgements, 5, START + timedelta(minutes=9)).per_hour == 40.0  # a quarter of an hour at least
+    assert pace(sheet.judgements, 0, START + timedelta(minutes=30)).end is None
+
+
+def test_imported_simulated_and_few_answers_have_no_pace():
+    sheet = Sheet()
+    for task in range(10):
+        sheet.add("imp", task, [[1], [2]], seconds=0, wall_seconds=0)
+        sheet.add("sim", task, [[1], [2]], simulated=True)
+    for task in range(4):
+        sheet.add("ana", task, [[1], [2]])
+    assert pace(sheet.judgements, 5, START + timedelta(hours=1)) == Pace(4, None, None, None)
+    assert pace([], 5, START) == Pace(0, None, None, None)
+
+
+# Plots
+
+
+def test_plots_need_something_to_show():
+    quality = assess([])
+    assert plots.answers_by_day([]) is None
+    for plot in (plots.agreement_by_annotator, plots.time_by_annotator, plots.position_bias, plots.drift):
+        assert plot(quality) is None
+
+
+def test_plots_are_svg_without_scripts_or_links():
+    judgements = simulated(0, {"ana": 0.5, "ben": 0.8, "zoe": "first", "<b>": 1.0}, num_tasks=200, gold_share=0.1)
+    quality = assess(judgements)
+    drawn = [plots.answers_by_day(judgements)]
+    drawn += [
+        plot(quality)
+        for plot in (plots.agreement_by_annotator, plots.time_by_annotator, plots.position_bias, plots.drift)
+    ]
+    for svg in drawn:
+        assert svg is not None and "<svg" in svg
+        assert "<script" not in svg and 'href="http' not in svg and "<b>" not in svg
+
+
+def test_a_long_time_is_drawn_by_weeks():
+    sheet = Sheet()
+    for week in range(60):
+        sheet.add("ana", week, [[1], [2]], at=START + timedelta(weeks=week))
+    svg = plots.answers_by_day(sheet.judgements)
+    assert svg is not None
+    assert svg.count("M ") < 400
+
+
+def test_many_annotators_are_cut_off():
+    sheet = Sheet()
+    for number in range(60):
+        sheet.add(f"p{number}", 1, [[1], [2]])
+    assert plots.time_by_annotator(assess(sheet.judgements)) is not None
