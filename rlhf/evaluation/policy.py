@@ -285,6 +285,7 @@ def _verdict_figures(config: EvaluationConfig, result: _Result, compared: Compar
     figures: dict[str, Any] = {
         "win_rate": won.value,
         "win_rate_ci": won.interval,
+        "confidence": config.confidence,
         "wins": int((compared.verdicts > 0.5).sum()),
         "ties": int((compared.verdicts == 0.5).sum()),
         "losses": int((compared.verdicts < 0.5).sum()),

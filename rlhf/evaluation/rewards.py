@@ -126,6 +126,7 @@ def accuracy_figures(
     return {
         "accuracy": measured.value,
         "accuracy_ci": measured.interval,
+        "confidence": confidence,
         "accuracy_longest": longest_wins([better for better, _ in texts], [worse for _, worse in texts]),
         "margin": float(np.mean(chosen - rejected)),
         "num_pairs": len(pairs),

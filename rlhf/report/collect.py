@@ -11,7 +11,7 @@ import yaml
 from rlhf import registry
 from rlhf.errors import UserError
 from rlhf.report import plots
-from rlhf.report.metrics import STAGES, describe, format_value, signed
+from rlhf.report.metrics import STAGES, describe, format_value, interval_name, signed
 from rlhf.report.model import Comparison, Headline, LineageNode, MetricRow, Report, Sample, StageReport
 from rlhf.tracking import read_metrics, read_samples
 
@@ -183,6 +183,7 @@ def comparison(summary: Mapping[str, Any]) -> Comparison | None:
         judge=str(result.get("judge") or "the scorer"),
         win_rate=float(result["win_rate"]),
         interval=interval,
+        interval_name=interval_name(result.get("confidence")),
         num_prompts=count if isinstance(count, int) else None,
     )
 
@@ -285,7 +286,8 @@ def _range(results: Mapping[str, Any], key: str) -> str:
     interval = _interval(results.get(f"{key}_ci"))
     if interval is None:
         return ""
-    return f"95% interval {format_value(key, interval[0]).removesuffix('%')}–{format_value(key, interval[1])}"
+    name = interval_name(results.get("confidence"))
+    return f"{name} {format_value(key, interval[0]).removesuffix('%')}–{format_value(key, interval[1])}"
 
 
 def _interval(value: Any) -> tuple[float, float] | None:

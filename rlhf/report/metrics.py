@@ -129,6 +129,7 @@ METRICS: dict[str, Metric] = {
     "win_rate": Metric(
         "Win rate", "Share of held-out prompts on which the candidate's answer is preferred; ties count half.", "share"
     ),
+    "confidence": Metric("Confidence of the intervals", "Share of such intervals that hold the true figure.", "share"),
     "wins": Metric("Wins", format="count"),
     "ties": Metric("Ties", format="count"),
     "losses": Metric("Losses", format="count"),
@@ -272,13 +273,18 @@ def describe(key: str) -> Metric:
 
 
 def format_value(key: str, value: Any, interval: Sequence[float] | None = None) -> str:
-    """`value` as people read it, with its unit and, where there is one, its 95% interval."""
+    """`value` as people read it, with its unit and, where there is one, its interval."""
     metric = describe(key)
     text = _plain(metric, value)
     if interval is not None and len(interval) == 2:
         low, high = (_plain(metric, bound) for bound in interval)
         text += f" [{low.removesuffix('%').strip() if low.endswith('%') else low}, {high}]"
     return f"{text} {metric.unit}" if metric.unit and _is_number(value) else text
+
+
+def interval_name(confidence: Any) -> str:
+    """What an interval is called: "95% interval", or "interval" where nobody has said how sure it is."""
+    return f"{100 * confidence:g}% interval" if _is_number(confidence) else "interval"
 
 
 def _is_number(value: Any) -> bool:

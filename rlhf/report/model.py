@@ -118,7 +118,8 @@ class Comparison:
         right: what it was compared with.
         judge: who or what decided.
         win_rate: share of wins of `left`, ties counted half, in [0, 1].
-        interval: its 95% interval.
+        interval: where the true rate may lie.
+        interval_name: what that is called ("95% interval").
         num_prompts: how many held-out prompts were compared.
     """
 
@@ -128,6 +129,7 @@ class Comparison:
     win_rate: float
     interval: tuple[float, float]
     num_prompts: int | None = None
+    interval_name: str = "interval"
 
 
 @dataclass(frozen=True)

@@ -95,6 +95,7 @@ def test_the_summary_agrees_with_the_samples(config, workspace):
     assert [row["score_after"] for row in rows] == [sum(c.isalpha() for c in row["after"]) for row in rows]
     assert summary["order_disagreement"] == 0
     assert 1 <= summary["length_candidate"] <= 12
+    assert summary["confidence"] == 0.95
     assert summary["kl"] > 0 and summary["kl_se"] > 0
     assert {told[2] for told in seen} == {"candidate", "baseline"} and seen[-1][:2] == (12, 12)
 

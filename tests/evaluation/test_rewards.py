@@ -51,12 +51,14 @@ def test_accuracy_is_the_share_of_pairs_in_the_right_order(tmp_path, workspace, 
     pairs = [(prompt, TEXTS[i % 6], TEXTS[(i + 1 + i // 6) % 6]) for i, prompt in enumerate(PROMPTS)]
     rows = [dict(zip(("prompt", "chosen", "rejected"), pair, strict=True)) for pair in pairs]
     write_jsonl(tmp_path / "held_out.jsonl", rows)
-    summary = evaluate_reward(config(tmp_path, model, "output.name=tiny/reward-eval"), workspace)
+    summary = evaluate_reward(config(tmp_path, model, "output.name=tiny/reward-eval", "confidence=0.8"), workspace)
 
     chosen = scores_of(model, workspace, [(prompt, better) for prompt, better, _ in pairs])
     rejected = scores_of(model, workspace, [(prompt, worse) for prompt, _, worse in pairs])
     assert summary["accuracy"] == sum(b > w for b, w in zip(chosen, rejected, strict=True)) / 8
     assert summary["accuracy_ci"][0] < summary["accuracy_ci"][1]
+    assert summary["confidence"] == 0.8
+    assert "80.0%" in (workspace.home / "runs" / summary["run"] / "report.html").read_text()
     assert summary["accuracy_longest"] == sum(len(b) > len(w) for _, b, w in pairs) / 8
     assert (summary["num_pairs"], summary["num_prompts"], summary["num_truncated"]) == (8, 8, 0)
     report = workspace.registry.resolve("tiny/reward-eval")

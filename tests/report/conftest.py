@@ -72,6 +72,7 @@ def make_reward(home: Path) -> Path:
             {
                 "accuracy": 0.8733,
                 "accuracy_ci": [0.8507, 0.8940],
+                "confidence": 0.95,
                 "accuracy_longest": 0.5512,
                 "num_pairs": 2950,
                 "ref": "support/reward@v1",
@@ -191,11 +192,12 @@ LINEAGE = LineageNode(
 
 SUMMARY = {
     "sft": {"eval_loss": 0.9712, "perplexity": 2.6411},
-    "reward": {"accuracy": 0.8733, "accuracy_ci": [0.8507, 0.8940], "accuracy_longest": 0.5512},
+    "reward": {"accuracy": 0.8733, "accuracy_ci": [0.8507, 0.8940], "confidence": 0.95, "accuracy_longest": 0.5512},
     "ppo": {"score_before": -0.81, "score_after": 1.68, "kl": 4.13},
     "eval": {
         "win_rate": 0.9425,
         "win_rate_ci": [0.9125, 0.9675],
+        "confidence": 0.95,
         "num_prompts": 200,
         "judge": "the rubric",
         "candidate": "support/policy@v1",

@@ -38,6 +38,7 @@ def test_a_stage_is_read_back_from_its_folder(runs):
     shown = {row.label: row.value for row in stage.metrics}
     assert shown == {
         "Reward-model accuracy": "87.3% [85.1, 89.4%]",
+        "Confidence of the intervals": "95.0%",
         "Accuracy of “longest wins”": "55.1%",
         "Judged pairs": "2\u202f950",
     }

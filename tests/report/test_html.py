@@ -14,6 +14,8 @@ from rlhf.report import (
     Report,
     Sample,
     StageReport,
+    comparison,
+    headlines,
     render,
     write_report,
 )
@@ -141,6 +143,19 @@ def test_the_parts_stand_in_the_order_of_interest(report):
         )
     ]
     assert places == sorted(places)
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [({"confidence": 0.9}, "90% interval"), ({"confidence": 0.995}, "99.5% interval"), ({}, "interval")],
+)
+def test_an_interval_is_called_what_it_is(given, words):
+    summary = {"eval": {"win_rate": 0.6, "win_rate_ci": [0.5, 0.7], **given}}
+    [headline] = headlines(summary)
+    assert headline.note == f"{words} 50.0–70.0%"
+    page = render(Report(title="t", status="done", comparisons=(comparison(summary),)))
+    assert f"{words} 50.0% to 70.0%, judged" in page and f"prompts, {words} 50.0%" in page
+    assert page.count("% interval") == (2 if given else 0)
 
 
 def test_headline_figures_carry_their_intervals(report):
