@@ -5,6 +5,7 @@ import { numLeft } from "./draft.js";
 import { move, tierOf } from "./ranking.js";
 
 const COARSE = window.matchMedia("(pointer: coarse)");
+const STILL = window.matchMedia("(prefers-reduced-motion: reduce)");
 const STRENGTHS = ["slightly", "clearly", "much", "far"];
 
 export class Bar {
@@ -66,6 +67,11 @@ export class Bar {
     this.submit.setAttribute("aria-disabled", String(!open || left > 0));
     setText(this.submitLabel, phase === "sending" || phase === "waiting" ? "Saving…" : task.lease ? "Submit" : "Save change");
     setText(this.state, this.stateText(left));
+  }
+
+  /** Not yet. */
+  blink() {
+    if (!STILL.matches) this.node.animate([{ opacity: 0.5 }, { opacity: 1 }], 200);
   }
 
   stateText(left) {

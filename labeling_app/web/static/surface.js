@@ -46,7 +46,7 @@ export class Surface {
     session.addEventListener("draft", () => this.update());
     session.addEventListener("state", () => this.setState());
     session.addEventListener("say", (event) => this.say(event.detail));
-    session.addEventListener("incomplete", () => this.bar.node.animate?.([{ opacity: 0.5 }, { opacity: 1 }], 200));
+    session.addEventListener("incomplete", () => this.bar.blink());
   }
 
   /** A new node each time: the same sentence twice is read twice. */

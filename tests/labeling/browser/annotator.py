@@ -27,16 +27,14 @@ class Annotator:
 
     def __init__(self, app: App, context: Any) -> None:
         self.app, self.context = app, context
-        self.user, token = app.new_user()
+        self.user = app.store.add_user(f"annotator-{len(app.store.users())}")
         self.problems: list[str] = []
-        self._sign_in(token)
+        self.sign_in()
         self.page = self.new_page()
 
-    def _sign_in(self, token: str) -> None:
+    def sign_in(self) -> None:
+        token = self.app.new_session(self.user)
         self.context.add_cookies([{"name": "rlhf_session", "value": token, "url": self.app.address}])
-
-    def sign_in_again(self) -> None:
-        self._sign_in(self.app.new_session(self.user))
 
     def new_page(self) -> Any:
         page = self.context.new_page()

@@ -3,6 +3,7 @@
 import os
 import shutil
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -22,11 +23,9 @@ NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable"
 WINDOW = {"width": 1280, "height": 800}
 
 
-@pytest.fixture(scope="session")
-def app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[App]:
-    """One server for all; a test that needs a fresh one kills it and starts it again."""
-    app = App(tmp_path_factory.mktemp("labels"))
-    app.store.set_guidelines("Rank by **help**.\n\n- right before friendly")
+@pytest.fixture
+def app(tmp_path: Path) -> Iterator[App]:
+    app = App(tmp_path)
     app.start()
     yield app
     app.stop()

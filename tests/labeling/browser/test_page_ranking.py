@@ -14,7 +14,7 @@ SitDown = Callable[..., Annotator]
 
 
 def test_twenty_tasks_are_ranked_by_keyboard_alone(app: App, sit_down: SitDown) -> None:
-    app.set_tasks(*[task(f"Question {number}") for number in range(20)])
+    app.add_tasks(*[task(f"Question {number}") for number in range(20)])
     annotator = sit_down()
     for number in range(20):
         assert set(annotator.badges.values()) == {"Not placed"}
@@ -26,7 +26,7 @@ def test_twenty_tasks_are_ranked_by_keyboard_alone(app: App, sit_down: SitDown) 
 
 
 def test_the_order_shown_is_the_one_stored_and_differs_between_people(app: App, sit_down: SitDown) -> None:
-    app.set_tasks(*[task(f"Question {number}", overlap=2) for number in range(4)])
+    app.add_tasks(*[task(f"Question {number}", overlap=2) for number in range(4)])
     shown: list[list[list[str]]] = []
     for _ in range(2):
         annotator = sit_down()
@@ -42,7 +42,7 @@ def test_the_order_shown_is_the_one_stored_and_differs_between_people(app: App, 
 
 
 def test_ties_by_key(app: App, sit_down: SitDown) -> None:
-    app.set_tasks(task())
+    app.add_tasks(task())
     annotator = sit_down()
     annotator.rank(B, A, "=", D, C)
     assert annotator.badges == {B: "Best", A: "2nd =", D: "2nd =", C: "3rd"}
@@ -52,7 +52,7 @@ def test_ties_by_key(app: App, sit_down: SitDown) -> None:
 
 
 def test_backspace_takes_back_first_the_tie_then_the_last_card(app: App, sit_down: SitDown) -> None:
-    app.set_tasks(task())
+    app.add_tasks(task())
     annotator = sit_down()
     annotator.rank(A, B, "=")
     annotator.press("Backspace")
@@ -63,7 +63,7 @@ def test_backspace_takes_back_first_the_tie_then_the_last_card(app: App, sit_dow
 
 
 def test_enter_before_all_are_placed_submits_nothing_and_says_what_is_missing(app: App, sit_down: SitDown) -> None:
-    app.set_tasks(task())
+    app.add_tasks(task())
     annotator = sit_down()
     annotator.rank(A, B)
     annotator.press("Enter")
@@ -72,7 +72,7 @@ def test_enter_before_all_are_placed_submits_nothing_and_says_what_is_missing(ap
 
 
 def test_cards_are_dragged_into_the_order_between_others_onto_others_and_out(app: App, sit_down: SitDown) -> None:
-    app.set_tasks(task())
+    app.add_tasks(task())
     annotator = sit_down()
     page = annotator.page
 
@@ -103,7 +103,7 @@ def test_cards_are_dragged_into_the_order_between_others_onto_others_and_out(app
 
 
 def test_cards_are_placed_and_moved_by_buttons(app: App, sit_down: SitDown) -> None:
-    app.set_tasks(task())
+    app.add_tasks(task())
     annotator = sit_down()
 
     def click(text: str, name: str) -> None:
@@ -125,7 +125,7 @@ def test_cards_are_placed_and_moved_by_buttons(app: App, sit_down: SitDown) -> N
 
 
 def test_everything_is_reached_and_worked_by_tab_and_enter_with_the_focus_in_sight(app: App, sit_down: SitDown) -> None:
-    app.set_tasks(task())
+    app.add_tasks(task())
     annotator = sit_down()
     page = annotator.page
     for text in BEST_TO_WORST:
@@ -143,7 +143,7 @@ def test_everything_is_reached_and_worked_by_tab_and_enter_with_the_focus_in_sig
 
 
 def test_what_goes_beside_the_order_is_stored(app: App, sit_down: SitDown) -> None:
-    app.set_tasks(task())
+    app.add_tasks(task())
     annotator = sit_down()
     page = annotator.page
     annotator.rank(A, B, C, D)
@@ -168,7 +168,7 @@ def test_what_goes_beside_the_order_is_stored(app: App, sit_down: SitDown) -> No
 
 
 def test_an_answer_is_gone_back_to_and_revised(app: App, sit_down: SitDown) -> None:
-    app.set_tasks(task("First"), task("Second"), task("Third"))
+    app.add_tasks(task("First"), task("Second"), task("Third"))
     annotator = sit_down()
     for number in (1, 2):
         annotator.rank(*BEST_TO_WORST)
@@ -190,7 +190,7 @@ def test_an_answer_is_gone_back_to_and_revised(app: App, sit_down: SitDown) -> N
 
 
 def test_a_task_is_skipped_with_a_reason_and_answered_after_all(app: App, sit_down: SitDown) -> None:
-    app.set_tasks(task("First"), task("Second"))
+    app.add_tasks(task("First"), task("Second"))
     annotator = sit_down()
     page = annotator.page
     first = annotator.prompt
@@ -209,7 +209,7 @@ def test_a_task_is_skipped_with_a_reason_and_answered_after_all(app: App, sit_do
 
 
 def test_the_guidelines_stand_beside_the_task_with_their_version(app: App, sit_down: SitDown) -> None:
-    app.set_tasks(task())
+    app.add_tasks(task())
     annotator = sit_down()
     panel = annotator.page.locator("#page-guidelines")
     assert not panel.is_visible()
@@ -221,7 +221,7 @@ def test_the_guidelines_stand_beside_the_task_with_their_version(app: App, sit_d
 
 
 def test_the_keys_are_explained(app: App, sit_down: SitDown) -> None:
-    app.set_tasks(task())
+    app.add_tasks(task())
     annotator = sit_down()
     annotator.press("?")
     help_text = annotator.page.inner_text("dialog")
