@@ -119,6 +119,7 @@ leases = sa.Table(
     sa.Column("token", sa.String(64), nullable=False, unique=True),
     sa.Column("task_id", sa.ForeignKey("tasks.id"), nullable=False),
     sa.Column("user_id", sa.ForeignKey("users.id"), nullable=False),
+    sa.Column("queue", sa.String(100), nullable=False),  # the task's, so that a person's work is counted in an index
     sa.Column("state", sa.String(16), nullable=False),  # active | answered | skipped | expired
     sa.Column("presented", sa.JSON, nullable=False),  # response ids, as this person saw them
     sa.Column("claimed_at", UtcDateTime, nullable=False),
@@ -178,11 +179,17 @@ sa.Index(
     postgresql_where=sa.text("gold IS NOT NULL"),
 )
 sa.Index("ix_tasks_prompt", tasks.c.prompt_id)
-sa.Index("ix_leases_of_user", leases.c.user_id, leases.c.state, leases.c.ended_at)
+sa.Index("ix_leases_of_user", leases.c.user_id, leases.c.state, leases.c.queue, leases.c.ended_at)
 sa.Index(
     "ix_leases_in_force",
     leases.c.expires_at,
     sqlite_where=sa.text("state = 'active'"),
     postgresql_where=sa.text("state = 'active'"),
 )
-sa.Index("ix_submissions_of_user", submissions.c.user_id, submissions.c.created_at)
+sa.Index(
+    "ix_submissions_of_user",
+    submissions.c.user_id,
+    submissions.c.created_at,
+    submissions.c.revision,
+    submissions.c.active_ms,
+)

@@ -122,6 +122,7 @@ def _answers() -> None:
         sa.Column("token", sa.String(64), nullable=False, unique=True),
         sa.Column("task_id", sa.Integer, sa.ForeignKey("tasks.id"), nullable=False),
         sa.Column("user_id", sa.Integer, sa.ForeignKey("users.id"), nullable=False),
+        sa.Column("queue", sa.String(100), nullable=False),
         sa.Column("state", sa.String(16), nullable=False),
         sa.Column("presented", sa.JSON, nullable=False),
         sa.Column("claimed_at", MOMENT, nullable=False),
@@ -169,6 +170,6 @@ def _indexes() -> None:
     )
     op.create_index("ix_tasks_gold", "tasks", ["queue", "id"], sqlite_where=is_gold, postgresql_where=is_gold)
     op.create_index("ix_tasks_prompt", "tasks", ["prompt_id"])
-    op.create_index("ix_leases_of_user", "leases", ["user_id", "state", "ended_at"])
+    op.create_index("ix_leases_of_user", "leases", ["user_id", "state", "queue", "ended_at"])
     op.create_index("ix_leases_in_force", "leases", ["expires_at"], sqlite_where=in_force, postgresql_where=in_force)
-    op.create_index("ix_submissions_of_user", "submissions", ["user_id", "created_at"])
+    op.create_index("ix_submissions_of_user", "submissions", ["user_id", "created_at", "revision", "active_ms"])

@@ -48,7 +48,7 @@ def submit(tx: Tx, user_id: int, lease: str, key: str, answer: Answer, active_ms
         raise NotYours("This task was given to somebody else.")
     if row.submission_id is not None:
         return _known(row, row.task_id, answer)
-    check_active(user_id, row)
+    check_active(row)
     _check_answer(tx, answer, row.mode, row.presented)
     if row.state == "answered":
         raise Conflict("You have already answered this task; to change the answer, revise it.")
@@ -75,7 +75,7 @@ def revise(tx: Tx, user_id: int, task_id: int, key: str, answer: Answer, active_
         raise UnknownUser(f"user {user_id}: there is none")
     if row.submission_id is not None:
         return _known(row, task_id, answer)
-    check_active(user_id, row)
+    check_active(row)
     if row.lease_id is None or row.state != "answered":
         raise UnknownTask(f"You have not answered task {task_id}.")
     _check_answer(tx, answer, row.mode, row.presented)
@@ -105,7 +105,7 @@ def skip(tx: Tx, user_id: int, lease: str, key: str, reason: str, note: str = ""
         raise NotYours("This task was given to somebody else.")
     if row.skip is not None and row.skip["key"] == key:
         return Skipped(row.task_id, row.skip["reason"], datetime.fromisoformat(row.skip["at"]))
-    check_active(user_id, row)
+    check_active(row)
     if row.state == "answered":
         raise Conflict("You have already answered this task.")
     if row.state == "skipped":

@@ -2,6 +2,7 @@
 
 import random
 import secrets
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from functools import lru_cache
 from typing import Any
@@ -14,9 +15,17 @@ from labeling_app.store import slots
 from labeling_app.store.errors import LeaseLost, NotYours, UnknownTask, UnknownUser
 from labeling_app.store.people import check_active, lock
 from labeling_app.store.transaction import ACTIVE, QUEUE, TASK, USER, Tx
-from labeling_app.store.values import Claimed
+from labeling_app.store.values import Claimed, Content
 
-_IS_OPEN = tasks.c.open_slots > sa.literal_column("0")  # a literal: the index ix_tasks_open holds these rows only
+# a literal: the index ix_tasks_open holds these rows only
+_IS_OPEN = tasks.c.open_slots > sa.literal_column("0")
+
+_IS_GOLD = sa.and_(tasks.c.gold.is_not(None), tasks.c.withdrawn_at.is_(None))
+
+# What a person had is not given to them again, unless it slipped from their hands.
+_HAD = sa.select(leases.c.id).where(
+    leases.c.task_id == tasks.c.id, leases.c.user_id == USER, leases.c.state != sa.literal_column("'expired'")
+)
 
 
 def claim(tx: Tx, user_id: int, queue: str | None = None) -> Claimed | None:
@@ -30,18 +39,20 @@ def claim(tx: Tx, user_id: int, queue: str | None = None) -> Claimed | None:
         UnknownUser, Quarantined, Disabled
     """
     lock(tx, user_id)
-    row = tx.connection.execute(_held(queue is not None), {"user": user_id, "queue": queue}).first()
+    row = tx.connection.execute(_situation(queue is not None), {"user": user_id, "queue": queue}).first()
     if row is None:
         raise UnknownUser(f"user {user_id}: there is none")
-    check_active(user_id, row)
-    if row.task_id is not None:
-        return take(tx, user_id, row.task_id)
-    task_id = _next_gold(tx, user_id, queue) if _is_gold_due(tx, user_id, queue) else None
+    check_active(row)
+    if row.held is not None:
+        return take(tx, user_id, row.held)
+    share = tx.settings.gold_share if row.has_gold else 0.0
+    is_gold_due = share > 0 and _draw(tx, user_id, "whether gold").random() < share
+    task_id = _next_gold(tx, user_id, queue) if is_gold_due else None
     if task_id is None:
         task_id = _next_open(tx, user_id, queue)
     if task_id is None and slots.sweep(tx):
         task_id = _next_open(tx, user_id, queue)
-    if task_id is None and tx.settings.gold_share > 0:
+    if task_id is None and share > 0:
         task_id = _next_gold(tx, user_id, queue)
     return None if task_id is None else take(tx, user_id, task_id)
 
@@ -53,27 +64,26 @@ def take(tx: Tx, user_id: int, task_id: int) -> Claimed:
         LeaseLost: there is no slot; only for a task that this person had before.
     """
     row = tx.connection.execute(_CONTENT, {"user": user_id, "task": task_id}).one()
+    contents = _contents(tx, task_id)
     expires_at = tx.now + timedelta(seconds=tx.settings.lease_seconds)
     if row.state == "active":
-        token, presented = row.token, row.presented
         if row.expires_at > tx.now:
             expires_at = row.expires_at
         else:  # the time was up, and nobody has taken it away yet
             _prolong(tx, row.lease_id, user_id, task_id, expires_at)
-        return _claimed(tx, row, token, presented, expires_at)
+        return _claimed(row, contents, row.presented, lease=row.token, expires_at=expires_at)
     if not row.is_gold and not slots.take(tx, task_id):
         raise LeaseLost("Somebody else has been given this task in the meantime.")
     if row.lease_id is None:
-        token, presented = secrets.token_urlsafe(24), _shuffled(tx, task_id, user_id)
-        new = {"token": token, "task_id": task_id, "user_id": user_id, "state": "active", "presented": presented}
-        tx.connection.execute(_ADD_LEASE, new | {"claimed_at": tx.now, "expires_at": expires_at})
+        token, presented = secrets.token_urlsafe(24), _shuffled(contents, task_id, user_id)
+        new = {"token": token, "task_id": task_id, "user_id": user_id, "queue": row.queue, "presented": presented}
+        tx.connection.execute(_ADD_LEASE, new | {"state": "active", "claimed_at": tx.now, "expires_at": expires_at})
     else:
         token, presented = row.token, row.presented
-        renewed = {"lease": row.lease_id, "now": tx.now, "expires": expires_at}
-        tx.connection.execute(_RENEW, renewed)
+        tx.connection.execute(_RENEW, {"lease": row.lease_id, "now": tx.now, "expires": expires_at})
     body = {"presented": presented, "expires_at": expires_at.isoformat()}
     tx.record("claimed", body, user_id=user_id, task_id=task_id)
-    return _claimed(tx, row, token, presented, expires_at)
+    return _claimed(row, contents, presented, lease=token, expires_at=expires_at)
 
 
 def extend(tx: Tx, user_id: int, lease: str) -> datetime:
@@ -86,7 +96,7 @@ def extend(tx: Tx, user_id: int, lease: str) -> datetime:
     row = tx.connection.execute(_LEASE_OF, {"user": user_id, "token": lease}).one_or_none()
     if row is None or row.user_id != user_id:
         raise NotYours("This task was given to somebody else.")
-    check_active(user_id, row)
+    check_active(row)
     if row.state != "active":
         raise LeaseLost("The time for this task was up.")
     expires_at = tx.now + timedelta(seconds=tx.settings.lease_seconds)
@@ -106,23 +116,14 @@ def reopen(tx: Tx, user_id: int, task_id: int) -> Claimed:
     state = tx.connection.execute(_STATE_OF, {"user": user_id, "task": task_id}).one_or_none()
     if state is None:
         raise UnknownTask(f"Task {task_id} was never given to you.")
-    check_active(user_id, state)
+    check_active(state)
     if state.state != "answered":
         slots.sweep_task(tx, task_id)
         return take(tx, user_id, task_id)
     row = tx.connection.execute(_CONTENT, {"user": user_id, "task": task_id}).one()
     last = tx.connection.execute(LAST_SUBMISSION, {"user": user_id, "task": task_id}).one()
-    answer = Answer.model_validate(last.answer)
-    return _claimed(tx, row, None, row.presented, None, answer, last.revision)
-
-
-def _is_gold_due(tx: Tx, user_id: int, queue: str | None) -> bool:
-    if (
-        tx.settings.gold_share <= 0
-        or tx.connection.execute(_any_gold(queue is not None), {"queue": queue}).first() is None
-    ):
-        return False
-    return _draw(tx, user_id, "whether gold").random() < tx.settings.gold_share
+    answer, revision = Answer.model_validate(last.answer), last.revision
+    return _claimed(row, _contents(tx, task_id), row.presented, answer=answer, revision=revision)
 
 
 def _draw(tx: Tx, user_id: int, what: str) -> random.Random:
@@ -169,8 +170,13 @@ def _open_queues(tx: Tx) -> list[str]:
         names.append(name)
 
 
-def _shuffled(tx: Tx, task_id: int, user_id: int) -> list[int]:
-    shown = list(tx.connection.execute(_RESPONSE_IDS, {"task": task_id}).scalars())
+def _contents(tx: Tx, task_id: int) -> dict[int, Content]:
+    """A task's responses by their ids, in the order in which they were added."""
+    return {row.id: row.content for row in tx.connection.execute(_RESPONSES, {"task": task_id})}
+
+
+def _shuffled(response_ids: Iterable[int], task_id: int, user_id: int) -> list[int]:
+    shown = list(response_ids)
     random.Random(f"presented {task_id} {user_id}").shuffle(shown)  # noqa: S311 - no secret
     return shown
 
@@ -180,50 +186,43 @@ def _prolong(tx: Tx, lease_id: int, user_id: int, task_id: int, expires_at: date
     tx.record("extended", {"expires_at": expires_at.isoformat()}, user_id=user_id, task_id=task_id)
 
 
-def _claimed(
-    tx: Tx,
-    row: Any,
-    lease: str | None,
-    presented: list[int],
-    expires_at: datetime | None,
-    answer: Answer | None = None,
-    revision: int = 0,
-) -> Claimed:
-    contents = {found.id: found.content for found in tx.connection.execute(_RESPONSES, {"task": row.task_id})}
+def _claimed(row: Any, contents: Mapping[int, Content], presented: Sequence[int], **now: Any) -> Claimed:
     return Claimed(
-        lease=lease,
+        **{"lease": None, "expires_at": None} | now,
         task_id=row.task_id,
         mode=row.mode,
         queue=row.queue,
         prompt=row.prompt,
         responses=[(response, contents[response]) for response in presented],
-        expires_at=expires_at,
-        answer=answer,
-        revision=revision,
     )
 
 
 @lru_cache
-def _held(in_queue: bool) -> Any:
-    """The user, with the task they took last and still have."""
-    last = sa.select(leases.c.task_id).where(leases.c.user_id == users.c.id, leases.c.state == ACTIVE)
-    if in_queue:
-        last = last.join(tasks, tasks.c.id == leases.c.task_id).where(tasks.c.queue == QUEUE)
-    last = last.order_by(leases.c.claimed_at.desc(), leases.c.id.desc()).limit(1)
-    return sa.select(users.c.disabled_at, users.c.quarantined_at, last.scalar_subquery().label("task_id")).where(
-        users.c.id == USER
+def _situation(in_queue: bool) -> Any:
+    """The user, the task that they took last and still have, and whether there is gold at all."""
+    held = (
+        sa.select(leases.c.task_id)
+        .where(
+            leases.c.user_id == users.c.id, leases.c.state == ACTIVE, *([leases.c.queue == QUEUE] if in_queue else [])
+        )
+        .order_by(leases.c.claimed_at.desc(), leases.c.id.desc())
+        .limit(1)
     )
+    gold = sa.select(tasks.c.id).where(_IS_GOLD, *_of_queue(in_queue))
+    return sa.select(
+        users.c.disabled_at,
+        users.c.quarantined_at,
+        held.scalar_subquery().label("held"),
+        gold.exists().label("has_gold"),
+    ).where(users.c.id == USER)
 
 
 @lru_cache
 def _open(how: str) -> Any:
     """Tasks for this person in the order in which they are given out."""
-    had = sa.select(leases.c.id).where(
-        leases.c.task_id == tasks.c.id, leases.c.user_id == USER, leases.c.state != sa.literal_column("'expired'")
-    )
     found = (
         sa.select(tasks.c.id, tasks.c.priority, tasks.c.begun)
-        .where(tasks.c.queue == QUEUE, _IS_OPEN, ~sa.exists(had))
+        .where(tasks.c.queue == QUEUE, _IS_OPEN, ~sa.exists(_HAD))
         .order_by(tasks.c.priority.desc(), tasks.c.begun.desc(), tasks.c.id)
         .limit(1)
     )
@@ -234,19 +233,13 @@ def _open(how: str) -> Any:
 
 
 @lru_cache
-def _any_gold(in_queue: bool) -> Any:
-    found = sa.select(tasks.c.id).where(tasks.c.gold.is_not(None), tasks.c.withdrawn_at.is_(None)).limit(1)
-    return found.where(tasks.c.queue == QUEUE) if in_queue else found
-
-
-@lru_cache
 def _unseen_gold(in_queue: bool) -> Any:
-    had = sa.select(leases.c.id).where(
-        leases.c.task_id == tasks.c.id, leases.c.user_id == USER, leases.c.state != sa.literal_column("'expired'")
-    )
-    found = sa.select(tasks.c.id).where(tasks.c.gold.is_not(None), tasks.c.withdrawn_at.is_(None), ~sa.exists(had))
-    found = found.order_by(tasks.c.id)
-    return found.where(tasks.c.queue == QUEUE) if in_queue else found
+    found = sa.select(tasks.c.id).where(_IS_GOLD, ~sa.exists(_HAD), *_of_queue(in_queue))
+    return found.order_by(tasks.c.id)
+
+
+def _of_queue(in_queue: bool) -> list[sa.ColumnElement[bool]]:
+    return [tasks.c.queue == QUEUE] if in_queue else []
 
 
 _NUM_CLAIMS = sa.select(sa.func.count()).select_from(leases).where(leases.c.user_id == USER)
@@ -271,14 +264,11 @@ _CONTENT = (
     .where(tasks.c.id == TASK)
 )
 
-_RESPONSE_IDS = (
-    sa.select(task_responses.c.response_id).where(task_responses.c.task_id == TASK).order_by(task_responses.c.position)
-)
-
 _RESPONSES = (
     sa.select(responses.c.id, responses.c.content)
     .join(task_responses, task_responses.c.response_id == responses.c.id)
     .where(task_responses.c.task_id == TASK)
+    .order_by(task_responses.c.position)
 )
 
 _ADD_LEASE = sa.insert(leases).inline()

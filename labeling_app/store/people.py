@@ -102,7 +102,7 @@ def current_guidelines(tx: Tx) -> tuple[int, str] | None:
     return None if row is None else (row.version, row.text)
 
 
-def check_active(user_id: int, row: Any) -> None:
+def check_active(row: Any) -> None:
     """Refuse whoever may not work now; `row` holds the user's `disabled_at` and `quarantined_at`.
 
     Raises:

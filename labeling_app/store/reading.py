@@ -1,7 +1,6 @@
 """What is asked of the store and changes nothing."""
 
 from collections.abc import Sequence
-from datetime import UTC, datetime, time
 from typing import Any
 
 import sqlalchemy as sa
@@ -9,37 +8,10 @@ import sqlalchemy as sa
 from labeling_app.answers import Answer
 from labeling_app.schema import events, leases, prompts, responses, submissions, task_responses, tasks, users
 from labeling_app.store.transaction import Tx
-from labeling_app.store.values import Content, Event, Handled, Judgement, Progress, Response
+from labeling_app.store.values import Content, Event, Handled, Judgement, Response
 
 PREVIEW = 120
 """Characters of a prompt in a list."""
-
-
-def progress(tx: Tx, user_id: int, queue: str | None = None) -> Progress:
-    """How far this person is, in one queue or in all."""
-    in_queue = [] if queue is None else [tasks.c.queue == queue]
-    own = (
-        sa.select(leases.c.state, sa.func.count().label("num"), _count(_IS_OPEN).label("num_open"))
-        .add_columns(_count(_IS_GOLD).label("num_gold"))
-        .join(tasks, tasks.c.id == leases.c.task_id)
-        .where(leases.c.user_id == user_id, *in_queue)
-        .group_by(leases.c.state)
-    )
-    states = {row.state: row for row in tx.connection.execute(own)}
-    num = {state: row.num for state, row in states.items()}
-    had = [row for state, row in states.items() if state != "expired"]
-    # What is open, less what is open and was theirs: no need to look at each of many open tasks.
-    num_open = _num_tasks(tx, _IS_OPEN, *in_queue) - sum(row.num_open for row in had)
-    if tx.settings.gold_share > 0:
-        num_open += _num_tasks(tx, _IS_GOLD, *in_queue) - sum(row.num_gold for row in had)
-    num_today, active_ms = tx.connection.execute(_today(user_id, tx.now, in_queue)).one()
-    return Progress(
-        num_answered=num.get("answered", 0),
-        num_today=num_today,
-        num_open_for_me=num_open + num.get("active", 0),
-        num_skipped=num.get("skipped", 0),
-        seconds_today=int(active_ms) / 1000,
-    )
 
 
 def history(tx: Tx, user_id: int, limit: int = 50) -> list[Handled]:
@@ -146,29 +118,6 @@ def preview(content: Content) -> str:
     text = content if isinstance(content, str) else str(content[-1].get("content", "")) if content else ""
     line = " ".join(text[: 4 * PREVIEW].split())
     return line if len(line) <= PREVIEW else line[: PREVIEW - 1] + "…"
-
-
-_IS_OPEN = tasks.c.open_slots > sa.literal_column("0")
-_IS_GOLD = sa.and_(tasks.c.gold.is_not(None), tasks.c.withdrawn_at.is_(None))
-
-
-def _count(condition: sa.ColumnElement[bool]) -> sa.Function[int]:
-    return sa.func.count(sa.case((condition, 1)))
-
-
-def _num_tasks(tx: Tx, *where: sa.ColumnElement[bool]) -> int:
-    counted: int = tx.connection.execute(sa.select(sa.func.count()).select_from(tasks).where(*where)).scalar_one()
-    return counted
-
-
-def _today(user_id: int, now: datetime, in_queue: Sequence[sa.ColumnElement[bool]]) -> sa.Select[int, int]:
-    """Tasks answered for the first time, and milliseconds at work, since midnight UTC."""
-    midnight = datetime.combine(now, time(), UTC)
-    first = _count(submissions.c.revision == 1)
-    found = sa.select(first, sa.func.coalesce(sa.func.sum(submissions.c.active_ms), 0)).select_from(submissions)
-    if in_queue:
-        found = found.join(tasks, tasks.c.id == submissions.c.task_id).where(*in_queue)
-    return found.where(submissions.c.user_id == user_id, submissions.c.created_at >= midnight)
 
 
 def _shown(tx: Tx, queue: str | None) -> dict[int, list[Response]]:

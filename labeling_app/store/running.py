@@ -5,7 +5,7 @@ import queue
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Protocol, TypeVar
 
@@ -49,10 +49,11 @@ class Setup:
 
     clock: Callable[[], datetime]
     settings: StoreSettings
+    memo: dict[Any, Any] = field(default_factory=dict)
 
     def tx(self, connection: Connection) -> Tx:
         """A transaction that happens now."""
-        return Tx(connection, self.clock(), self.settings)
+        return Tx(connection, self.clock(), self.settings, self.memo)
 
 
 class LastingConnection:

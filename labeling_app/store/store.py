@@ -18,6 +18,7 @@ from labeling_app.schema import MIGRATIONS
 from labeling_app.settings import QUEUE, StoreSettings
 from labeling_app.store import adding, answering, claiming, people, reading, slots
 from labeling_app.store.postgresql import PostgresqlRunner
+from labeling_app.store.progress import progress
 from labeling_app.store.replay import audit
 from labeling_app.store.running import Runner, Setup
 from labeling_app.store.sqlite import SqliteRunner
@@ -65,7 +66,7 @@ READS: dict[str, Callable[..., Any]] = {
     "users": people.all_users,
     "user": people.user,
     "guidelines": people.current_guidelines,
-    "progress": reading.progress,
+    "progress": progress,
     "history": reading.history,
     "status": status,
     "judgements": reading.judgements,
@@ -211,7 +212,7 @@ class Store:
     # Looking
 
     def progress(self, user_id: int, queue: str | None = None) -> Progress:
-        return self.read(reading.progress, user_id, queue)
+        return self.read(progress, user_id, queue)
 
     def history(self, user_id: int, limit: int = 50) -> list[Handled]:
         return self.read(reading.history, user_id, limit)

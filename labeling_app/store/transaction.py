@@ -1,7 +1,7 @@
 """What every operation of the store is given first."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
@@ -24,11 +24,15 @@ _ADD_EVENT = sa.insert(events).inline()
 
 @dataclass(frozen=True)
 class Tx:
-    """One transaction: the connection it runs on, the moment at which it happens, the store's settings."""
+    """One transaction: the connection it runs on, the moment at which it happens, the store's settings.
+
+    `memo` outlives it: what this process has counted before and need not count every time.
+    """
 
     connection: Connection
     now: datetime
     settings: StoreSettings
+    memo: dict[Any, Any] = field(default_factory=dict)
 
     @property
     def on_server(self) -> bool:

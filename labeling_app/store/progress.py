@@ -1,0 +1,80 @@
+"""How far one person is. The page asks after every answer, so it must cost next to nothing."""
+
+import time
+from datetime import UTC, datetime
+from datetime import time as time_of_day
+
+import sqlalchemy as sa
+
+from labeling_app.schema import leases, submissions, tasks
+from labeling_app.store.transaction import QUEUE, USER, Tx
+from labeling_app.store.values import Progress
+
+RECOUNT_SECONDS = 5.0
+MANY = 2000
+"""Where more tasks than this are open, what others do to their number shows up to `RECOUNT_SECONDS` late."""
+
+
+def progress(tx: Tx, user_id: int, queue: str | None = None) -> Progress:
+    """How far this person is, in one queue or in all; what they did today is counted over all queues."""
+    rows = tx.connection.execute(_OWN[queue is not None], {"user": user_id, "queue": queue})
+    num: dict[str, int] = {row.state: row.num for row in rows}
+    midnight = datetime.combine(tx.now, time_of_day(), UTC)
+    num_today, active_ms = tx.connection.execute(_TODAY, {"user": user_id, "midnight": midnight}).one()
+    return Progress(
+        num_answered=num.get("answered", 0),
+        num_today=num_today,
+        num_open_for_me=_num_open(tx, user_id, queue, sum(num.values()) - num.get("expired", 0)) + num.get("active", 0),
+        num_skipped=num.get("skipped", 0),
+        seconds_today=int(active_ms) / 1000,
+    )
+
+
+def _num_open(tx: Tx, user_id: int, queue: str | None, num_had: int) -> int:
+    """Tasks that this person could still be given; `num_had` are those that they were and that did not expire."""
+    key = ("open for", user_id, queue)
+    counted_at, num_open_then, num_had_then = tx.memo.get(key, (0.0, 0, 0))
+    if num_open_then > MANY and time.monotonic() < counted_at + RECOUNT_SECONDS:
+        return int(num_open_then - (num_had - num_had_then))
+    values = {"user": user_id, "queue": queue}
+    # What is open, less what is open and was theirs: that spares looking into the leases for every open task.
+    num_open: int = tx.connection.execute(_OPEN[queue is not None], values).scalar_one()
+    num_open -= tx.connection.execute(_OPEN_AND_HAD[queue is not None], values).scalar_one()
+    if tx.settings.gold_share > 0:
+        num_open += tx.connection.execute(_UNSEEN_GOLD[queue is not None], values).scalar_one()
+    tx.memo[key] = (time.monotonic(), num_open, num_had)
+    return num_open
+
+
+_IS_OPEN = tasks.c.open_slots > sa.literal_column("0")
+_IS_GOLD = sa.and_(tasks.c.gold.is_not(None), tasks.c.withdrawn_at.is_(None))
+_HAD = sa.and_(leases.c.user_id == USER, leases.c.state != sa.literal_column("'expired'"))
+
+_OF_LEASE = leases.c.queue == QUEUE
+_OF_TASK = tasks.c.queue == QUEUE
+
+
+def _in_all_or_one(counted: sa.Select[int], in_queue: sa.ColumnElement[bool]) -> tuple[sa.Select[int], sa.Select[int]]:
+    return counted, counted.where(in_queue)
+
+
+_OWN_STATES = sa.select(leases.c.state, sa.func.count().label("num")).where(leases.c.user_id == USER)
+_OWN = [found.group_by(leases.c.state) for found in (_OWN_STATES, _OWN_STATES.where(_OF_LEASE))]
+
+_TODAY = sa.select(
+    sa.func.count(sa.case((submissions.c.revision == 1, 1))), sa.func.coalesce(sa.func.sum(submissions.c.active_ms), 0)
+).where(submissions.c.user_id == USER, submissions.c.created_at >= sa.bindparam("midnight"))
+
+_OPEN = _in_all_or_one(sa.select(sa.func.count()).select_from(tasks).where(_IS_OPEN), _OF_TASK)
+
+_OPEN_AND_HAD = _in_all_or_one(
+    sa.select(sa.func.count()).select_from(leases).join(tasks, tasks.c.id == leases.c.task_id).where(_HAD, _IS_OPEN),
+    _OF_LEASE,
+)
+
+_UNSEEN_GOLD = _in_all_or_one(
+    sa.select(sa.func.count())
+    .select_from(tasks)
+    .where(_IS_GOLD, ~sa.exists(sa.select(leases.c.id).where(leases.c.task_id == tasks.c.id, _HAD))),
+    _OF_TASK,
+)
