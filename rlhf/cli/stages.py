@@ -30,7 +30,9 @@ def register(app: typer.Typer) -> None:
     app.command()(export)
 
 
-def sft(config: Config, overrides: Overrides = None, json: Json = False, resume: Resume = None) -> None:
+def sft(
+    context: typer.Context, config: Config, overrides: Overrides = None, json: Json = False, resume: Resume = None
+) -> None:
     """Fine-tune a language model on texts, prompts with completions, or conversations."""
     from rlhf.config import load_config
     from sft.config import SFTStageConfig
@@ -39,10 +41,12 @@ def sft(config: Config, overrides: Overrides = None, json: Json = False, resume:
     quiet_libraries()
     from sft.train import train_sft
 
-    _finish(train_sft(settings, _workspace(json, resume, "rlhf sft", config, overrides)), json)
+    _finish(train_sft(settings, _workspace(context, json, config, overrides, resume=resume)), json)
 
 
-def reward(config: Config, overrides: Overrides = None, json: Json = False, resume: Resume = None) -> None:
+def reward(
+    context: typer.Context, config: Config, overrides: Overrides = None, json: Json = False, resume: Resume = None
+) -> None:
     """Train a reward model on pairs and rankings."""
     from reward.config import RewardStageConfig
     from rlhf.config import load_config
@@ -51,10 +55,12 @@ def reward(config: Config, overrides: Overrides = None, json: Json = False, resu
     quiet_libraries()
     from reward.train import train_reward
 
-    _finish(train_reward(settings, _workspace(json, resume, "rlhf reward", config, overrides)), json)
+    _finish(train_reward(settings, _workspace(context, json, config, overrides, resume=resume)), json)
 
 
-def ppo(config: Config, overrides: Overrides = None, json: Json = False, resume: Resume = None) -> None:
+def ppo(
+    context: typer.Context, config: Config, overrides: Overrides = None, json: Json = False, resume: Resume = None
+) -> None:
     """Optimise a policy against a reward model, held to a reference by a KL penalty."""
     from rlhf.config import load_config
     from rlhf.ppo.stage_config import PPOStageConfig
@@ -63,10 +69,11 @@ def ppo(config: Config, overrides: Overrides = None, json: Json = False, resume:
     quiet_libraries()
     from rlhf.ppo.stage import train_ppo
 
-    _finish(train_ppo(settings, _workspace(json, resume, "rlhf ppo", config, overrides)), json)
+    _finish(train_ppo(settings, _workspace(context, json, config, overrides, resume=resume)), json)
 
 
 def run_pipeline(
+    context: typer.Context,
     config: Config,
     overrides: Overrides = None,
     json: Json = False,
@@ -82,7 +89,7 @@ def run_pipeline(
     quiet_libraries()
     from rlhf.pipeline.run import run_stages
 
-    _finish(run_stages(plan, _workspace(json, None, "rlhf run", config, overrides), fresh=fresh), json)
+    _finish(run_stages(plan, _workspace(context, json, config, overrides), fresh=fresh), json)
 
 
 def demo(
@@ -112,7 +119,7 @@ def demo(
         typer.echo(next_steps(workspace, summary), err=True)
 
 
-def eval_policy(config: Config, overrides: Overrides = None, json: Json = False) -> None:
+def eval_policy(context: typer.Context, config: Config, overrides: Overrides = None, json: Json = False) -> None:
     """Compare two language models on held-out prompts under a judge."""
     from rlhf.config import load_config
     from rlhf.evaluation.config import EvaluationConfig
@@ -121,10 +128,10 @@ def eval_policy(config: Config, overrides: Overrides = None, json: Json = False)
     quiet_libraries()
     from rlhf.evaluation.policy import evaluate_policy
 
-    _finish(evaluate_policy(settings, _workspace(json, None, "rlhf eval policy")), json)
+    _finish(evaluate_policy(settings, _workspace(context, json, config, overrides)), json)
 
 
-def eval_reward(config: Config, overrides: Overrides = None, json: Json = False) -> None:
+def eval_reward(context: typer.Context, config: Config, overrides: Overrides = None, json: Json = False) -> None:
     """Measure a reward model on held-out preferences, beside "the longest wins"."""
     from rlhf.config import load_config
     from rlhf.evaluation.config import RewardEvaluationConfig
@@ -133,10 +140,11 @@ def eval_reward(config: Config, overrides: Overrides = None, json: Json = False)
     quiet_libraries()
     from rlhf.evaluation.rewards import evaluate_reward
 
-    _finish(evaluate_reward(settings, _workspace(json, None, "rlhf eval reward")), json)
+    _finish(evaluate_reward(settings, _workspace(context, json, config, overrides)), json)
 
 
 def export(
+    context: typer.Context,
     ref: Annotated[str, typer.Argument(help="What to export: a registry ref such as support/policy@v2.")],
     path: Annotated[Path, typer.Argument(help="The folder to write.")],
     form: Annotated[
@@ -162,7 +170,7 @@ def export(
     quiet_libraries()
     from rlhf.export.export import export_model
 
-    workspace = _workspace(json, None, "rlhf export")
+    workspace = _workspace(context, json)
     summary = export_model(
         settings.model,
         settings.path,
@@ -175,17 +183,25 @@ def export(
 
 
 def _workspace(
-    json: bool, resume: str | None, command: str, config: Path | None = None, overrides: list[str] | None = None
+    context: typer.Context,
+    json: bool,
+    config: Path | None = None,
+    overrides: list[str] | None = None,
+    *,
+    resume: str | None = None,
 ) -> Any:
     from rlhf.tracking.environment import command_line
     from rlhf.workspace import Workspace
 
-    typed = command_line([*command.split(), str(config), *(overrides or [])]) if config else command
+    program, *words = context.command_path.split()
+    home = context.find_root().params.get("home")
+    at_home = ["--home", str(home)] if home else []
+    typed = command_line([program, *at_home, *words, *([str(config)] if config else []), *(overrides or [])])
     workspace = Workspace.open(run_id=resume, progress=not json, command=typed)
     if resume is not None and workspace.existing_run() is None:
         from rlhf.errors import UserError
 
-        raise UserError(f"{command} --resume {resume}: there is no such run in {workspace.home / 'runs'}")
+        raise UserError(f"{context.command_path} --resume {resume}: there is no such run in {workspace.home / 'runs'}")
     return workspace
 
 

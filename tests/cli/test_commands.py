@@ -134,6 +134,21 @@ def test_each_way_of_ending_has_its_code(rlhf, write, models, monkeypatch, error
     assert (ended.code, ended.out, ended.err) == (code, "", said)
 
 
+def test_what_goes_on_is_the_command_with_all_that_decides_where_it_looks(rlhf, write, models, monkeypatch, tmp_path):
+    import sft.train
+
+    seen = []
+    monkeypatch.setattr(sft.train, "train_sft", lambda config, workspace: seen.append(workspace) or {})
+    write("my stage.yaml", STAGE.replace("MODEL", str(models["causal"])))
+    assert rlhf("--home", "some where", "sft", "my stage.yaml", "seed=1", "--json").code == 0
+    assert rlhf("sft", "my stage.yaml", "--json").code == 0
+    assert [workspace.command for workspace in seen] == [
+        "rlhf --home 'some where' sft 'my stage.yaml' seed=1",
+        "rlhf sft 'my stage.yaml'",
+    ]
+    assert seen[0].home == tmp_path / "some where"
+
+
 def test_a_bug_of_ours_shows_where_it_happened(rlhf, write, models, monkeypatch):
     ended = raising(rlhf, write, models, monkeypatch, ZeroDivisionError("a bug"))
     assert ended.code == 1 and ended.out == ""
