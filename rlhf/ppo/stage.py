@@ -7,6 +7,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import numpy as np
 from torch import nn
 from transformers import PreTrainedTokenizerBase, set_seed
 
@@ -44,7 +45,7 @@ logger = logging.getLogger(__name__)
 NUM_SAMPLES = 16
 """Held-out prompts whose completions are kept before and after, for people to read."""
 NUM_DEV_PROMPTS = 256
-"""Held-out prompts that are evaluated on, the first of them."""
+"""Held-out prompts that are evaluated on; where there are more, so many are drawn by the seed."""
 TRAINABLE_KINDS = ("base", "sft", "policy")
 
 Row = dict[str, Any]
@@ -119,6 +120,7 @@ def train_ppo(config: PPOStageConfig, workspace: Workspace) -> dict[str, Any]:
             "num_updates": trainer.state.global_step,
             "num_episodes": trainer.state.episode,
             "num_prompts": len(inputs.train_rows),
+            "num_dev_prompts": len(inputs.dev_rows),
             "num_set_aside": len(inputs.data.problems) + len(inputs.too_long),
         }
         artefact = _publish(config, workspace, run, trainer, inputs, name=config.output.name, metrics=finite(summary))
@@ -156,10 +158,18 @@ def _read(config: PPOStageConfig, workspace: Workspace) -> Inputs:
         policy,
         data,
         train_rows,
-        dev_rows[:NUM_DEV_PROMPTS],
+        _drawn(dev_rows, config.seed),
         [*too_long, *dev_too_long],
         fields,
     )
+
+
+def _drawn(rows: list[Row], seed: int) -> list[Row]:
+    """At most NUM_DEV_PROMPTS of the rows, from all places: they stand in the order of their sources."""
+    if len(rows) <= NUM_DEV_PROMPTS:
+        return rows
+    logger.info("%d of %d held-out prompts are evaluated on, drawn by the seed", NUM_DEV_PROMPTS, len(rows))
+    return [rows[i] for i in np.random.default_rng(seed).permutation(len(rows))[:NUM_DEV_PROMPTS]]
 
 
 def _trainer_fields(given: Mapping[str, Any], has_dev: bool) -> dict[str, Any]:
@@ -254,8 +264,9 @@ def _log_samples(run: Run, trainer: PPOTrainer, shown: Prompts, before: Sequence
     except Exception:
         logger.warning("the samples after training could not be made", exc_info=True)
         return
+    told = {"held_out": bool(trainer.eval_prompts)}
     rows = [
-        {"prompt": prompt, "before": old, "after": new, "score_before": old_score, "score_after": new_score}
+        {"prompt": prompt, "before": old, "after": new, "score_before": old_score, "score_after": new_score, **told}
         for prompt, (old, old_score), (new, new_score) in zip(shown.texts, before, after, strict=True)
     ]
     run.log_samples(rows, step=trainer.state.global_step)

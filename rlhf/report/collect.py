@@ -235,6 +235,7 @@ def samples_from_run(folder: Path, limit: int = 8) -> tuple[Sample, ...]:
             after=_text(row["after"]),
             score_before=_finite(row.get("score_before")),
             score_after=_finite(row.get("score_after")),
+            held_out=row.get("held_out"),
         )
         for row in paired[:limit]
     )

@@ -75,13 +75,14 @@ class StageReport:
 
 @dataclass(frozen=True)
 class Sample:
-    """One prompt answered before and after training."""
+    """One prompt answered before and after training; `held_out` is None where nobody has said whether it was."""
 
     prompt: str
     before: str
     after: str
     score_before: float | None = None
     score_after: float | None = None
+    held_out: bool | None = None
 
 
 @dataclass(frozen=True)

@@ -339,7 +339,27 @@ def test_the_best_policy_of_all_evaluations_is_published(ppo):
 
 def test_no_held_out_prompts_is_no_error(ppo):
     summary = ppo("data.dev_fraction=0", "trainer.total_episodes=16")
-    assert "score_after" not in summary and summary["status"] == "done"
+    assert "score_after" not in summary and summary["status"] == "done" and summary["num_dev_prompts"] == 0
+    samples = read_samples(ppo.workspace.home / "runs" / summary["run"])
+    assert {sample["held_out"] for sample in samples} == {False}
+
+
+def test_of_many_held_out_prompts_some_are_drawn_from_all_sources(ppo, monkeypatch):
+    monkeypatch.setattr("rlhf.ppo.stage.NUM_DEV_PROMPTS", 6)
+    for name in "ab":
+        write_jsonl(ppo.folder / f"{name}.jsonl", [{"prompt": f"{name}{n}"} for n in range(20)])
+    dev = ("data.dev_fraction=0", f"data.dev=[{{path: {ppo.folder}/a.jsonl}}, {{path: {ppo.folder}/b.jsonl}}]")
+
+    def drawn(*overrides):
+        summary = ppo(*dev, "trainer.total_episodes=16", *overrides)
+        assert summary["num_dev_prompts"] == 6
+        samples = read_samples(ppo.workspace.home / "runs" / summary["run"])
+        assert {sample["held_out"] for sample in samples} == {True}
+        return [sample["prompt"] for sample in samples]
+
+    first = drawn("seed=1")
+    assert {prompt[0] for prompt in first} == {"a", "b"} and len(set(first)) == 6
+    assert drawn("seed=1") == first != drawn("seed=2")
 
 
 def test_a_run_that_is_killed_has_lost_a_tenth_at_most(ppo, monkeypatch):

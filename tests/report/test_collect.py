@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+from conftest import open_run
 
 from rlhf.errors import UserError
 from rlhf.registry import Artefact, LineageNode
@@ -155,6 +156,13 @@ def test_headlines_need_their_figures():
     assert headlines({"status": "done"}) == ()
     assert [h.value for h in headlines({"sft": {"perplexity": 2.5}})] == ["2.50"]
     assert headlines({"ppo": {"score_before": "NaN", "score_after": 1.0}}) == ()
+
+
+def test_a_run_says_whether_its_samples_were_held_out(tmp_path):
+    with open_run(tmp_path, "ppo") as run:
+        rows = [{"prompt": "p", "before": "a", "after": "b"} | more for more in ({"held_out": False}, {})]
+        run.log_samples(rows, step=1)
+    assert [sample.held_out for sample in samples_from_run(run.folder)] == [False, None]
 
 
 def test_a_win_rate_without_an_interval_gives_no_bar():

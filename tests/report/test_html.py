@@ -146,6 +146,20 @@ def test_the_parts_stand_in_the_order_of_interest(report):
 
 
 @pytest.mark.parametrize(
+    ("held_out", "words"),
+    [
+        ((True, True), "The same held-out prompts, answered"),
+        ((False, False), "The same prompts of the training data (none were held out), answered"),
+        ((True, False), "The same prompts, answered"),
+        ((None, None), "The same prompts, answered"),
+    ],
+)
+def test_samples_are_called_held_out_where_they_were(held_out, words):
+    samples = tuple(Sample("p", "a", "b", held_out=value) for value in held_out)
+    assert words in render(Report(title="t", status="done", samples=samples))
+
+
+@pytest.mark.parametrize(
     ("given", "words"),
     [({"confidence": 0.9}, "90% interval"), ({"confidence": 0.995}, "99.5% interval"), ({}, "interval")],
 )
