@@ -12,6 +12,7 @@ from typing import Any
 
 import yaml
 
+from rlhf import checkpoint
 from rlhf.config import StageConfig
 from rlhf.datasets import Loaded
 from rlhf.errors import Interrupted, StoppedByMonitor, UserError
@@ -132,6 +133,11 @@ class Workspace:
         except Interrupted:
             status = "interrupted"
             raise
+        except KeyboardInterrupt:
+            status = "interrupted"
+            if not (self.resumes_itself or checkpoint.checkpoints(run.folder / "checkpoints")):
+                raise  # there is nothing to go on from
+            raise Interrupted(f"ended at once, in the middle of {stage}; go on with {self.how_to_go_on(run)}") from None
         finally:
             self.registry.finish_run(run.id, status)
             self._try_to_write_report(run.folder)

@@ -102,9 +102,8 @@ def _run_stage(stage: str, config: Any, plan: Plan, workspace: Workspace, fresh:
         folder = workspace.home / "runs" / f"{prefix}-{number + 1}"
         before = {}
     if before.get("status") == "stopped":
-        raise StoppedByMonitor(
-            f"{stage}: {before.get('stopped')} (in {folder}); change its config, or run with --fresh"
-        )
+        said = before.get("stopped") or before.get("error")  # the latter in runs of earlier versions
+        raise StoppedByMonitor(f"{stage}: {said} (in {folder}); change its config, or run with --fresh")
     logger.info("%s: %s", stage, "goes on" if folder.is_dir() else "starts")
     module, _, name = STAGES[stage].partition(":")
     function: StageFunction = getattr(import_module(module), name)

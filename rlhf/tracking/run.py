@@ -199,7 +199,8 @@ class Run:
             self.finish({})
             return
         status = next((status for kind, status in _STATUSES if isinstance(error, kind)), "failed")
-        self.finish({"error": f"{type(error).__name__}: {error}".removesuffix(": ")}, status)
+        said = {"error": f"{type(error).__name__}: {error}".removesuffix(": ")}
+        self.finish({"stopped": str(error)} if status == "stopped" else said, status)
 
     def _write_config(self, config: Any) -> None:
         """config.yaml; the config of a run that is resumed with another one is kept beside it."""

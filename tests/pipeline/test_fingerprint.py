@@ -7,7 +7,7 @@ from types import ModuleType
 import pytest
 
 from rlhf.config import Located, validate
-from rlhf.errors import UserError
+from rlhf.errors import StoppedByMonitor, UserError
 from rlhf.inputs import function_file
 from rlhf.pipeline import run as pipeline_run
 from rlhf.pipeline.config import load_pipeline
@@ -148,6 +148,16 @@ def test_without_fresh_the_killed_run_goes_on(one_stage):
     one_stage(lambda run: None)
     one_stage(lambda run: pytest.fail("was done before"))
     assert one_stage.folders() == ["1"]
+
+
+def test_a_stage_that_a_monitor_stopped_says_again_why(one_stage):
+    def stop(run):
+        raise StoppedByMonitor("the gradient is nan")
+
+    for _ in range(2):
+        with pytest.raises(StoppedByMonitor, match="the gradient is nan"):
+            one_stage(stop)
+    one_stage(lambda run: None, fresh=True)
 
 
 def test_a_stage_whose_artefact_is_gone_runs_in_a_folder_of_its_own(one_stage, monkeypatch):

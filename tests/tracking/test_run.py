@@ -145,19 +145,19 @@ def test_reopening_removes_the_summary_and_keeps_a_changed_config_and_each_envir
 
 
 @pytest.mark.parametrize(
-    ("error", "status", "text"),
+    ("error", "status", "said"),
     [
-        (RuntimeError("boom"), "failed", "RuntimeError: boom"),
-        (StoppedByMonitor("objective/kl"), "stopped", "StoppedByMonitor: objective/kl"),
-        (Interrupted("resume with ..."), "interrupted", "Interrupted: resume with ..."),
-        (KeyboardInterrupt(), "interrupted", "KeyboardInterrupt"),
+        (RuntimeError("boom"), "failed", {"error": "RuntimeError: boom"}),
+        (StoppedByMonitor("objective/kl"), "stopped", {"stopped": "objective/kl"}),
+        (Interrupted("resume with ..."), "interrupted", {"error": "Interrupted: resume with ..."}),
+        (KeyboardInterrupt(), "interrupted", {"error": "KeyboardInterrupt"}),
     ],
 )
-def test_an_exception_says_how_the_run_ended(tmp_path, error, status, text):
+def test_an_exception_says_how_the_run_ended(tmp_path, error, status, said):
     with pytest.raises(type(error)), start(tmp_path) as run:
         raise error
     summary = json.loads((run.folder / "summary.json").read_text())
-    assert (summary["status"], summary["error"]) == (status, text)
+    assert summary["status"] == status and summary.items() >= said.items()
 
 
 def test_the_summary_is_wholly_there_or_not_at_all(tmp_path, monkeypatch):

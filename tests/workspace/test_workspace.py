@@ -263,3 +263,18 @@ def test_an_interrupted_run_names_the_command_that_goes_on(workspace):
     assert workspace.how_to_go_on(run) == "the same command and --resume r1"
     whole = replace(workspace, command="rlhf run run.yaml", resumes_itself=True)
     assert whole.within(run_id="r1").how_to_go_on(run) == "`rlhf run run.yaml`"
+
+
+def test_ctrl_c_is_an_interruption_where_there_is_something_to_go_on_from(workspace):
+    typed = replace(workspace, command="rlhf reward r.yaml").within(run_id="r1")
+    with pytest.raises(KeyboardInterrupt), typed.run("reward", Config(), OFF):
+        raise KeyboardInterrupt
+    goes_on = r"in the middle of reward; go on with `rlhf reward r\.yaml --resume r1`"
+    with pytest.raises(Interrupted, match=goes_on), typed.run("reward", Config(), OFF) as run:
+        (run.checkpoints / "checkpoint-3").mkdir()
+        raise KeyboardInterrupt
+    whole = replace(workspace, command="rlhf run run.yaml", resumes_itself=True).within(run_id="r2")
+    goes_on = r"in the middle of labels; go on with `rlhf run run\.yaml`"
+    with pytest.raises(Interrupted, match=goes_on), whole.run("labels", Config(), OFF):
+        raise KeyboardInterrupt
+    assert [summary_of(workspace, run_id)["status"] for run_id in ("r1", "r2")] == ["interrupted"] * 2
