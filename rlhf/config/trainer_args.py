@@ -25,6 +25,8 @@ OWNED = {
     "run_name": "set `tracking` and `output.name`",
     "project": "set `tracking.project`",
     "resume_from_checkpoint": "run the same command with --resume",
+    "restore_callback_states_from_checkpoint": "a resumed run goes on where it was, callbacks included",
+    "logging_nan_inf_filter": "a loss that is no number is logged as it is, and stops training",
     "model_init_kwargs": "set `model`",
     "trust_remote_code": "code that comes with a model is never run",
     "sft_model_path": "set `model.ref`",

@@ -3,6 +3,7 @@
 import json
 from dataclasses import fields
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -256,6 +257,15 @@ def test_trainer_fields_that_nothing_reads_are_refused_and_lead_to_what_is_read(
     [problem] = caught.value.problems
     assert "is not set here: " in problem and where in problem
     assert load_config(file, SFTStageConfig, ["trainer.dataset_num_proc=4", "trainer.pad_token=x"]).trainer
+
+
+def test_what_every_stage_sets_itself_is_not_set_beside_it(problems):
+    from rlhf.training import owned_args
+
+    given = {"bf16": True, "dataloader_pin_memory": True}  # the defaults for a machine, which give way
+    assert owned_args(SimpleNamespace(checkpoints=Path("x"), id="x"), 0, given).keys() <= OWNED.keys()
+    [problem] = problems(GOOD + "trainer: {logging_nan_inf_filter: true}\n")
+    assert problem.endswith("is not set here: a loss that is no number is logged as it is, and stops training")
 
 
 def test_ppo_takes_the_fields_that_its_loop_reads_and_no_others(problems, tmp_path):
