@@ -37,12 +37,17 @@ def next_steps(workspace: Workspace, summary: dict[str, Any]) -> str:
     """The next commands, as they can be typed where the demo was run."""
     home = workspace.home
     shown = home.relative_to(Path.cwd()) if home.is_relative_to(Path.cwd()) else home
+    made = summary["artefacts"]
+    writers = f"--model {made['sft']} --model {made['ppo']} --max-new-tokens 64 --limit 25"
     return "\n".join(
         [
             "",
             "What next:",
             f"  look at the report:            {summary['report']}",
-            f"  see where the policy is from:  rlhf --home {shown} models lineage {summary['artefacts']['ppo']}",
+            "  rank some outputs yourself:",
+            f"    rlhf --home {shown} label add --prompts {shown}/data/prompts_heldout.jsonl {writers}",
+            f"    rlhf --home {shown} label serve",
+            f"  see where the policy is from:  rlhf --home {shown} models lineage {made['ppo']}",
             f"  change something, run again:   rlhf --home {shown} run {shown}/run.yaml ppo.trainer.kl_coef=0.2",
             "  point it at a real model:      rlhf run configs/qwen.yaml",
         ]

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from labeling_app.settings import LabelingConfig
 from reward.config import RewardStageConfig
 from rlhf.config import load_config
 from rlhf.config.trainer_args import OWNED, OWNED_IN, fits_installed_versions, trainer_fields
@@ -17,7 +18,8 @@ from rlhf.ppo.stage_config import PPOStageConfig
 from sft.config import SFTStageConfig
 
 ROOT = Path(__file__).parents[2]
-CONFIGS = sorted(path for path in (ROOT / "configs").glob("**/*.yaml"))
+LABELING = ROOT / "configs" / "labeling.yaml"
+CONFIGS = sorted(path for path in (ROOT / "configs").glob("**/*.yaml") if path != LABELING)
 CONFIGS += sorted(path for path in (ROOT / "configs" / "demo").glob("*.yaml") if path not in CONFIGS)
 PIPELINES = [path for path in CONFIGS if "stages:" in path.read_text()]
 
@@ -73,6 +75,17 @@ def test_every_shipped_file_is_a_pipeline_or_a_stage_of_one():
         stages = yaml.safe_load(path.read_text())["stages"]
         named |= {path.parent / value for value in stages.values() if isinstance(value, str)}
     assert [path for path in CONFIGS if path not in PIPELINES and path not in named] == []
+
+
+def test_the_shipped_config_of_the_ranking_app_parses_and_its_guidelines_are_there():
+    config = load_config(LABELING, LabelingConfig)
+    assert config.guidelines.read_text(encoding="utf-8").startswith("# What makes a reply better")
+    defaults = LabelingConfig()
+    assert (config.flags, config.skip_reasons, config.gold_share) == (
+        defaults.flags,
+        defaults.skip_reasons,
+        defaults.gold_share,
+    )
 
 
 @pytest.mark.parametrize("block", list(whole_configs()))
