@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import logging
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
@@ -81,7 +81,7 @@ def create_app(
     app.router.routes += [*api.routes, *login.routes]
     app.router.routes.append(Route("/favicon.ico", _icon, methods=["GET"]))
     app.router.routes.append(Mount("/static", _Static(directory=STATIC)))
-    _mount_gradio(app, store, config, sessions)
+    _inside_a_loop(lambda: _mount_gradio(app, store, config, sessions))
     for kind in (StoreError, DBAPIError, Refused, HTTPException):
         app.add_exception_handler(kind, _answer_error)
     app.add_middleware(Gate, site=site)
@@ -104,6 +104,21 @@ def _mount_gradio(app: FastAPI, store: Store, config: LabelingConfig, sessions: 
 
     mount("/label", build_page(config), page_mount_options(), None)
     mount("/admin", build_dashboard(store, config), dashboard_mount_options(), "admin")
+
+
+def _inside_a_loop(build: Callable[[], None]) -> None:
+    """Gradio makes an event loop for each lock of a page that is built, and closes none, unless one is running."""
+
+    async def build_in_loop() -> None:
+        build()
+
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        with contextlib.closing(asyncio.new_event_loop()) as loop:
+            loop.run_until_complete(build_in_loop())
+    else:
+        build()
 
 
 CLOSED: dict[str, Any] = {

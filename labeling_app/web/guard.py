@@ -34,6 +34,9 @@ ROUTES = {
 ANSWERED_WITHOUT_QUERY = re.compile(r"/|/config/?")
 """Pages without deep links: those show what somebody else has saved."""
 
+NAMED_BY_CONTENT = re.compile(r"/assets/.*-[A-Za-z0-9_-]{8}\.[a-z0-9]+|/theme\.css")
+"""What may be kept by browsers; the address of the theme holds a hash, too."""
+
 POLICY = (
     "default-src 'none'; script-src 'self'{hashes}; style-src 'self' 'unsafe-inline'; img-src 'self' data: blob:; "
     "font-src 'self' data:; connect-src 'self'; manifest-src 'self'; base-uri 'self'; form-action 'none'; "
@@ -68,11 +71,11 @@ class GradioGuard:
             raise Refused(404, "not_found", "There is nothing at this address.")
         if ANSWERED_WITHOUT_QUERY.fullmatch(path):
             scope = {**scope, "query_string": b"", "headers": _without_encodings(scope)}
-            await self._app(scope, receive, _WithPolicy(send))
+            await self._app(scope, receive, _Answer(send, path))
             return
         body = await request.body() if scope["method"] == "POST" else b""
         self._check_owner(_session_hash(path, scope["query_string"], body), user.id)
-        await self._app(scope, _again(body, receive), _WithPolicy(send))
+        await self._app(scope, _again(body, receive), _Answer(send, path))
 
     def _check_owner(self, session_hash: str | None, user_id: int) -> None:
         """What Gradio keeps and sends under this name belongs to whoever used it first."""
@@ -85,11 +88,12 @@ class GradioGuard:
             self._owners.popitem(last=False)
 
 
-class _WithPolicy:
+class _Answer:
     """`send` that adds the content security policy; a page's own inline scripts are named in it by their hashes."""
 
-    def __init__(self, send: Send) -> None:
+    def __init__(self, send: Send, path: str) -> None:
         self._send, self._body = send, b""
+        self._lifetime = b"private, max-age=31536000, immutable" if NAMED_BY_CONTENT.match(path) else b"no-store"
         self._start: Message | None = None
 
     async def __call__(self, message: Message) -> None:
@@ -97,13 +101,13 @@ class _WithPolicy:
             if _is_html(message):
                 self._start = message
             else:
-                await self._send(_with_policy(message, b""))
+                await self._send(_answered(message, b"", self._lifetime))
         elif self._start is None:
             await self._send(message)
         else:
             self._body += message.get("body", b"")
             if not message.get("more_body", False):
-                await self._send(_with_policy(self._start, self._body))
+                await self._send(_answered(self._start, self._body, self._lifetime))
                 await self._send({"type": "http.response.body", "body": self._body})
 
 
@@ -133,13 +137,12 @@ def _session_hash(path: str, query: bytes, body: bytes) -> str | None:
     return found
 
 
-def _with_policy(start: Message, page: bytes) -> Message:
+def _answered(start: Message, page: bytes, lifetime: bytes) -> Message:
     policy = POLICY.format(hashes="".join(f" 'sha256-{_sha256(script)}'" for script in _INLINE_SCRIPT.findall(page)))
-    headers = [(name, value) for name, value in start["headers"] if name not in (b"content-security-policy",)]
-    if page:
-        headers = [(name, value) for name, value in headers if name not in (b"cache-control",)]
-        headers.append((b"cache-control", b"no-store"))
-    return {**start, "headers": [*headers, (b"content-security-policy", policy.encode())]}
+    lifetime = lifetime if start["status"] == 200 else b"no-store"
+    set_here = {b"content-security-policy": policy.encode(), b"cache-control": lifetime}
+    headers = [(name, value) for name, value in start["headers"] if name not in set_here]
+    return {**start, "headers": [*headers, *set_here.items()]}
 
 
 def _sha256(script: bytes) -> str:

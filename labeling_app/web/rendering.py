@@ -32,7 +32,7 @@ MAX_MARKDOWN = 400_000
 MAX_NODES = 30_000
 """More than this a browser lays out too slowly; such a text is shown as it is."""
 MAX_LINES = 10_000
-MAX_STEPS = 40_000
+MAX_STEPS = 25_000
 """Markdown has texts that take a parser time by the square of their length, such as `[[[[...`."""
 MAX_FORMULA = 5_000
 """Characters."""

@@ -251,6 +251,7 @@ def _protect(headers: MutableHeaders) -> None:
     for name in [name for name in headers if name.startswith("access-control-")]:
         del headers[name]
     headers.setdefault("content-security-policy", PAGE_POLICY)
+    headers.setdefault("cache-control", "no-store")
     for name, value in HEADERS.items():
         headers[name] = value
 

@@ -11,7 +11,7 @@ import uvicorn
 from labeling_app import accounts
 from labeling_app.settings import LabelingConfig
 from labeling_app.store import Store, User
-from labeling_app.web.security import LOOPBACK_NAMES, Mode
+from labeling_app.web.security import LOOPBACK_NAMES, Mode, Site
 from rlhf.errors import UserError
 
 LOCAL_USER = "local"
@@ -34,22 +34,22 @@ def serve(home: Path, config: LabelingConfig, say: Callable[[str], None]) -> Non
     Raises:
         UserError: the port is taken, the guidelines cannot be read, the address is unclear.
     """
-    guidelines = read_guidelines(config)
     mode = mode_of(config)
-    with Store.open(home, settings=config.store) as store:
+    Site.of(config, mode)  # what is wrong is said before Gradio takes its seconds to be imported
+    guidelines = read_guidelines(config)
+    with listen(config.host, config.port) as listener, Store.open(home, settings=config.store) as store:
+        if guidelines is not None:
+            store.set_guidelines(guidelines)
         from labeling_app.web.app import create_app
 
         app = create_app(store, config, mode)
-        if guidelines is not None:
-            store.set_guidelines(guidelines)
-        with listen(config.host, config.port) as listener:
-            host, port = listener.getsockname()[:2]
-            address = config.public_url or f"http://{f'[{host}]' if ':' in host else host}:{port}"
-            for line in _welcome(store, config, mode, address):
-                say(line)
-            server = uvicorn.Server(uvicorn_config(app, behind_proxy=config.public_url is not None))
-            with _told_to_stop():
-                server.run(sockets=[listener])
+        host, port = listener.getsockname()[:2]
+        address = config.public_url or f"http://{f'[{host}]' if ':' in host else host}:{port}"
+        for line in _welcome(store, config, mode, address):
+            say(line)
+        server = uvicorn.Server(uvicorn_config(app, behind_proxy=config.public_url is not None))
+        with _told_to_stop():
+            server.run(sockets=[listener])
 
 
 def uvicorn_config(app: object, behind_proxy: bool = False) -> uvicorn.Config:
