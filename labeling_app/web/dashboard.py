@@ -5,6 +5,7 @@ No text of prompts, responses or rationales reaches this page.
 """
 
 import base64
+import gc
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,10 +19,11 @@ import sqlalchemy as sa
 from gradio.components.plot import PlotData
 from gradio.context import LocalContext
 
-from labeling_app.quality import assess, pace, plots
+from labeling_app.quality import Pace, Quality, assess, pace, plots
 from labeling_app.schema import leases, tasks
 from labeling_app.settings import LabelingConfig
-from labeling_app.store import Store, StoreError, Tx, User
+from labeling_app.store import QueueStatus, Store, StoreError, Tx, User, reading
+from labeling_app.store.status import status
 from labeling_app.web import dashboard_text
 from labeling_app.web.replies import Refused
 from labeling_app.web.security import current_user
@@ -166,6 +168,33 @@ def dashboard_mount_options() -> dict[str, Any]:
     return {"css_paths": Path(__file__).parent / "static" / "dashboard.css", "theme": theme}
 
 
+@dataclass(frozen=True)
+class Measured:
+    """What the store holds, at one moment."""
+
+    now: datetime
+    statuses: list[QueueStatus]
+    remaining: dict[str, int]
+    quality: Quality
+    pace: Pace
+    answers_by_day: str | None
+
+
+def measure(tx: Tx, queue: str | None) -> Measured:
+    """Take the figures of one queue, or of all; the judgements themselves are let go of here."""
+    statuses, remaining = status(tx), _remaining(tx)
+    judgements = reading.judgements(tx, queue, with_quarantined=True)
+    to_come = sum(number for name, number in remaining.items() if queue in (None, name))
+    return Measured(
+        tx.now,
+        statuses,
+        remaining,
+        assess(judgements),
+        pace(judgements, to_come, tx.now),
+        plots.answers_by_day(judgements),
+    )
+
+
 class _Looker:
     """Works out what is to be seen; for one admin at a time, since it takes a processor while it lasts."""
 
@@ -175,25 +204,23 @@ class _Looker:
 
     def __call__(self, queue: str | None) -> View:
         name = None if queue in (None, ALL_QUEUES) else queue
-        with self._lock:
-            statuses = self._store.status()
-            remaining, now = self._store.read(_remaining)
-            judgements = self._store.judgements(name, with_quarantined=True)
-            quality = assess(judgements)
+        with self._lock, _no_halts():
+            found = self._store.read(measure, name)
+            quality = found.quality
             drawn = [
-                plots.answers_by_day(judgements),
+                found.answers_by_day,
                 plots.agreement_by_annotator(quality),
                 plots.time_by_annotator(quality),
                 plots.position_bias(quality),
                 plots.drift(quality),
             ]
-        own = [status for status in statuses if name in (None, status.queue)]
-        to_come = sum(remaining.get(status.queue, 0) for status in own)
+        own = [each for each in found.statuses if name in (None, each.queue)]
+        to_come = sum(found.remaining.get(each.queue, 0) for each in own)
         return View(
-            queues=[status.queue for status in statuses],
-            as_of=f"as of {now.day} {now:%b %Y}, {now:%H:%M:%S} UTC",
-            overview=dashboard_text.overview(own, to_come, quality, pace(judgements, to_come, now)),
-            queue_table=dashboard_text.queues(own, remaining),
+            queues=[each.queue for each in found.statuses],
+            as_of=f"as of {found.now.day} {found.now:%b %Y}, {found.now:%H:%M:%S} UTC",
+            overview=dashboard_text.overview(own, to_come, quality, found.pace),
+            queue_table=dashboard_text.queues(own, found.remaining),
             agreement=dashboard_text.agreement(quality),
             annotators=[
                 Person(each.name, each.quarantined, dashboard_text.annotator(each))
@@ -201,6 +228,22 @@ class _Looker:
             ],
             plots=drawn,
         )
+
+
+@contextmanager
+def _no_halts() -> Iterator[None]:
+    """Collect no garbage for a moment.
+
+    The collector halts all threads, the one that serves annotators too, while it goes through everything that lives;
+    ten thousand judgements set it off, are a good part of what it goes through, and go by themselves when done with.
+    """
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
 
 
 def _shown(view: View, queue: str | None) -> list[Any]:
@@ -222,12 +265,12 @@ def _image(svg: str) -> PlotData:
     return PlotData(type="matplotlib", plot=f"data:image/svg+xml;base64,{base64.b64encode(svg.encode()).decode()}")
 
 
-def _remaining(tx: Tx) -> tuple[dict[str, int], datetime]:
-    """How many answers each queue still waits for, those on somebody's screen included; and the store's time."""
+def _remaining(tx: Tx) -> dict[str, int]:
+    """How many answers each queue still waits for, those on somebody's screen included."""
     on_screen = sa.select(sa.func.count()).where(leases.c.task_id == tasks.c.id, leases.c.state == "active")
     found = (
         sa.select(tasks.c.queue, sa.func.sum(tasks.c.open_slots + on_screen.scalar_subquery()))
         .where(tasks.c.gold.is_(None), tasks.c.withdrawn_at.is_(None))
         .group_by(tasks.c.queue)
     )
-    return {queue: int(number) for queue, number in tx.connection.execute(found)}, tx.now
+    return {queue: int(number) for queue, number in tx.connection.execute(found)}
