@@ -148,7 +148,8 @@ def _inherit(stages: dict[str, dict[str, Any]], file: PipelineFile) -> None:
     for name, config in stages.items():
         if name != "export":
             config.setdefault("seed", file.seed)
-            config.setdefault("tracking", file.tracking.model_dump())
+            # what is not set stays unset: WANDB_PROJECT stands in for a project that nobody named
+            config.setdefault("tracking", file.tracking.model_dump(exclude_unset=True))
             if file.data is not None and not (name == "reward" and "labels" in stages):
                 config.setdefault("data", copy.deepcopy(file.data))
 

@@ -36,6 +36,13 @@ def problems_of(plan, tmp_path, *args, **kwargs):
     return [problem.replace(f"{tmp_path}/configs/", "") for problem in caught.value.problems]
 
 
+def test_a_project_that_nobody_named_is_left_to_the_environment(plan):
+    for tracking, named in (("", False), ("tracking: {wandb: off}\n", False), ("tracking: {project: p}\n", True)):
+        loaded = plan(text=FILE.replace("tracking: {wandb: off, project: p}\n", tracking))
+        config = loaded.config("sft", loaded.stages["sft"])
+        assert ("project" in config.tracking.model_fields_set) is named
+
+
 def test_stages_run_in_their_own_order(plan):
     assert list(plan().stages) == ["sft", "reward", "ppo", "eval", "export"]
 
