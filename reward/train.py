@@ -3,6 +3,7 @@
 import itertools
 import logging
 import math
+from collections import Counter
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -239,13 +240,13 @@ def _interval(summary: dict[str, Any]) -> dict[str, Any]:
 
 
 def who_judged(data: Loaded) -> dict[str, Any]:
-    """The annotators by pseudonym with how much each judged, and whether any of it was simulated."""
-    records = [*data.train, *data.dev]
-    counts: dict[str, int] = {}
-    for record in records:
-        name = getattr(record, "annotator", None)
-        if name:
-            counts[name] = counts.get(name, 0) + 1
+    """The annotators by pseudonym with how much each judged, and whether any of it was simulated.
+
+    A judgement that the mixture repeats is one.
+    """
+    records = {id(record): record for record in (*data.train, *data.dev)}.values()
+    names = (getattr(record, "annotator", None) for record in records)
+    counts = Counter(name for name in names if name)
     annotators = [{"name": name, "num_judgements": number} for name, number in sorted(counts.items())]
     return {
         "annotators": annotators,

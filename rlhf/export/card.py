@@ -154,7 +154,7 @@ def _judged(node: LineageNode) -> Iterator[str]:
     """How many people judged how much; a program in their place is called one."""
     who = "**simulated** annotators (a program, not people)" if node.simulated else "annotators"
     if node.annotators:
-        judged = sum(int(one.get("num_judgements") or one.get("num_rankings") or 0) for one in node.annotators)
+        judged = sum(int(one.get("num_judgements") or 0) for one in node.annotators)
         yield f"{judged:,} judgements by {len(node.annotators)} {who}"
     elif node.simulated:
         yield f"judged by {who}"

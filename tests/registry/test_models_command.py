@@ -29,7 +29,7 @@ def models(*arguments: str, exit_code: int = 0) -> str:
 def filled(local: Registry, folder: Folder) -> Registry:
     base = local.publish(folder(), kind="base", name="support/base")
     sft = local.publish(folder(), kind="sft", name="support/sft", parents=[("base", base)])
-    judges = {"annotators": [{"name": "ann [lead]", "num_rankings": 12}, {"name": "bob"}], "simulated": True}
+    judges = {"annotators": [{"name": "ann [lead]", "num_judgements": 12}, {"name": "bob"}], "simulated": True}
     labels = local.publish(
         folder(), kind="preferences", name="support/labels", parents=[("model", sft)], metadata=judges
     )
@@ -86,12 +86,12 @@ def test_lineage_shows_the_way_back_to_the_annotators(filled: Registry) -> None:
         "ref: support/sft@v1",
         "base: support/base@v1",
         "preferences: support/labels@v1",
-        "annotator: ann [lead] (simulated), 12 rankings",
+        "annotator: ann [lead] (simulated), 12 judgements",
         "annotator: bob (simulated)",
         "model: support/sft@v1",
     ]
     found = json.loads(models("lineage", "support/policy", "--json"))
-    assert found["parents"][1]["annotators"][0] == {"name": "ann [lead]", "num_rankings": 12}
+    assert found["parents"][1]["annotators"][0] == {"name": "ann [lead]", "num_judgements": 12}
 
 
 def test_alias_moves_and_removes(filled: Registry) -> None:

@@ -319,7 +319,7 @@ def test_a_changed_or_missing_manifest_is_found(local: Registry, folder: Folder)
 def test_lineage_goes_back_to_the_annotators(registry: Registry, folder: Folder) -> None:
     base = registry.publish(folder(), kind="base", name="g/base")
     sft = registry.publish(folder(), kind="sft", name="g/sft", parents=[("base", base)])
-    judges = {"annotators": [{"name": "ann", "num_rankings": 12}], "simulated": True}
+    judges = {"annotators": [{"name": "ann", "num_judgements": 12}], "simulated": True}
     labels = registry.publish(folder(), kind="preferences", name="g/labels", metadata=judges, parents=[("model", sft)])
     reward = registry.publish(
         folder(), kind="reward", name="g/reward", parents=[("preferences", labels), ("base", sft)]
@@ -338,12 +338,12 @@ def test_lineage_goes_back_to_the_annotators(registry: Registry, folder: Folder)
     assert root.artefact.run_id == "r1"
     of_reward = root.children[1]
     assert (of_reward.role, of_reward.artefact) == ("reward", reward)
-    assert of_reward.children[0].annotators == [{"name": "ann", "num_rankings": 12}]
+    assert of_reward.children[0].annotators == [{"name": "ann", "num_judgements": 12}]
     assert of_reward.children[0].simulated
     assert of_reward.children[1].repeated
     as_json = root.as_dict()
     assert as_json["parents"][0]["parents"][0]["ref"] == "g/base@v1"
-    assert as_json["parents"][1]["parents"][0]["annotators"] == [{"name": "ann", "num_rankings": 12}]
+    assert as_json["parents"][1]["parents"][0]["annotators"] == [{"name": "ann", "num_judgements": 12}]
     assert as_json["parents"][1]["parents"][1]["repeated"] is True
 
 

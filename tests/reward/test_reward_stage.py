@@ -1,16 +1,19 @@
 """`train_reward` on tiny models: it learns what can be learned, says how sure that is, and reloads as it was."""
 
+import io
 import json
 import random
 
 import pytest
 import torch
+from rich.console import Console
 from safetensors.torch import load_file
 from tiny import tiny_model
 
 from reward.config import RewardStageConfig
 from reward.train import train_reward
 from reward.trainer import RankingRewardTrainer
+from rlhf.cli.models import lineage_tree
 from rlhf.config import load_config
 from rlhf.errors import StoppedByMonitor, UserError
 from rlhf.evaluation.rewards import all_pairs, score_pairs
@@ -126,6 +129,9 @@ def test_a_preference_that_can_be_learned_is_learned(reward):
     judged = registry.resolve("tiny/reward-data")
     assert judged.metadata["annotators"] == [{"name": "ann", "num_judgements": 160}]
     assert judged.metadata["simulated"] is False
+    console = Console(width=100, file=io.StringIO())
+    console.print(lineage_tree(registry.lineage("tiny/reward")))
+    assert "annotator: ann, 160 judgements" in console.file.getvalue()
 
     # the published model, loaded anew, is right as often as the summary says
     dev, _ = read_jsonl(registry.open(judged) / "dev.jsonl", Preference)
@@ -140,6 +146,13 @@ def test_a_preference_that_can_be_learned_is_learned(reward):
     assert losses[-1] < 0.3 < losses[0]
     assert {"accuracy", "margin", "mean_reward"} <= {key for row in read_metrics(run) for key in row}
     assert (run / "report.html").exists()
+
+
+def test_a_judgement_that_is_seen_twice_an_epoch_was_made_once(reward):
+    summary = reward("trainer.max_steps=1", "data.sources.0.weight=2", "data.dev_fraction=0", rows=preferences(12))
+    assert summary["num_train_rankings"] == 24
+    judged = reward.workspace.registry.resolve("tiny/reward-data")
+    assert judged.metadata["annotators"] == [{"name": "ann", "num_judgements": 12}]
 
 
 def test_the_sft_model_scores_zero_on_average(reward, models):
