@@ -55,7 +55,7 @@ class Total:
             UserError: nothing was added.
             Interrupted: who was to write stopped midway.
         """
-        if not self.num_tasks and not self.num_already:
+        if not self.num_tasks and not self.num_already and self.gone != "stopped":
             raise UserError([*_first(self.problems), *([self.gone] if self.gone else []), "no task was added"])
         if as_json:
             output.as_json({"queue": queue, **asdict(self)})

@@ -18,9 +18,12 @@ from rlhf.config import COMMAND_LINE, Located, validate
 from rlhf.datasets import DataConfig, DataSource, load
 from rlhf.datasets.config import Mixing
 from rlhf.errors import UserError
-from rlhf.pipeline.writing import Prompt, Writer, write_tasks
+from rlhf.pipeline.writing import Batch, Prompt, Writer, write_tasks
 from rlhf.records import Prompt as PromptRecord
 from rlhf.workspace import Workspace
+
+STOPPED = "stopped"
+"""Why there is no more where somebody has pressed Ctrl-C."""
 
 
 @dataclass(frozen=True)
@@ -133,7 +136,7 @@ def add_sampled(
     known = store.read(sampled_prompts, queue, names)
     todo = [one for one in prompts if json.dumps(one[0], sort_keys=True) not in known]
     sampled = Sampled(num_prompts=len(prompts), num_already=len(prompts) - len(todo))
-    for batch in write_tasks(todo, writers, num=num, seed=options.seed, mode=options.mode):
+    for batch in _until_stopped(write_tasks(todo, writers, num=num, seed=options.seed, mode=options.mode)):
         tasks = [
             dataclasses.replace(
                 task,
@@ -154,8 +157,17 @@ def add_sampled(
             if why and batch.gone is None
         ]
         sampled.gone = batch.gone
-        progress(batch.start + len(batch.tasks))
+        if batch.tasks:
+            progress(batch.start + len(batch.tasks))
     return sampled
+
+
+def _until_stopped(batches: Iterator[Batch]) -> Iterator[Batch]:
+    """The batches, and on Ctrl-C an empty last one: what was written before stays."""
+    try:
+        yield from batches
+    except KeyboardInterrupt:
+        yield Batch(0, [], [], gone=STOPPED)
 
 
 def _short(prompt: Any) -> str:

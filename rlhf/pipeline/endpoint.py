@@ -82,7 +82,11 @@ class EndpointWriter:
         """
         self._gone = None
         with ThreadPoolExecutor(self._parallel) as pool:
-            written = list(pool.map(lambda at: self._one(prompts[at], num, seed + at * num), range(len(prompts))))
+            try:
+                written = list(pool.map(lambda at: self._one(prompts[at], num, seed + at * num), range(len(prompts))))
+            except BaseException:
+                self._gone = "stopped"  # so that no further request is sent while the pool is left
+                raise
         if self._gone is not None:
             raise Gone(self._gone, written)
         return written

@@ -12,7 +12,7 @@ from labeling_app.store import NewResponse, Store
 from rlhf.errors import UserError
 from rlhf.pipeline.adding import add_sampled
 from rlhf.pipeline.endpoint import LONGEST_WAIT_SECONDS, TRIES, EndpointWriter
-from rlhf.pipeline.writing import Gone
+from rlhf.pipeline.writing import Gone, Written
 
 OPTIONS = {"max_tokens": 16, "temperature": 0.5, "top_p": 1.0}
 
@@ -212,6 +212,21 @@ def test_what_was_written_before_the_server_went_away_is_kept_and_the_same_comma
         assert queue.num_tasks == 70
         claimed = store.claim(store.add_user("ann").id, "q")
         assert claimed.mode == "pair" and claimed.prompt == "prompt 0"
+
+
+def test_ctrl_c_keeps_what_was_written(tmp_path):
+    class Impatient:
+        name = "m"
+
+        def write(self, prompts, num, seed):
+            if seed:
+                raise KeyboardInterrupt
+            return [Written([NewResponse("a"), NewResponse("b")]) for _ in prompts]
+
+    with Store.open(tmp_path) as store:
+        sampled = add_sampled(store, [(str(n), {}) for n in range(40)], [Impatient()], AddOptions(), "q", num=2)
+        assert (len(sampled.task_ids), sampled.gone) == (32, "stopped")
+        assert store.status()[0].num_tasks == 32
 
 
 def test_two_models_share_the_completions(serve, tmp_path):
