@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from rlhf.errors import UserError
+
 IGNORED = -100
 """The label of a token that does not count."""
 
@@ -37,6 +39,9 @@ def held_out(
     """Score `batches` of `input_ids` and `labels` [B, T] (and `attention_mask`); the model's mode is left as it was.
 
     `autocast` is the dtype that training computes in: the trainer wraps its model for that once it trains, not before.
+
+    Raises:
+        UserError: no token counts.
     """
     was_training = model.training
     model.eval()
@@ -53,4 +58,9 @@ def held_out(
         correct += int((logits.argmax(-1) == labels).sum())
         count += len(labels)
     model.train(was_training)
-    return HeldOut(loss=nll / max(count, 1), token_accuracy=correct / max(count, 1), num_tokens=count)
+    if not count:
+        raise UserError(
+            "data: no token of the held-out rows is one to predict, so there is nothing to measure; hold out others, or "
+            "none (data.dev_fraction: 0)"
+        )
+    return HeldOut(loss=nll / count, token_accuracy=correct / count, num_tokens=count)

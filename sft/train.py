@@ -72,8 +72,8 @@ def train_sft(config: SFTStageConfig, workspace: Workspace) -> dict[str, Any]:
     train_rows = to_dataset(data.train, tokenizer, whole_conversations=whole)
     dev_rows = to_dataset(data.dev, tokenizer, whole_conversations=whole) if data.dev else None
 
-    fields = evaluation_fields(config, bool(dev_rows)) | {"max_length": max_length, "eval_packing": False}
-    fields |= config.trainer | ({"chat_template_path": template_path} if template_path else {})
+    fields = evaluation_fields(config, bool(dev_rows)) | {"eval_packing": False} | config.trainer
+    fields |= {"max_length": max_length} | ({"chat_template_path": template_path} if template_path else {})
 
     out = config.output
     names: dict[str, Kind] = {out.name: "sft", out.data_name: "dataset", out.stopped_name: "sft"}
@@ -91,7 +91,7 @@ def train_sft(config: SFTStageConfig, workspace: Workspace) -> dict[str, Any]:
                 processing_class=tokenizer,
                 callbacks=early_stopping(config),
             )
-        _report_dropped(len(train_rows), trainer, config)
+        _report_dropped(trainer, len(train_rows), len(dev_rows or ()))
         before = _held_out(trainer) if dev_rows else {}
         try:
             train(trainer, run, workspace, shown=("loss", "eval_loss", "mean_token_accuracy"))
@@ -116,11 +116,12 @@ def train_sft(config: SFTStageConfig, workspace: Workspace) -> dict[str, Any]:
         return run.finish(summary)
 
 
-def _max_length(config: SFTStageConfig, context: int | None, source: ModelSource) -> int:
-    wanted = config.trainer.get("max_length")
+def _max_length(config: SFTStageConfig, context: int | None, source: ModelSource) -> int | None:
+    """As written, else SFTConfig's own, which a shorter context lowers; null is what the context allows."""
+    wanted = config.trainer.get("max_length", min(DEFAULT_MAX_LENGTH, context or DEFAULT_MAX_LENGTH))
     if wanted and context and wanted > context:
         raise UserError(f"trainer.max_length = {wanted}: {source.ref} reads at most {context} tokens")
-    return wanted or min(DEFAULT_MAX_LENGTH, context or DEFAULT_MAX_LENGTH)
+    return wanted or context
 
 
 def _chat_template(config: SFTStageConfig, tokenizer: PreTrainedTokenizerBase, workspace: Workspace) -> str | None:
@@ -150,21 +151,27 @@ def _chat_template(config: SFTStageConfig, tokenizer: PreTrainedTokenizerBase, w
     return path
 
 
-def _report_dropped(num_rows: int, trainer: SFTTrainer, config: SFTStageConfig) -> None:
-    kept = len(trainer.train_dataset)
-    if trainer.args.packing or kept == num_rows:
-        return
-    if kept == 0:
-        raise UserError(
-            f"data: every prompt alone fills trainer.max_length = {trainer.args.max_length} tokens, so nothing is left "
-            "to learn; raise it, shorten the prompts, or set trainer.truncation_mode: keep_end"
+def _report_dropped(trainer: SFTTrainer, num_train: int, num_dev: int) -> None:
+    """What TRL leaves out: rows with nothing to learn or to predict within `max_length`."""
+    args = trainer.args
+    for num_rows, rows, packed, what, purpose in (
+        (num_train, trainer.train_dataset, args.packing, "", "learn"),
+        (num_dev, trainer.eval_dataset, args.eval_packing, "held-out ", "measure"),
+    ):
+        if not num_rows or packed or len(rows) == num_rows:
+            continue
+        if len(rows) == 0:
+            raise UserError(
+                f"data: every {what}prompt alone fills trainer.max_length = {args.max_length} tokens, so nothing is "
+                f"left to {purpose}; raise it, shorten the prompts, or set trainer.truncation_mode: keep_end"
+            )
+        logger.warning(
+            "%d of %d %srows left out: the prompt alone fills max_length = %d",
+            num_rows - len(rows),
+            num_rows,
+            what,
+            args.max_length,
         )
-    logger.warning(
-        "%d of %d rows left out: the prompt alone fills max_length = %d",
-        num_rows - kept,
-        num_rows,
-        trainer.args.max_length,
-    )
 
 
 def _held_out(trainer: SFTTrainer) -> dict[str, float]:

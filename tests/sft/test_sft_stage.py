@@ -248,6 +248,34 @@ def test_wrong_input_is_one_line_and_nothing_is_published(sft, overrides, what):
     assert re.search(what, problem_of(sft, *overrides))
 
 
+LONG = [{"prompt": f"{n}" * 200, "completion": "c"} for n in range(3)]
+
+
+def test_held_out_rows_without_anything_to_predict_are_said(sft, tmp_path, caplog):
+    held_out = ("data.dev_fraction=0", f"data.dev=[{{path: {tmp_path}/dev.jsonl}}]", "trainer.max_steps=1")
+    write_jsonl(tmp_path / "dev.jsonl", LONG)
+    problem = problem_of(sft, *held_out)
+    assert problem.startswith(f"data: every held-out prompt alone fills trainer.max_length = {CONTEXT} tokens")
+    write_jsonl(tmp_path / "dev.jsonl", [*LONG, {"prompt": "p", "completion": "c"}])
+    assert sft(*held_out)["eval_loss"] > 1
+    assert f"3 of 4 held-out rows left out: the prompt alone fills max_length = {CONTEXT}" in caplog.text
+
+
+@pytest.mark.parametrize(("overrides", "longest"), [([], CONTEXT), (["trainer.max_length=null"], CONTEXT)])
+def test_no_text_is_longer_than_the_context(sft, overrides, longest, monkeypatch):
+    seen = []
+    original = SFTTrainer.compute_loss
+
+    def compute_loss(self, model, inputs, **kwargs):
+        seen.append(inputs["input_ids"].shape[1])
+        return original(self, model, inputs, **kwargs)
+
+    monkeypatch.setattr(SFTTrainer, "compute_loss", compute_loss)
+    rows = [{"prompt": f"p{n}", "completion": "c" * 300} for n in range(4)]
+    sft(*overrides, "trainer.max_steps=1", "data.dev_fraction=0", rows=rows)
+    assert max(seen) == longest
+
+
 def test_too_few_rows_to_hold_one_out_is_no_error(sft):
     summary = sft("data.dev_fraction=1e-9", "trainer.num_train_epochs=1")
     assert summary["num_dev"] == 0 and "eval_loss" not in summary
