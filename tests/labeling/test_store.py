@@ -362,6 +362,20 @@ def test_an_answer_that_comes_late_is_taken_as_long_as_there_is_room(store: Stor
     assert store.audit() == []
 
 
+def test_skipping_when_the_time_is_up_frees_no_second_slot(store: Store, clock: Clock) -> None:
+    ana, ben, chi = (store.add_user(name) for name in ("ana", "ben", "chi"))
+    store.add_tasks([new_task()])
+    claimed = store.claim(ana.id)
+    clock.advance(LEASE_SECONDS)
+    assert store.claim(ben.id).task_id == claimed.task_id
+    store.skip(ana.id, claimed.lease, "key", "cannot decide")
+    assert store.claim(chi.id) is None
+    clock.advance(LEASE_SECONDS)
+    assert store.claim(ana.id) is None, "she has said that she does not want it"
+    assert store.claim(chi.id).task_id == claimed.task_id
+    assert store.audit() == []
+
+
 def test_whose_time_is_up_goes_on_if_nobody_else_has_come(store: Store, clock: Clock) -> None:
     ana = store.add_user("ana")
     store.add_tasks([new_task()])

@@ -234,11 +234,17 @@ class StoreMachine(RuleBasedStateMachine):
     def wait(self, seconds: int) -> None:
         self.clock.advance(seconds)
 
-    @rule(remote=processes)
-    def all_come_when_the_time_is_up(self, remote: bool) -> None:
-        self.clock.advance(LEASE_SECONDS)
-        for person in range(NUM_PEOPLE):
+    @rule(order=st.permutations(range(NUM_PEOPLE)), remote=processes)
+    def all_come_and_their_time_passes_and_all_come_again(self, order: list[int], remote: bool) -> None:
+        self.add([1], False, remote)
+        for person in [*order, *order]:
+            self.claim_and_submit(person, remote)
+        self.add([1], False, remote)
+        for person in order:
             self.claim(person, remote)
+        self.clock.advance(LEASE_SECONDS)
+        for person in reversed(order):
+            self.claim(person, not remote)
 
     @rule(remote=processes)
     def sweep(self, remote: bool) -> None:
