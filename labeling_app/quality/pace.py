@@ -11,6 +11,7 @@ from labeling_app.store import Judgement
 
 WINDOW = timedelta(days=1)
 _LEAST_WINDOW = timedelta(minutes=15)
+_MOST_HOURS = 3 * 365 * 24
 _MIN_ANSWERS = 5
 """Of fewer answers no pace is told."""
 
@@ -23,7 +24,7 @@ class Pace:
         num_last_day: answers in the last 24 hours.
         per_hour: the same an hour, since the first answer if that is less than 24 hours ago; None below five answers.
         per_person_hour: answers in an hour of active work.
-        end: when nothing will remain at `per_hour`; None where that cannot be told, or nothing remains.
+        end: when nothing will remain at `per_hour`; None where that cannot be told, is years away, or nothing remains.
     """
 
     num_last_day: int
@@ -44,5 +45,6 @@ def pace(judgements: Panel | Sequence[Judgement], num_remaining: int, now: datet
     if recent < _MIN_ANSWERS:
         return Pace(recent, None, per_person_hour, None)
     per_hour = recent / (min(WINDOW, max(now - min(times), _LEAST_WINDOW)) / timedelta(hours=1))
-    end = now + timedelta(hours=num_remaining / per_hour) if num_remaining else None
+    hours = num_remaining / per_hour
+    end = now + timedelta(hours=hours) if 0 < hours < _MOST_HOURS else None
     return Pace(recent, per_hour, per_person_hour, end)

@@ -23,7 +23,7 @@ def overview(statuses: Sequence[QueueStatus], num_remaining: int, quality: Quali
     if simulated := sum(each.simulated for each in quality.annotators):
         notes.append(f"{_count(simulated)} simulated")
     per_person = "" if pace.per_person_hour is None else f"{pace.per_person_hour:,.0f} an hour of work"
-    end = "nothing remains" if not num_remaining else "at the pace of the last 24 hours"
+    end = "UTC, at the pace of the last 24 hours" if num_remaining else "nothing remains"
     return _tiles(
         [
             ("answers", _count(answered), ", ".join(notes)),
@@ -182,4 +182,4 @@ def _seconds(seconds: float | None) -> str:
 
 
 def _moment(time: datetime) -> str:
-    return f"{time.day} {time:%b %Y}, {time:%H:%M} UTC"
+    return f"{time.day} {time:%b}, {time:%H:%M}"

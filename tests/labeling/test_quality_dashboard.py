@@ -139,6 +139,7 @@ def test_the_pace_of_a_young_queue_is_since_its_first_answer():
     assert pace(sheet.judgements, 5, START + timedelta(minutes=30)).per_hour == 20.0
     assert pace(sheet.judgements, 5, START + timedelta(minutes=9)).per_hour == 40.0  # a quarter of an hour at least
     assert pace(sheet.judgements, 0, START + timedelta(minutes=30)).end is None
+    assert pace(sheet.judgements, 10**12, START + timedelta(minutes=30)).end is None
 
 
 def test_imported_simulated_and_few_answers_have_no_pace():
