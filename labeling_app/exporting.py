@@ -12,6 +12,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from labeling_app.comparing import compare_models
 from labeling_app.importing import IMPORTED
 from labeling_app.store import Content, Judgement, Response, Store
 from rlhf.datasets.split import PromptKeys, is_held_out
@@ -102,6 +103,7 @@ def export_labels(
         "dev_fraction": options.dev_fraction,
         "num_gold_left_out": len(trusted) - len(kept),
         "quarantined": sorted({one.user for one in every if one.quarantined}),
+        "comparisons": compare_models(kept),
         "reliability_weights": weights,
     }
     if folder is not None:

@@ -142,6 +142,12 @@ def show_export(summary: dict[str, Any]) -> None:
         typer.echo(f"{part}: {shown or 'nothing'}")
     people = ", ".join(f"{one['name']} ({one['num_judgements']:,})" for one in summary["annotators"])
     typer.echo(f"annotators: {people}")
+    for one in summary["comparisons"]:
+        interval = " to ".join(f"{end:.1%}" for end in one["win_rate_ci"])
+        typer.echo(
+            f"blind A/B: {one['preferred']} preferred to {one['to']} in {one['win_rate']:.1%} ({interval}) "
+            f"of {one['num_judgements']:,}, {one['num_ties']:,} ties counting half"
+        )
     if summary["quarantined"]:
         typer.echo(f"left out, quarantined: {', '.join(summary['quarantined'])}")
     if summary["num_gold_left_out"]:

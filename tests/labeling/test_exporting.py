@@ -280,6 +280,37 @@ def test_reliability_weights_follow_agreement_and_average_one(judge, local, regi
     assert sum(weights.values()) / 4 == pytest.approx(1, abs=1e-3)
 
 
+def test_a_blind_comparison_says_which_model_people_prefer(judge, local, registry):
+    def compared(number, best, by="ann", overlap=1):
+        texts = {"m@v1": f"m {number}", "n@v1": f"n {number}"}
+        task = NewTask(str(number), [NewResponse(text, model) for model, text in texts.items()], "ab", overlap=overlap)
+        order = (
+            [[*texts.values()]]
+            if best is None
+            else [[texts[best]], [text for model, text in texts.items() if model != best]]
+        )
+        judge(task, order, by=by)
+
+    for number in range(30):
+        compared(number, "n@v1" if number < 20 else "m@v1")
+    compared(30, None, overlap=2)
+    compared(30, "n@v1", by="bob", overlap=2)
+    judge(
+        NewTask("same", [NewResponse("x", "m@v1"), NewResponse("x", "n@v1"), NewResponse("y", "m@v1")], "ab"),
+        [["x"], ["y"]],
+    )
+    [found] = export_labels(local, OPTIONS, registry, name="support/ab")["comparisons"]
+    low, high = found.pop("win_rate_ci")
+    assert found == {
+        "preferred": "n@v1",
+        "to": "m@v1",
+        "win_rate": round(21.5 / 32, 4),
+        "num_judgements": 32,
+        "num_ties": 1,
+    }
+    assert 0.45 < low < 0.53 and 0.79 < high < 0.85
+
+
 def test_a_folder_is_written_once(answered, local, registry, tmp_path):
     summary = export_labels(local, OPTIONS, registry, folder=tmp_path / "out")
     assert summary["path"] == str(tmp_path / "out")
