@@ -82,9 +82,10 @@ def train_reward(config: RewardStageConfig, workspace: Workspace) -> dict[str, A
     centre = _centre(config, source, workspace, data)
     max_length = _max_length(config, source)
     fields = evaluation_fields(config, bool(dev_groups))
-    fields |= {"prediction_loss_only": True, "remove_unused_columns": False} | config.trainer
+    held, dropout = _dropout(config)
+    fields |= {"prediction_loss_only": True, "remove_unused_columns": False} | dropout | config.trainer
     set_seed(config.seed)
-    model = new_reward_model(source, config.model, seed=config.seed)
+    model = new_reward_model(source, held, seed=config.seed)
     scorer = RewardModelScorer(model, tokenizer, "reward", max_length=max_length)
 
     models = [*source.refs, *(centre.source.refs if centre else [])]
@@ -167,6 +168,30 @@ def _centre(config: RewardStageConfig, source: ModelSource, workspace: Workspace
             f"centre.max_new_tokens = {section.max_new_tokens}: no prompt leaves {source.ref} room for that; lower it"
         )
     return Centre(source, section, prompts)
+
+
+def _dropout(config: RewardStageConfig) -> tuple[ModelSection, dict[str, Any]]:
+    """How the model is held, and the trainer field that lets dropout act where it is asked for.
+
+    RewardConfig takes all dropout out of the model, which is not what `model.dropout` or an adapter's mean. With an
+    adapter's alone, the model below still has none.
+    """
+    section = config.model
+    asked_for = [
+        f"model.{key} = {value}"
+        for key, value in (
+            ("dropout", section.dropout),
+            ("adapter.dropout", section.adapter.dropout if section.adapter else None),
+        )
+        if value
+    ]
+    if not asked_for:
+        return section, {}
+    if config.trainer.get("disable_dropout"):
+        raise UserError(f"trainer.disable_dropout = True: takes away {' and '.join(asked_for)}; drop one of them")
+    if section.dropout is None and "disable_dropout" not in config.trainer:
+        section = section.model_copy(update={"dropout": 0.0})
+    return section, {"disable_dropout": False}
 
 
 def _max_length(config: RewardStageConfig, source: ModelSource) -> int | None:

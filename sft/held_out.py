@@ -60,7 +60,7 @@ def held_out(
     model.train(was_training)
     if not count:
         raise UserError(
-            "data: no token of the held-out rows is one to predict, so there is nothing to measure; hold out others, or "
-            "none (data.dev_fraction: 0)"
+            "data: no token of the held-out rows is one to predict, so there is nothing to measure; hold out others, "
+            "or none (data.dev_fraction: 0)"
         )
     return HeldOut(loss=nll / count, token_accuracy=correct / count, num_tokens=count)

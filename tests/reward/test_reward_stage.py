@@ -235,6 +235,32 @@ def test_conversations(reward):
     assert plain["status"] == "done"
 
 
+@pytest.mark.parametrize(
+    ("overrides", "model", "adapter"),
+    [
+        ([], [0.0], []),
+        (["model.dropout=0.5"], [0.5], []),
+        (["model.adapter={r: 4}"], [0.0], []),
+        (["model.adapter={r: 4, dropout: 0.5}"], [0.0], [0.5]),
+        (["model.adapter={r: 4, dropout: 0.5}", "model.dropout=0.25"], [0.25], [0.5]),
+        (["trainer.disable_dropout=false"], [0.1], []),
+    ],
+)
+def test_dropout_acts_where_it_is_asked_for_and_nowhere_else(reward, monkeypatch, overrides, model, adapter):
+    seen = {}
+
+    def train(trainer, *_, **__):
+        for name, module in trainer.model.named_modules():
+            if isinstance(module, torch.nn.Dropout):
+                seen.setdefault("adapter" if "lora" in name else "model", set()).add(module.p)
+        raise UserError("enough")
+
+    monkeypatch.setattr("reward.train.train", train)
+    with pytest.raises(UserError, match="enough"):
+        reward(*overrides, rows=preferences(24), model="encoder", centre="base")  # Bert's own is 0.1
+    assert (sorted(seen["model"]), sorted(seen.get("adapter", ()))) == (model, adapter)
+
+
 def test_nothing_held_out_is_no_error(reward):
     summary = reward("data.dev_fraction=1e-9", "trainer.max_steps=1", rows=preferences(24))
     assert "accuracy" not in summary
@@ -252,6 +278,7 @@ def test_nothing_held_out_is_no_error(reward):
         (["early_stopping={}", "data.dev_fraction=0"], None, "early_stopping: there are no held-out rows"),
         (["data.sources.0.conversational=true"], None, "no chat template"),
         (["trainer.max_length=500"], None, "trainer.max_length = 500: "),
+        (["trainer.disable_dropout=true", "model.dropout=0.1"], None, "takes away model.dropout = 0.1; drop one"),
     ],
 )
 def test_wrong_input_is_answered_before_training(reward, overrides, rows, what, monkeypatch):
