@@ -21,7 +21,8 @@ from labeling_app.web.dashboard import ALL_QUEUES, Handlers, build_dashboard
 def request_with(token: str | None) -> gr.Request:
     cookies = [] if token is None else [(b"cookie", f"rlhf_session={token}".encode())]
     headers = [(b"host", b"labels.example.org"), *cookies]
-    return gr.Request(request=Request({"type": "http", "headers": headers, "client": ("127.0.0.1", 1)}))
+    scope = {"type": "http", "scheme": "http", "method": "POST", "path": "/", "headers": headers}
+    return gr.Request(request=Request(scope | {"client": ("127.0.0.1", 1)}))
 
 
 def session_of(store: Store, name: str, **options: Any) -> str:
