@@ -12,7 +12,7 @@ from rlhf.datasets import Loaded as LoadedData
 from rlhf.datasets import load
 from rlhf.errors import UserError
 from rlhf.evaluation.config import EvaluationConfig
-from rlhf.evaluation.ending import explained
+from rlhf.evaluation.ending import finite_or_named
 from rlhf.evaluation.judges import Answers, Comparison, ScoreJudge, compare_in_both_orders
 from rlhf.evaluation.publishing import publish_report, published_names, rounded
 from rlhf.evaluation.statistics import Floats, bootstrap_mean, distinct_n, standard_error
@@ -89,7 +89,7 @@ def evaluate_policy(
         workspace.run(
             "eval", config, config.tracking, data=inputs.data, models=inputs.refs, publishes=published_names(config)
         ) as run,
-        explained(run, workspace),
+        finite_or_named(),
     ):
         run.rewind(run.stage, -1)  # what an interrupted attempt has logged
         report_problems(inputs.data.problems, run.folder / "set_aside.jsonl")

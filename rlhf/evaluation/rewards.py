@@ -8,7 +8,7 @@ import numpy as np
 from rlhf.datasets import load
 from rlhf.errors import UserError
 from rlhf.evaluation.config import RewardEvaluationConfig
-from rlhf.evaluation.ending import explained
+from rlhf.evaluation.ending import finite_or_named
 from rlhf.evaluation.publishing import publish_report, published_names, rounded
 from rlhf.evaluation.statistics import accuracy_with_interval, longest_wins
 from rlhf.evaluation.writing import Progress
@@ -39,7 +39,7 @@ def evaluate_reward(
         workspace.run(
             "eval", config, config.tracking, data=data, models=source.refs, publishes=published_names(config)
         ) as run,
-        explained(run, workspace),
+        finite_or_named(),
     ):
         run.rewind(run.stage, -1)  # what an interrupted attempt has logged
         report_problems(data.problems, run.folder / "set_aside.jsonl")
