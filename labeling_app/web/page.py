@@ -17,7 +17,11 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from labeling_app.settings import LabelingConfig
 
-_HEAD = b"""<link rel="stylesheet" href="../static/page.css"><script type="module" src="../static/page.js"></script>"""
+_HEAD = (
+    b'<link rel="icon" type="image/svg+xml" href="../static/icon.svg">'
+    b'<link rel="stylesheet" href="../static/page.css">'
+    b'<script type="module" src="../static/page.js"></script>'
+)
 _FONTS = ["system-ui", "-apple-system", "Segoe UI", "Roboto", "Noto Sans", "sans-serif"]
 _MONO_FONTS = ["ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "monospace"]
 

@@ -14,11 +14,11 @@ export class Bar {
     this.order = el("div", { class: "order", role: "group", "aria-label": "Order, best first" });
     this.strengths = STRENGTHS.map((name, index) => {
       const choose = () => actions.strength(index + 1);
-      return button(name, choose, { role: "radio", title: `The best is ${name} better than the next` });
+      return button(name, choose, { title: `The best is ${name} better than the next` });
     });
     this.strength = el(
       "div",
-      { class: "strength", role: "radiogroup", "aria-label": "How much better is the best than the next?" },
+      { class: "strength", role: "group", "aria-label": "How much better is the best than the next?" },
       el("span", { class: "quiet", "aria-hidden": "true" }, "Best leads", el("span", { class: "keys" }, keycap("←"), keycap("→"))),
       el("span", { class: "segments" }, ...this.strengths),
     );
@@ -49,23 +49,23 @@ export class Bar {
 
   update() {
     const { session } = this;
-    const { draft, task, phase, open } = session;
+    const { draft, task, phase, frozen } = session;
     if (task === null) return;
     if (task.mode === "rate") fill(this.order, this.hint());
     else this.drawOrder();
     const comparable = draft.tiers.length > 1;
     this.strengths.forEach((node, index) => {
-      node.setAttribute("aria-checked", String(draft.strength === index + 1));
-      node.disabled = !open || !comparable;
+      node.setAttribute("aria-pressed", String(draft.strength === index + 1));
+      node.disabled = frozen || !comparable;
     });
     this.strength.classList.toggle("off", !comparable);
     this.allBad.setAttribute("aria-pressed", String(draft.allBad));
-    this.allBad.disabled = !open;
+    this.allBad.disabled = frozen;
     this.skip.hidden = !task.lease;
-    this.skip.disabled = !open;
+    this.skip.disabled = frozen;
     const left = numLeft(draft, task);
-    this.submit.setAttribute("aria-disabled", String(!open || left > 0));
-    setText(this.submitLabel, phase === "sending" || phase === "waiting" ? "Saving…" : task.lease ? "Submit" : "Save change");
+    this.submit.setAttribute("aria-disabled", String(frozen || left > 0));
+    setText(this.submitLabel, phase === "waiting" ? "Saving…" : task.lease ? "Submit" : "Save change");
     setText(this.state, this.stateText(left));
   }
 
@@ -77,7 +77,6 @@ export class Bar {
   stateText(left) {
     const { phase, savedAt, drafts } = this.session;
     if (phase === "waiting") return "Not saved yet";
-    if (phase === "sending") return "";
     if (drafts.full) return "This browser keeps no drafts";
     const saved = savedAt && `Saved ${savedAt.toLocaleTimeString([], { timeStyle: "short" })}`;
     return [saved, left > 0 && `${left} to go`].filter(Boolean).join(" · ");
@@ -87,7 +86,7 @@ export class Bar {
     const { task } = this.session;
     const last = task.cards.length;
     const words = {
-      rank: [keycap("1"), "–", keycap(last), " best first, ", keycap("="), " ties the next. Or drag the cards here."],
+      rank: [keycap("1"), "–", keycap(last), " best first, ", keycap("="), " ties the next, or drag"],
       pair: [keycap("1"), " or ", keycap("2"), " is better, ", keycap("="), " equally good"],
       ab: [keycap("1"), " or ", keycap("2"), " is better, ", keycap("="), " equally good"],
       rate: [keycap("1"), "–", keycap("7"), " grades the marked card, ", keycap("↑"), keycap("↓"), " marks another"],
@@ -126,7 +125,7 @@ export class Bar {
     const chip = button(String(number), () => this.actions.show(id), { class: "order-chip", "aria-label": label, title: "Drag, or arrow keys" });
     chip.dataset.drag = id;
     chip.dataset.onto = id;
-    chip.disabled = !this.session.open;
+    chip.disabled = this.session.frozen;
     chip.addEventListener("keydown", (event) => {
       const step = { ArrowLeft: -1, ArrowUp: -1, ArrowRight: 1, ArrowDown: 1 }[event.key];
       if (step === undefined) return;

@@ -61,9 +61,9 @@ export class Card {
 
   addGrades() {
     this.grades = GRADES.map((grade) =>
-      button(String(grade), () => this.actions.grade(this.id, grade), { class: "grade", role: "radio", "aria-label": `Grade ${grade}` }),
+      button(String(grade), () => this.actions.grade(this.id, grade), { class: "grade", "aria-label": `Grade ${grade}` }),
     );
-    const group = el("div", { class: "grades", role: "radiogroup", "aria-label": `Grade of card ${this.number}` }, ...this.grades);
+    const group = el("div", { class: "grades", role: "group", "aria-label": `Grade of card ${this.number}` }, ...this.grades);
     this.node.append(el("footer", {}, el("span", { class: "quiet" }, "worst"), group, el("span", { class: "quiet" }, "best")));
   }
 
@@ -87,7 +87,7 @@ export class Card {
   }
 
   update() {
-    const { draft, task, current, open } = this.session;
+    const { draft, task, current, frozen } = this.session;
     const text = this.placeText();
     setText(this.badge, text ?? (task.mode === "rate" ? "not graded" : "not placed"));
     this.node.classList.toggle("placed", text !== null);
@@ -100,10 +100,10 @@ export class Card {
     }
     this.grades?.forEach((node, index) => {
       const chosen = text === `${index + 1} of 7`;
-      node.setAttribute("aria-checked", String(chosen));
+      node.setAttribute("aria-pressed", String(chosen));
     });
     for (const node of this.node.querySelectorAll(".tools button, .grades button")) {
-      node.disabled = !open && node !== this.rawButton;
+      node.disabled = frozen && node !== this.rawButton;
     }
     fill(this.marks, ...this.chips());
   }

@@ -3,6 +3,7 @@
 const IDLE_MS = 60_000;
 const TICK_MS = 1000;
 const SAVE_EVERY_TICKS = 10;
+const REFRESH_EVERY_TICKS = 300;
 const SHOW_LEASE_BELOW_S = 300;
 
 export class Clock {
@@ -44,6 +45,7 @@ export class Clock {
     if (++this.ticks % SAVE_EVERY_TICKS === 0 && session.open && session.draft.savedAt) {
       session.drafts.save(session.task, session.draft);
     }
+    if (this.ticks % REFRESH_EVERY_TICKS === 0 && this.busy && session.me) session.refresh();
     if (this.busy && session.secondsLeft !== null && session.secondsLeft < session.me.lease_seconds / 2) this.extend();
     this.show(this);
   }

@@ -39,11 +39,11 @@ export function skipDialog(session) {
   const choose = (index) => {
     if (index >= reasons.length) return;
     chosen = reasons[index];
-    options.forEach((option, at) => option.setAttribute("aria-checked", String(at === index)));
+    options.forEach((option, at) => option.setAttribute("aria-pressed", String(at === index)));
     send.disabled = false;
   };
   const options = reasons.map((reason, index) => {
-    const option = button("", () => choose(index), { role: "radio", "aria-checked": "false", class: "option" });
+    const option = button("", () => choose(index), { "aria-pressed": "false", class: "option" });
     return fill(option, keycap(index + 1), reason);
   });
   const note = el("textarea", { rows: 2, maxlength: 2000, "aria-label": "Anything to add", placeholder: "Anything to add (optional)" });
@@ -54,7 +54,7 @@ export function skipDialog(session) {
   };
   const send = button("Skip this task", finish, { class: "submit", disabled: true });
   send.append(keycap("↵"));
-  const dialog = open("Why skip this one?", [el("div", { class: "options", role: "radiogroup" }, ...options), note, el("footer", {}, send)], {
+  const dialog = open("Why skip this one?", [el("div", { class: "options", role: "group" }, ...options), note, el("footer", {}, send)], {
     onkey: (event) => {
       if (digit(event)) choose(digit(event) - 1);
       if (event.key !== "Enter" || (isTyping(event.target) && !event.ctrlKey && !event.metaKey)) return;
@@ -81,10 +81,10 @@ export function flagDialog(session, id, numbers) {
     card = next;
     draw();
   };
-  const cards = [...numbers].map(([response, number]) => button(String(number), () => pick(response), { role: "radio", "data-card": response, "aria-label": `Card ${number}` }));
+  const cards = [...numbers].map(([response, number]) => button(String(number), () => pick(response), { "data-card": response, "aria-label": `Card ${number}` }));
   const options = flags.map((flag, index) => fill(button("", () => toggle(index), { class: "option" }), keycap(index + 1), flag.label));
   const draw = () => {
-    for (const node of cards) node.setAttribute("aria-checked", String(Number(node.dataset.card) === card));
+    for (const node of cards) node.setAttribute("aria-pressed", String(Number(node.dataset.card) === card));
     const had = session.draft.flags[card] ?? [];
     options.forEach((option, index) => option.setAttribute("aria-pressed", String(had.includes(flags[index].name))));
   };
@@ -92,7 +92,7 @@ export function flagDialog(session, id, numbers) {
     const ids = [...numbers.keys()];
     pick(ids[(ids.indexOf(card) + by + ids.length) % ids.length]);
   };
-  const row = el("div", { class: "pick", role: "radiogroup", "aria-label": "Card" }, "Card", el("span", { class: "segments" }, ...cards), keycap("←"), keycap("→"));
+  const row = el("div", { class: "pick", role: "group", "aria-label": "Card" }, "Card", el("span", { class: "segments" }, ...cards), keycap("←"), keycap("→"));
   const dialog = open("What is wrong with it?", [row, el("div", { class: "options" }, ...options), el("footer", {}, button("Done", () => shut(dialog), { class: "submit" }))], {
     onkey: (event) => {
       if (digit(event)) toggle(digit(event) - 1);

@@ -2,6 +2,24 @@
 
 import { uuid } from "./api.js";
 
+/** The browser's store, or where that is forbidden one that lasts as long as the page. */
+export const storage = (() => {
+  try {
+    localStorage.length;
+    return localStorage;
+  } catch {
+    const kept = new Map();
+    return {
+      getItem: (key) => kept.get(key) ?? null,
+      setItem: (key, value) => kept.set(key, value),
+      removeItem: (key) => kept.delete(key),
+      keys: () => [...kept.keys()],
+    };
+  }
+})();
+
+const allKeys = () => storage.keys?.() ?? Object.keys(storage);
+
 const PREFIX = "rlhf.draft.";
 const KEPT_MS = 14 * 24 * 3600 * 1000;
 
@@ -76,7 +94,7 @@ export class Drafts {
   constructor(user) {
     this.prefix = `${PREFIX}${user}.`;
     this.full = false;
-    for (const [key, draft] of this.entries()) if (Date.now() - draft.savedAt > KEPT_MS) localStorage.removeItem(key);
+    for (const [key, draft] of this.entries()) if (Date.now() - draft.savedAt > KEPT_MS) storage.removeItem(key);
   }
 
   key(task) {
@@ -91,7 +109,7 @@ export class Drafts {
   save(task, draft) {
     draft.savedAt = Date.now();
     try {
-      localStorage.setItem(this.key(task), JSON.stringify(draft));
+      storage.setItem(this.key(task), JSON.stringify(draft));
       this.full = false;
     } catch {
       this.full = true; // the browser's store is full or forbidden: the page says so
@@ -99,7 +117,7 @@ export class Drafts {
   }
 
   remove(task) {
-    localStorage.removeItem(this.key(task));
+    storage.removeItem(this.key(task));
   }
 
   /** Requests that were on their way when the page was closed: [key, draft] each. */
@@ -108,7 +126,7 @@ export class Drafts {
   }
 
   entries() {
-    return Object.keys(localStorage)
+    return allKeys()
       .filter((key) => key.startsWith(this.prefix))
       .map((key) => [key, read(key)])
       .filter(([, draft]) => draft !== null);
@@ -117,7 +135,7 @@ export class Drafts {
 
 function read(key) {
   try {
-    return JSON.parse(localStorage.getItem(key) ?? "null");
+    return JSON.parse(storage.getItem(key) ?? "null");
   } catch {
     return null;
   }

@@ -2,9 +2,11 @@
 
 import { count, el, fill, setText } from "./dom.js";
 import { hours } from "./clock.js";
+import { storage } from "./draft.js";
 import { markdown } from "./render.js";
 
 const SEEN = "rlhf.guidelines-seen";
+const OPEN = "rlhf.guidelines-open";
 
 export class Header {
   constructor(session) {
@@ -13,6 +15,7 @@ export class Header {
     this.bar = el("progress", { max: 1, value: 0, "aria-label": "Answered" });
     this.done = el("span", { class: "quiet" });
     this.time = el("span", { class: "quiet", role: "timer" });
+    this.links = el("span", { class: "links" });
   }
 
   /** Into the places that Gradio has laid out. */
@@ -20,6 +23,7 @@ export class Header {
     place("page-title", this.title);
     place("page-progress", this.bar, this.done);
     place("page-clock", this.time);
+    place("page-menu", this.links);
     this.panel = place("page-guidelines");
     this.setMe();
   }
@@ -28,22 +32,32 @@ export class Header {
     const { me } = this.session;
     if (me === null || !this.panel) return;
     setText(this.title, me.title);
+    const link = (name, path) => el("a", { href: new URL(path, import.meta.url) }, name);
+    fill(this.links, me.user.role === "admin" && link("Dashboard", "../admin/"), link(`Log out ${me.user.name}`, "../logout"));
     const { version, tree } = me.guidelines ?? { version: null };
     const opener = document.getElementById("open-guidelines");
     opener.hidden = version === null;
-    if (version === null) return;
-    opener.classList.toggle("news", localStorage.getItem(SEEN) !== String(version));
+    if (version === null || version === this.version) return;
+    this.version = version;
+    opener.classList.toggle("news", storage.getItem(SEEN) !== String(version));
     const heading = el("header", {}, el("h2", {}, "Guidelines"), el("span", { class: "quiet" }, `version ${version}`));
     fill(this.panel, heading, markdown({ tree }));
+    if (storage.getItem(OPEN)) this.showGuidelines(true);
   }
 
   toggleGuidelines() {
     if (!this.session.me?.guidelines) return;
-    const open = document.body.classList.toggle("guidelines-open");
+    this.showGuidelines(!document.body.classList.contains("guidelines-open"));
+  }
+
+  showGuidelines(open) {
+    document.body.classList.toggle("guidelines-open", open);
+    if (open) storage.setItem(OPEN, "yes");
+    else storage.removeItem(OPEN);
     const opener = document.getElementById("open-guidelines");
     opener.setAttribute("aria-expanded", String(open));
     if (!open) return;
-    localStorage.setItem(SEEN, String(this.session.me.guidelines.version));
+    storage.setItem(SEEN, String(this.version));
     opener.classList.remove("news");
   }
 

@@ -4,10 +4,11 @@
 // "say" carries a sentence for screen readers.
 
 import { ApiError, call, deliver } from "./api.js";
-import { Drafts, answerOf, numLeft, seal } from "./draft.js";
+import { Drafts, answerOf, numLeft, seal, storage } from "./draft.js";
 import { count } from "./dom.js";
 
 const RECHECK_MS = 15_000;
+const SLOW_MS = 500;
 
 /** @typedef {"loading"|"working"|"sending"|"waiting"|"empty"|"lost"|"signed-out"|"stopped"} Phase */
 
@@ -49,6 +50,11 @@ export class Session extends EventTarget {
     return this.phase === "working" && this.task !== null && !this.readOnly;
   }
 
+  /** Nothing can be changed, and not just for the blink of an eye that saving takes. */
+  get frozen() {
+    return !this.open && this.phase !== "sending";
+  }
+
   /** A skipped task that was since given to others can be looked at, no more. */
   get readOnly() {
     return this.task !== null && !this.task.lease && !this.task.answer;
@@ -85,10 +91,10 @@ export class Session extends EventTarget {
         next = reply.task ?? next;
         if (reply.progress) this.setProgress(reply.progress);
         this.savedAt = new Date();
-        localStorage.removeItem(key);
+        storage.removeItem(key);
       } catch (error) {
         if (!(error instanceof ApiError) || error.status === 401) throw error;
-        localStorage.setItem(key, JSON.stringify({ ...draft, pending: null }));
+        storage.setItem(key, JSON.stringify({ ...draft, pending: null }));
         problem = `An answer from before was not taken: ${error.message}`;
       }
     }
@@ -98,6 +104,17 @@ export class Session extends EventTarget {
   wait(error, what = "Not saved yet") {
     const phase = this.phase === "loading" ? "loading" : "waiting";
     this.setPhase(phase, { text: `${what}: retrying. ${error.message}`, problem: true });
+  }
+
+  /** Guidelines and progress, which others change as well. */
+  async refresh() {
+    try {
+      this.me = await call("GET", "me");
+      this.tell("me");
+      this.setProgress(this.me.progress);
+    } catch (error) {
+      if (error.status === 401 && this.phase === "working") this.fail(error);
+    }
   }
 
   setTask(task, deadline = task?.seconds_left ? performance.now() + 1000 * task.seconds_left : 0) {
@@ -172,6 +189,7 @@ export class Session extends EventTarget {
     const { task, draft } = this;
     this.drafts.save(task, draft);
     this.setPhase("sending");
+    setTimeout(() => this.phase === "sending" && this.draft === draft && this.setPhase("waiting"), SLOW_MS);
     try {
       const reply = await deliver("POST", draft.pending.path, draft.pending.body, (error) => this.wait(error));
       this.drafts.remove(task);

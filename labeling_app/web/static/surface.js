@@ -35,7 +35,7 @@ export class Surface {
     this.bar = new Bar(session, actions);
     this.blank = el("div", { class: "blank" });
     const head = el("header", { class: "task-head" }, this.title, this.lease, this.backButton);
-    this.work = el("main", { class: "work" }, head, this.past, this.prompt, this.list, this.more);
+    this.work = el("section", { class: "work", "aria-label": "Task" }, head, this.past, this.prompt, this.list, this.more);
     this.node = el("div", { class: "surface" }, this.notice, this.work, this.blank, this.bar.node, this.live);
     this.watch();
   }
@@ -69,6 +69,9 @@ export class Surface {
     this.update();
     window.scrollTo({ top: 0 });
     for (const scrolled of [this.prompt, this.list]) scrolled.scrollTop = 0;
+    for (const body of this.node.querySelectorAll(".body")) {
+      if (body.scrollHeight > body.clientHeight) body.tabIndex = 0; // scrolled with the keyboard, too
+    }
     if (!document.querySelector("dialog[open]")) this.title.focus({ preventScroll: true });
   }
 
@@ -78,7 +81,7 @@ export class Surface {
     for (const card of this.cards) card.update();
     this.bar.update();
     this.rationale.readOnly = !session.open;
-    this.editButton.disabled = !session.open || bestOf(session.draft, session.task) === null;
+    this.editButton.disabled = session.frozen || bestOf(session.draft, session.task) === null;
   }
 
   setState() {

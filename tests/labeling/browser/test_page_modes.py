@@ -48,7 +48,7 @@ def test_grades_are_given_by_digits_to_the_marked_card(app: App, sit_down: SitDo
     annotator.press("7", "Backspace", "6", "2", "9")  # there is no 9
     assert annotator.badges == {first: "6 of 7", second: "2 of 7", third: "Not graded"}
     annotator.press("ArrowUp", "3")
-    annotator.card(third).get_by_role("radio", name="Grade 1").click()
+    annotator.card(third).get_by_role("button", name="Grade 1").click()
     annotator.press("Enter")
     annotator.wait_saved(1)
     [judgement] = annotator.judgements
@@ -66,7 +66,7 @@ def test_on_a_phone_cards_are_placed_by_tapping_and_nothing_is_wider_than_the_sc
     for _ in range(4):
         page.get_by_role("button", name="Place next").first.tap()
     shown = annotator.texts
-    page.get_by_role("radio", name="much").tap()
+    page.get_by_role("button", name="much").tap()
     widths = page.evaluate("[document.documentElement.scrollWidth, window.innerWidth]")
     assert widths[0] == widths[1] == 390
     page.get_by_role("button", name="Submit").tap()
