@@ -1,6 +1,7 @@
 """The way in and out: login, invitation, one-time link. Plain pages, no scripts."""
 
 import html
+import time
 from datetime import timedelta
 from urllib.parse import parse_qs
 
@@ -75,34 +76,46 @@ class Login:
 
     async def log_in(self, request: Request) -> Response:
         """Check name and password. Names that nobody has are answered alike, and as slowly."""
+        started = time.monotonic()
         form = await _form(request)
         name, password = form.get("name", "").strip().lower(), form.get("password", "")[: MAX_CHARACTERS + 1]
-        address = address_key(request.client.host if request.client else None)
+        try:
+            token = await self._check(name, password, address_key(request.client.host if request.client else None))
+        except Refused as refused:
+            await self._passwords.refusal(started)
+            return self._form(name, refused.message, refused.status)
+        return self._logged_in(request, token)
+
+    async def _check(self, name: str, password: str, address: str) -> str:
+        """The token of a new session, if this is the password of `name`.
+
+        Raises:
+            Refused: it is not, or was tried too often.
+        """
         is_name = NAME.fullmatch(name) is not None
         if self._addresses.is_closed(address) or (is_name and self._names.is_closed(name)):
-            return self._form(name, _WAIT, 429)
+            raise Refused(429, "locked", _WAIT)
         attempt: accounts.Attempt = (
             await self._store.call(accounts.begin_login, name) if is_name else accounts.Attempt()
         )
         if attempt.is_locked:
             self._addresses.fail(address)
-            return self._form(name, _WAIT, 429)
-        token = None
+            raise Refused(429, "locked", _WAIT)
         try:
             if await self._passwords.fits(password, attempt.password_hash) and attempt.password_hash is not None:
                 outdated = self._passwords.is_outdated(attempt.password_hash)
                 new_hash = await self._passwords.hash(password) if outdated else None
-                token = await self._store.call(accounts.finish_login, attempt, self._lasts, new_hash)
+                token: str | None = await self._store.call(accounts.finish_login, attempt, self._lasts, new_hash)
+                if token is not None:
+                    return token
         except TooManyLogins:
-            return self._form(name, "Many people are logging in just now. Please try again in a moment.", 503)
-        if token is None:
-            self._addresses.fail(address)
-            if attempt.user_id is not None:
-                await self._store.call(accounts.fail_login, attempt)
-            elif is_name:
-                self._names.fail(name)
-            return self._form(name, "Name and password do not fit.", 401)
-        return self._logged_in(request, token)
+            raise Refused(503, "busy", "Many people are logging in just now. Please try again in a moment.") from None
+        self._addresses.fail(address)
+        if attempt.user_id is not None:
+            await self._store.call(accounts.fail_login, attempt)
+        elif is_name:
+            self._names.fail(name)
+        raise Refused(401, "wrong_password", "Name and password do not fit.")
 
     async def show_invitation(self, request: Request) -> Response:
         """Choose a password. Looking does not use the link up: mail programs look too."""

@@ -1,6 +1,7 @@
 """Passwords: hashed with argon2id, a few at a time, and as slowly for a name that nobody has."""
 
 import asyncio
+import time
 import unicodedata
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property, partial
@@ -24,8 +25,9 @@ class TooManyLogins(Exception):
 class Passwords:
     """Hashes and checks passwords in a thread of its own, one after the other: each takes 64 MiB and all cores."""
 
-    def __init__(self, hasher: PasswordHasher | None = None) -> None:
+    def __init__(self, hasher: PasswordHasher | None = None, refused_after_seconds: float = 0.5) -> None:
         self._hasher = hasher or PasswordHasher()  # RFC 9106, second recommended option
+        self._refused_after = refused_after_seconds
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="labels-passwords")
         self._num_waiting = 0
 
@@ -36,6 +38,13 @@ class Passwords:
     async def fits(self, password: str, stored: str | None) -> bool:
         """Whether this is the password; with None it takes as long, and is not."""
         return await self._run(partial(self._fits, _normal(password), stored))
+
+    async def refusal(self, started: float) -> None:
+        """Wait until a login that began at `started` (monotonic) may be refused: always after the same time.
+
+        A database that had something to count, or nothing, would otherwise tell which names there are.
+        """
+        await asyncio.sleep(started + self._refused_after - time.monotonic())
 
     def is_outdated(self, stored: str) -> bool:
         """Whether the hash was made with weaker parameters than today's."""

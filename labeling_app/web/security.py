@@ -28,7 +28,8 @@ logger = logging.getLogger(__name__)
 Mode = Literal["loopback", "accounts"]
 
 SESSION_COOKIE = "rlhf_session"
-"""In loopback mode the port follows: browsers give one machine's cookies to all its ports."""
+"""In loopback mode the port follows: browsers give one machine's cookies to all its ports. Under https `__Host-` goes
+before it: browsers then take it from this very host alone, and not from a neighbour under the same domain."""
 
 LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
 WILDCARDS = frozenset({"", "0.0.0.0", "::", "*"})  # noqa: S104 - to be refused
@@ -228,15 +229,17 @@ def current_user(request: Any, store: Store, role: Role | None = None) -> User:
 
 def token_of(request: HTTPConnection) -> str | None:
     """The session's token in the cookie, if there is one."""
-    cookies = request.cookies
-    return cookies.get(f"{SESSION_COOKIE}_{_port(request)}") or cookies.get(SESSION_COOKIE)
+    if request.scope["scheme"] == "https":
+        return request.cookies.get(f"__Host-{SESSION_COOKIE}")
+    return request.cookies.get(f"{SESSION_COOKIE}_{_port(request)}") or request.cookies.get(SESSION_COOKIE)
 
 
 def cookie(request: HTTPConnection, site: Site, token: str, max_age: float) -> dict[str, str]:
     """The header that hands the session to the browser, or with an empty token takes it back."""
-    name = f"{SESSION_COOKIE}_{_port(request)}" if site.mode == "loopback" else SESSION_COOKIE
-    secure = "; Secure" if site.is_secure else ""
-    return {"set-cookie": f"{name}={token}; Path=/; Max-Age={max_age:.0f}; HttpOnly; SameSite=Strict{secure}"}
+    prefix, secure = ("__Host-", "; Secure") if site.is_secure else ("", "")
+    suffix = f"_{_port(request)}" if site.mode == "loopback" else ""
+    given = f"{prefix}{SESSION_COOKIE}{suffix}={token}"
+    return {"set-cookie": f"{given}; Path=/; Max-Age={max_age:.0f}; HttpOnly; SameSite=Strict{secure}"}
 
 
 def _with_role(session: accounts.Session | None, role: Role | None) -> User:

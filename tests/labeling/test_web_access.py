@@ -9,6 +9,7 @@ from typing import Any
 import httpx
 import pytest
 from web_tools import (
+    CONFIG,
     WebApp,
     add_tasks,
     everything,
@@ -147,6 +148,24 @@ def test_another_annotators_lease_is_refused(web: WebApp) -> None:
         del revision["lease"]
         with nothing_changes(web.store):
             assert eve.post("/api/revise", json=revision).status_code == 404
+
+
+def test_under_https_the_cookie_is_this_hosts_alone(tmp_path: Path) -> None:
+    config = CONFIG.model_copy(update={"public_url": "https://labels.example.org"})
+    with running(tmp_path / "home", config=config) as web:
+        user = web.with_password()
+        seen = {"host": "labels.example.org", "origin": "https://labels.example.org"}
+        reply = web.log_in(user.name, **seen)
+        given = reply.headers["set-cookie"]
+        assert given.startswith(f"__Host-{SESSION_COOKIE}=")
+        assert given.endswith("; HttpOnly; SameSite=Strict; Secure")
+        token = web.session(user)
+        names = [SESSION_COOKIE, f"{SESSION_COOKIE}_443", f"__Host-{SESSION_COOKIE}"]
+        with web.client(**seen) as client:
+            answers = [client.get("/api/me", headers={"cookie": f"{name}={token}"}).status_code for name in names]
+            page = client.get("/label/", headers={"cookie": f"__Host-{SESSION_COOKIE}={token}"}).text
+        assert answers == [401, 401, 200]
+        assert "http://labels.example.org" not in page
 
 
 def test_the_cookie_is_strict_and_kept_from_scripts(fresh: WebApp) -> None:

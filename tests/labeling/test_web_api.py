@@ -7,6 +7,7 @@ from typing import Any
 
 import httpx
 import pytest
+from label_tools import Clock
 from sqlalchemy.exc import OperationalError
 from web_tools import (
     CONFIG,
@@ -16,11 +17,12 @@ from web_tools import (
     everything,
     nothing_changes,
     running,
+    serving,
     submission,
     withdraw_tasks,
 )
 
-from labeling_app.store import NewResponse, NewTask, NotStored, Tx
+from labeling_app.store import NewResponse, NewTask, NotStored, Store, Tx
 
 
 @pytest.fixture(scope="module")
@@ -364,3 +366,21 @@ def test_addresses_and_methods_that_do_not_exist(ana: httpx.Client) -> None:
     assert ana.get("/api/claim").status_code == 405
     assert ana.get("/nothing", headers={"accept": "text/html"}).headers["content-type"].startswith("text/html")
     assert [ana.get(path).status_code for path in ("/docs", "/redoc", "/openapi.json")] == [404] * 3
+
+
+def test_a_sitting_on_either_database(store: Store, clock: Clock) -> None:
+    with serving(store, clock) as web:
+        add_tasks(store, 2)
+        user = web.with_password()
+        assert web.log_in(user.name, "wrong").status_code == 401
+        token = web.log_in(user.name).headers["set-cookie"].partition(";")[0].partition("=")[2]
+        with web.client(token) as client:
+            first = claim(client)
+            second = client.post("/api/submit", json=submission(first)).json()["task"]
+            skipped = client.post("/api/skip", json={"lease": second["lease"], "key": "k", "reason": "Other"})
+            assert (skipped.json()["task"], skipped.json()["progress"]["num_answered"]) == (None, 1)
+            assert client.post("/api/reopen", json={"task_id": first["task_id"]}).json()["task"]["revision"] == 1
+            assert len(client.get("/api/history").json()["handled"]) == 2
+            assert client.get("/api/me").json()["progress"]["num_skipped"] == 1
+            assert client.post("/api/logout").status_code == 200
+            assert client.get("/api/me").status_code == 401

@@ -4,11 +4,11 @@ import re
 from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import gradio as gr
 import pytest
+from starlette.requests import Request
 from starlette.routing import Mount
 from web_tools import (
     CONFIG,
@@ -145,11 +145,17 @@ def test_every_admin_handler_authorises_itself(web: WebApp) -> None:
     assert len(asked) >= 3
     for fn in asked:
         for cookies in ({}, {SESSION_COOKIE: annotator}, {SESSION_COOKIE: "forged"}):
-            request = gr.Request(SimpleNamespace(cookies=cookies, headers={"host": f"127.0.0.1:{web.port}"}))
+            request = gr.Request(_asking(web, cookies))
             with nothing_changes(web.store), pytest.raises(gr.Error):
                 fn.fn(None, request)
-    request = gr.Request(SimpleNamespace(cookies={SESSION_COOKIE: admin}, headers={"host": "127.0.0.1"}))
+    request = gr.Request(_asking(web, {SESSION_COOKIE: admin}))
     assert current_user(request, web.store, role="admin").role == "admin"
+
+
+def _asking(web: WebApp, cookies: dict[str, str]) -> Request:
+    cookie = "; ".join(f"{name}={value}" for name, value in cookies.items()).encode()
+    headers = [(b"host", f"127.0.0.1:{web.port}".encode()), (b"cookie", cookie)]
+    return Request({"type": "http", "scheme": "http", "headers": headers})
 
 
 def test_an_admins_own_page_works(web: WebApp) -> None:

@@ -1,5 +1,7 @@
 """Passwords, invitations and one-time links, over real HTTP."""
 
+import asyncio
+import time
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -104,6 +106,24 @@ def test_an_unknown_name_costs_the_same_hash(monkeypatch: pytest.MonkeyPatch) ->
     checked.close()
 
 
+def test_refusals_take_their_time_whoever_was_meant() -> None:
+    checked = passwords.Passwords(QUICK_TO_HASH, refused_after_seconds=0.2)
+    started = time.monotonic()
+    asyncio.run(checked.refusal(started))
+    assert time.monotonic() - started >= 0.19
+    late = time.monotonic()
+    asyncio.run(checked.refusal(late - 1))
+    assert time.monotonic() - late < 0.15
+    checked.close()
+
+
+def test_a_flood_of_logins_is_turned_away(fresh: WebApp, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(passwords, "MAX_WAITING", 0)
+    name = fresh.with_password().name
+    reply = fresh.log_in(name)
+    assert (reply.status_code, "set-cookie" in reply.headers) == (503, False)
+
+
 def test_one_address_cannot_try_many_names(fresh: WebApp) -> None:
     name = fresh.with_password().name
     statuses = [fresh.log_in(f"name-{number}", "wrong").status_code for number in range(40)]
@@ -112,8 +132,6 @@ def test_one_address_cannot_try_many_names(fresh: WebApp) -> None:
 
 
 def test_passwords_are_argon2id(web: WebApp) -> None:
-    import asyncio
-
     checked = passwords.Passwords()
     stored = asyncio.run(checked.hash(PASSWORD))
     assert stored.startswith("$argon2id$v=19$m=65536,t=3,p=4$")

@@ -35,7 +35,7 @@ class RecordedPasswords(Passwords):
     """Notes whether something was hashed, which is what takes time."""
 
     def __init__(self) -> None:
-        super().__init__(QUICK_TO_HASH)
+        super().__init__(QUICK_TO_HASH, refused_after_seconds=0)
         self.num_checked = 0
 
     async def fits(self, password: str, stored: str | None) -> bool:
@@ -116,13 +116,20 @@ class WebApp:
 def running(home: Path, mode: Mode = "accounts", config: LabelingConfig = CONFIG) -> Iterator[WebApp]:
     """An app with a store of its own."""
     clock = Clock()
-    with Store.open(home, f"sqlite:///{home / 'labels.db'}", config.store, clock) as store:
-        web = WebApp(store, clock, config, mode)
-        web.start()
-        try:
-            yield web
-        finally:
-            web.stop()
+    url = f"sqlite:///{home / 'labels.db'}"
+    with Store.open(home, url, config.store, clock) as store, serving(store, clock, mode, config) as web:
+        yield web
+
+
+@contextmanager
+def serving(store: Store, clock: Clock, mode: Mode = "accounts", config: LabelingConfig = CONFIG) -> Iterator[WebApp]:
+    """An app on this store."""
+    web = WebApp(store, clock, config, mode)
+    web.start()
+    try:
+        yield web
+    finally:
+        web.stop()
 
 
 def everything(store: Store) -> dict[str, list[Any]]:
