@@ -5,7 +5,6 @@ and renamed. Whoever resumes asks `latest_intact`, which passes over what does n
 """
 
 import contextlib
-import hashlib
 import json
 import logging
 import os
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from rlhf.errors import UserError
+from rlhf.files import sha256, sync
 
 logger = logging.getLogger(__name__)
 
@@ -57,8 +57,8 @@ def seal(folder: str | Path) -> None:
     folder = Path(folder)
     files = {}
     for path in _files(folder):
-        digest, size = _digest(path, sync=True)
-        files[path.relative_to(folder).as_posix()] = {"size": size, "sha256": digest}
+        sync(path)
+        files[path.relative_to(folder).as_posix()] = {"size": path.stat().st_size, "sha256": sha256(path)}
     temporary = folder / f".{MANIFEST}.tmp"
     with temporary.open("w", encoding="utf-8") as file:
         json.dump({"version": 1, "files": files}, file, indent=1, sort_keys=True)
@@ -66,8 +66,8 @@ def seal(folder: str | Path) -> None:
         os.fsync(file.fileno())
     temporary.rename(folder / MANIFEST)
     for directory in {folder, *(path.parent for path in _files(folder))}:
-        _sync_directory(directory)
-    _sync_directory(folder.parent)
+        sync(directory)
+    sync(folder.parent)
 
 
 def verify(folder: str | Path) -> None:
@@ -132,24 +132,13 @@ def _problems(folder: Path) -> list[str]:
             problems.append(f"{name} is missing; resume from another checkpoint")
         elif path.stat().st_size != size:
             problems.append(f"{name} has {path.stat().st_size} bytes instead of {size}; resume from another checkpoint")
-        elif _digest(path)[0] != digest:
+        elif sha256(path) != digest:
             problems.append(f"{name} has changed since it was saved (SHA-256); resume from another checkpoint")
     return problems
 
 
 def _files(folder: Path) -> list[Path]:
     return sorted(path for path in folder.rglob("*") if path.is_file() and path != folder / MANIFEST)
-
-
-def _digest(path: Path, sync: bool = False) -> tuple[str, int]:
-    digest, size = hashlib.sha256(), 0
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-            size += len(block)
-        if sync:
-            os.fsync(file.fileno())
-    return digest.hexdigest(), size
 
 
 def _put_in_place(staging: Path, target: Path) -> None:
@@ -159,14 +148,6 @@ def _put_in_place(staging: Path, target: Path) -> None:
         old = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.old")
         target.rename(old)
     staging.rename(target)
-    _sync_directory(target.parent)
+    sync(target.parent)
     if old is not None:
         shutil.rmtree(old)
-
-
-def _sync_directory(directory: Path) -> None:
-    descriptor = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

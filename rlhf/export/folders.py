@@ -2,7 +2,6 @@
 
 import ctypes
 import errno
-import hashlib
 import json
 import os
 import shutil
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from rlhf.errors import UserError
+from rlhf.files import sha256, sync
 
 MARKER = "export.json"
 """In every export: what it is made of, and by which a later export knows that it may take the folder's place."""
@@ -62,12 +62,12 @@ def replaced(target: Path) -> Iterator[Path]:
     held = _take(scratch, target)
     try:
         yield scratch
-        _sync(scratch)
+        _sync_all(scratch)
         if target.exists():
             _exchange(scratch, target)
         else:
             scratch.rename(target)
-        _sync_folder(target.parent)
+        sync(target.parent)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
         if held is not None:
@@ -81,9 +81,7 @@ def write_marker(folder: Path, about: dict[str, Any]) -> dict[str, dict[str, Any
     """
     files = {}
     for file in sorted(path for path in folder.rglob("*") if path.is_file()):
-        with open(file, "rb") as opened:
-            digest = hashlib.file_digest(opened, "sha256").hexdigest()
-        files[file.relative_to(folder).as_posix()] = {"size": file.stat().st_size, "sha256": digest}
+        files[file.relative_to(folder).as_posix()] = {"size": file.stat().st_size, "sha256": sha256(file)}
     text = json.dumps({**about, "files": files}, indent=2, ensure_ascii=False) + "\n"
     marker = folder / MARKER
     marker.write_text(text, encoding="utf-8")
@@ -134,18 +132,9 @@ def _exchange(new: Path, old: Path) -> None:
     shutil.rmtree(aside)
 
 
-def _sync(folder: Path) -> None:
+def _sync_all(folder: Path) -> None:
     """Files and folders down to the disk."""
     for path, _, names in os.walk(folder, topdown=False):
         for name in names:
-            with open(Path(path) / name, "rb") as opened:
-                os.fsync(opened.fileno())
-        _sync_folder(Path(path))
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+            sync(Path(path) / name)
+        sync(Path(path))

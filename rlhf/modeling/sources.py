@@ -4,7 +4,6 @@ import json
 import tempfile
 from collections.abc import Collection
 from dataclasses import dataclass
-from fnmatch import fnmatch
 from pathlib import Path
 
 from huggingface_hub import snapshot_download
@@ -17,13 +16,11 @@ from huggingface_hub.errors import (
 
 from rlhf.config import is_explicit_path
 from rlhf.errors import UserError
+from rlhf.files import MODEL_FILES, NOT_MODEL_FILES, is_model_file
 from rlhf.registry import Artefact, Registry
 from rlhf.registry.names import did_you_mean
 
 MODEL_KINDS = ("base", "sft", "reward", "policy")
-MODEL_FILES = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja"]
-NOT_MODEL_FILES = ["consolidated*", "*/*"]
-"""Mistral's repositories hold the weights a second time under this name; what lies deeper is another format's."""
 HUB_POINTER = "hub.json"
 MANIFEST = "manifest.json"
 """What the registry and checkpoints keep beside a model's files."""
@@ -168,13 +165,6 @@ def _local(folder: Path, registry: Registry, key: str) -> ModelSource:
     return ModelSource(str(folder), folder, base=base)
 
 
-def is_model_file(name: str) -> bool:
-    """Whether a file of a model's folder is one that transformers reads."""
-    return any(fnmatch(name, wanted) for wanted in MODEL_FILES) and not any(
-        fnmatch(name, other) for other in NOT_MODEL_FILES
-    )
-
-
 def _holds_model(folder: Path) -> bool:
     return any((folder / name).is_file() for name in ("config.json", "adapter_config.json"))
 
@@ -213,7 +203,9 @@ def _download(hub_id: str, revision: str | None, key: str) -> Path:
     """The snapshot folder of a Hub model; from the cache when the Hub is out of reach."""
     try:
         return Path(
-            snapshot_download(hub_id, revision=revision, allow_patterns=MODEL_FILES, ignore_patterns=NOT_MODEL_FILES)
+            snapshot_download(
+                hub_id, revision=revision, allow_patterns=[*MODEL_FILES], ignore_patterns=[*NOT_MODEL_FILES]
+            )
         )
     except HFValidationError:
         raise UserError(f"{key} = {hub_id!r}: neither in the registry, nor a folder, nor a Hub id") from None

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from rlhf.errors import UserError
+from rlhf.files import sha256, sync
 
 MANIFEST = "manifest.json"
 FORMAT = 1
@@ -73,7 +74,7 @@ class ObjectStore:
             manifest = _canonical({"format": FORMAT, "files": entries})
             _write(target / MANIFEST, manifest)
             for inner, _, _ in os.walk(target, topdown=False):
-                _sync_folder(Path(inner))
+                sync(Path(inner))
         except BaseException as error:
             if target.exists():
                 remove(target)
@@ -91,7 +92,7 @@ class ObjectStore:
             self.set_aside(target)
         if not target.exists():
             staged.folder.rename(target)
-        _sync_folder(self.objects)  # even if it was there: whoever renamed it may have died before this
+        sync(self.objects)  # even if it was there: whoever renamed it may have died before this
 
     def set_aside(self, folder: Path) -> Path:
         """Rename a folder so that it waits for `remove`; only under the registry's writer lock."""
@@ -265,14 +266,6 @@ def _finish(descriptor: int, writer: Any) -> None:
     os.fsync(descriptor)
 
 
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 def _compare(file: Path, entry: dict[str, Any]) -> str | None:
     """How a file differs from its manifest entry, or None."""
     if file.is_symlink():
@@ -282,8 +275,7 @@ def _compare(file: Path, entry: dict[str, Any]) -> str | None:
     size = file.stat().st_size
     if size != entry["size"]:
         return f"{file}: has {size} bytes, should have {entry['size']}"
-    with open(file, "rb") as opened:
-        found = hashlib.file_digest(opened, "sha256").hexdigest()
+    found = sha256(file)
     if found != entry["sha256"]:
         return f"{file}: changed (sha256 {found}, should be {entry['sha256']})"
     return None

@@ -267,7 +267,7 @@ def test_an_alias_must_stand_somewhere(registry: Registry, folder: Folder) -> No
     registry.publish(folder(), kind="policy", name="g/p")
     with pytest.raises(UserError, match="g/p has no v2"):
         registry.move_alias("g/p", "production", 2)
-    with pytest.raises(UserError, match="`latest` always stands at the newest version"):
+    with pytest.raises(UserError, match="'latest': always stands at the newest version"):
         registry.move_alias("g/p", "latest", 1)
     with pytest.raises(UserError, match="no artefact is called g/q"):
         registry.move_alias("g/q", "production", 1)

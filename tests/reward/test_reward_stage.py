@@ -20,7 +20,7 @@ from rlhf.evaluation.rewards import all_pairs, score_pairs
 from rlhf.generation import Completion, sample
 from rlhf.modeling import find_model, load_causal_lm, load_reward_model, load_tokenizer
 from rlhf.records import Preference, read_jsonl, write_jsonl
-from rlhf.scorers import build_scorer
+from rlhf.scorers import find_scorers, load_scorers
 from rlhf.scoring import RewardModelScorer
 from rlhf.scoring_config import ScorerSection
 from rlhf.tracking import read_metrics
@@ -135,7 +135,7 @@ def test_a_preference_that_can_be_learned_is_learned(reward):
 
     # the published model, loaded anew, is right as often as the summary says
     dev, _ = read_jsonl(registry.open(judged) / "dev.jsonl", Preference)
-    scorer = build_scorer([ScorerSection(ref="tiny/reward@best")], registry)
+    scorer = load_scorers(find_scorers([ScorerSection(ref="tiny/reward@best")], registry))
     pairs = all_pairs(dev)
     chosen, rejected = score_pairs(scorer, pairs)
     accuracy = sum(c > r for c, r in zip(chosen, rejected, strict=True)) / len(pairs)
