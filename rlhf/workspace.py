@@ -179,19 +179,21 @@ class Workspace:
     ) -> Artefact:
         """The rows a stage has used, as an artefact: `train.jsonl` and `dev.jsonl` after cleaning and splitting.
 
-        The artefacts that were read become its parents.
+        The artefacts that were read become its parents; data sets of the Hub stand in its metadata.
         """
         with TemporaryDirectory(dir=run.folder) as scratch:
             write_jsonl(Path(scratch) / "train.jsonl", data.train)
             if data.dev:
                 write_jsonl(Path(scratch) / "dev.jsonl", data.dev)
-            counts = {"num_train": len(data.train), "num_dev": len(data.dev)}
+            about: dict[str, Any] = {"num_train": len(data.train), "num_dev": len(data.dev)}
+            if data.hub:
+                about["hub_datasets"] = list(data.hub)
             return self.registry.publish(
                 Path(scratch),
                 kind=kind,
                 name=name,
                 parents=[("source", ref) for ref in data.refs],
-                metadata={**counts, **(metadata or {})},
+                metadata=about | dict(metadata or {}),
                 run_id=run.id,
             )
 

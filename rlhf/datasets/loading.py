@@ -27,7 +27,8 @@ class Loaded:
     """What a stage trains on and what it is judged on.
 
     `problems` are the rows that were set aside, each with file and line; `write_jsonl` takes them as
-    `vars(problem)`. `refs` are the versions of the registry's artefacts that the rows were read from.
+    `vars(problem)`. `refs` are the versions of the registry's artefacts that the rows were read from, `hub` the ids
+    of the Hub's data sets.
     """
 
     train: list[Record]
@@ -35,6 +36,7 @@ class Loaded:
     problems: list[Problem]
     report: DataReport
     refs: tuple[str, ...] = ()
+    hub: tuple[str, ...] = ()
 
     @cached_property
     def digest(self) -> str:
@@ -55,6 +57,7 @@ class SourceRows:
     problems: list[Problem]
     report: SourceReport
     ref: str | None = None
+    hub: str | None = None
 
 
 def load(config: DataConfig, kinds: Sequence[type[Record]], *, seed: int, open_ref: OpenRef | None = None) -> Loaded:
@@ -109,7 +112,8 @@ def load(config: DataConfig, kinds: Sequence[type[Record]], *, seed: int, open_r
         notes=_notes(config, train, dev),
     )
     refs = dict.fromkeys(source.ref for source in [*sources, *dev_sources] if source.ref is not None)
-    return Loaded(train, dev, problems, made, tuple(refs))
+    hub = dict.fromkeys(source.hub for source in [*sources, *dev_sources] if source.hub is not None)
+    return Loaded(train, dev, problems, made, tuple(refs), tuple(hub))
 
 
 def read_source(
@@ -161,7 +165,8 @@ def read_source(
         len(records),
         first,
     )
-    return SourceRows(records, problems, made_report, found_at.ref)
+    hub = source.path.removeprefix("hub:") if found_at.files is None else None
+    return SourceRows(records, problems, made_report, found_at.ref, hub)
 
 
 def parse_row(row: Row, cleaning: Cleaning) -> Record:

@@ -89,13 +89,12 @@ def _front_matter(source: ModelSource, model: CardModel, artefacts: list[Artefac
     hub_ids = sorted({hub for artefact in artefacts if (hub := _hub_id(artefact))})
     if not hub_ids and source.hub:
         hub_ids = [source.hub[0]]
-    licences = sorted({str(a.metadata["license"]) for a in artefacts if a.metadata.get("license")})
     data = sorted({str(name) for a in artefacts for name in a.metadata.get("hub_datasets", [])})
     stage = {"policy": "ppo", "sft": "sft", "reward": "reward-model"}.get(source.kind)
     front: dict[str, Any] = {
         "library_name": "transformers" if model.format == "merged" else "peft",
         "pipeline_tag": "text-classification" if model.scores else "text-generation",
-        "license": licences[0] if len(licences) == 1 else "unknown",
+        "license": "unknown",
     }
     if hub_ids:
         front["base_model"] = hub_ids[0] if len(hub_ids) == 1 else hub_ids

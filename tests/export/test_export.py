@@ -49,12 +49,15 @@ class World:
         self.registry = Registry(folder / "home")
         base_folder = tiny_model(folder / "base", seed=1)
         self.base_folder = base_folder
-        base = self.registry.publish(base_folder, kind="base", name="base/tiny", metadata={"license": "apache-2.0"})
+        base = self.registry.publish(base_folder, kind="base", name="base/tiny")
         self.tokenizer = AutoTokenizer.from_pretrained(base_folder)
         rows = folder / "rows.jsonl"
         rows.write_text('{"prompt": "a"}\n')
         data = self.registry.publish(
-            rows, kind="dataset", name="tiny/sft-data", metadata={"num_train": 4200, "num_dev": 300}
+            rows,
+            kind="dataset",
+            name="tiny/sft-data",
+            metadata={"num_train": 4200, "num_dev": 300, "hub_datasets": ["owner/replies"]},
         )
         # SFT: an adapter on the base
         with_adapter(self.model(base_folder), self.tokenizer, "CAUSAL_LM", folder / "sft", base.ref)
@@ -255,7 +258,8 @@ def test_the_card_names_every_ancestor_and_what_was_measured(world, tmp_path):
     assert front == {
         "library_name": "transformers",
         "pipeline_tag": "text-generation",
-        "license": "apache-2.0",
+        "license": "unknown",
+        "datasets": ["owner/replies"],
         "tags": ["rlhf", "ppo"],
     }
     day = f"{world.policy.created_at:%Y-%m-%d}"

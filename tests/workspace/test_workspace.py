@@ -9,6 +9,7 @@ import pytest
 
 from rlhf.config import ModelSection, OutputSection, Section
 from rlhf.datasets import DataConfig, DataSource, load
+from rlhf.datasets.rows import RawRow
 from rlhf.errors import Interrupted, UserError
 from rlhf.records import Prompt, write_jsonl
 from rlhf.scoring_config import ScorerSection
@@ -49,6 +50,15 @@ def test_the_parent_of_data_is_the_version_that_was_read(workspace, tmp_path):
     with workspace.run("sft", Config(), OFF) as run:
         made = workspace.publish_data(data, name="t/used", kind="dataset", run=run)
     assert [(parent.role, parent.ref) for parent in made.parents] == [("source", "t/rows@v1")]
+
+
+def test_data_sets_of_the_hub_are_on_record(workspace, monkeypatch):
+    monkeypatch.setattr("rlhf.datasets.sources.hub_rows", lambda _: iter([RawRow("owner/rows", 1, {"prompt": "a"})]))
+    sources = [DataSource(path="hub:owner/rows"), DataSource(path="owner/rows", limit=1)]
+    data = load(DataConfig(sources=sources), (Prompt,), seed=0)
+    with workspace.run("sft", Config(), OFF) as run:
+        made = workspace.publish_data(data, name="t/used", kind="dataset", run=run)
+    assert made.metadata == {"num_train": 1, "num_dev": 0, "hub_datasets": ["owner/rows"]}
 
 
 def broken(self, folder):
