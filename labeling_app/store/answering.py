@@ -12,7 +12,8 @@ from labeling_app.store import slots
 from labeling_app.store.claiming import LAST_SUBMISSION
 from labeling_app.store.errors import BadAnswer, Conflict, LeaseLost, NotYours, UnknownTask, UnknownUser
 from labeling_app.store.people import check_active, lock
-from labeling_app.store.transaction import KEY, TASK, USER, Tx, insert
+from labeling_app.store.prepared import Prepared
+from labeling_app.store.transaction import KEY, TASK, USER, Tx
 from labeling_app.store.values import Receipt, Skipped
 
 MAX_KEY, MAX_MS = 64, 2**53 - 1
@@ -41,7 +42,7 @@ def submit(tx: Tx, user_id: int, lease: str, key: str, answer: Answer, active_ms
     """
     _check_form(key, active_ms)
     lock(tx, user_id)
-    row = tx.connection.execute(_LEASE, {"user": user_id, "token": lease, "key": key}).one_or_none()
+    row = _LEASE.first(tx, {"user": user_id, "token": lease, "key": key})
     if row is None:
         raise UnknownUser(f"user {user_id}: there is none")
     if row.lease_id is None or row.lease_user_id != user_id:
@@ -98,7 +99,7 @@ def skip(tx: Tx, user_id: int, lease: str, key: str, reason: str, note: str = ""
     if not 1 <= len(reason) <= 200 or len(note) > 10_000:
         raise BadAnswer("A skip needs a reason of at most 200 characters, and its note has at most 10,000.")
     lock(tx, user_id)
-    row = tx.connection.execute(_LEASE, {"user": user_id, "token": lease, "key": key}).one_or_none()
+    row = _LEASE.first(tx, {"user": user_id, "token": lease, "key": key})
     if row is None:
         raise UnknownUser(f"user {user_id}: there is none")
     if row.lease_id is None or row.lease_user_id != user_id:
@@ -160,8 +161,8 @@ def _store(
         "guidelines_version": row.guidelines_version,
     }
     where = {"task_id": row.task_id, "user_id": user_id}
-    submission_id = insert(tx, _ADD, submission | where | {"created_at": tx.now})
-    tx.connection.execute(_ANSWERED, {"lease": row.lease_id, "now": tx.now})
+    submission_id = _ADD.insert(tx, submission | where | {"created_at": tx.now})
+    _ANSWERED.change(tx, {"lease": row.lease_id, "now": tx.now})
     kind = "submitted" if revision == 1 else "revised"
     tx.record(kind, {"submission_id": submission_id, **submission}, **where)
     return Receipt(submission_id, row.task_id, revision, tx.now)
@@ -189,7 +190,7 @@ _DETAILS = (
 
 _SAME_KEY = sa.and_(submissions.c.user_id == USER, submissions.c.idempotency_key == KEY)
 
-_LEASE = (
+_LEASE = Prepared(
     sa.select(*_DETAILS)
     .select_from(users)
     .outerjoin(leases, leases.c.token == sa.bindparam("token"))
@@ -207,9 +208,23 @@ _OWN_LEASE = (
     .where(users.c.id == USER)
 )
 
-_ADD = sa.insert(submissions)
+_ADD = Prepared(
+    sa.insert(submissions),
+    [
+        "idempotency_key",
+        "revision",
+        "answer",
+        "presented",
+        "active_ms",
+        "wall_ms",
+        "guidelines_version",
+        "task_id",
+        "user_id",
+        "created_at",
+    ],
+)
 
-_ANSWERED = (
+_ANSWERED = Prepared(
     sa.update(leases).where(leases.c.id == sa.bindparam("lease")).values(state="answered", ended_at=sa.bindparam("now"))
 )
 

@@ -14,6 +14,7 @@ from labeling_app.schema import leases, prompts, responses, submissions, task_re
 from labeling_app.store import slots
 from labeling_app.store.errors import LeaseLost, NotYours, UnknownTask, UnknownUser
 from labeling_app.store.people import check_active, lock
+from labeling_app.store.prepared import Prepared
 from labeling_app.store.transaction import ACTIVE, QUEUE, TASK, USER, Tx
 from labeling_app.store.values import Claimed, Content
 
@@ -39,7 +40,7 @@ def claim(tx: Tx, user_id: int, queue: str | None = None) -> Claimed | None:
         UnknownUser, Quarantined, Disabled
     """
     lock(tx, user_id)
-    row = tx.connection.execute(_situation(queue is not None), {"user": user_id, "queue": queue}).first()
+    row = _situation(queue is not None).first(tx, {"user": user_id, "queue": queue})
     if row is None:
         raise UnknownUser(f"user {user_id}: there is none")
     check_active(row)
@@ -63,7 +64,7 @@ def take(tx: Tx, user_id: int, task_id: int) -> Claimed:
     Raises:
         LeaseLost: there is no slot; only for a task that this person had before.
     """
-    row = tx.connection.execute(_CONTENT, {"user": user_id, "task": task_id}).one()
+    row = _CONTENT.one(tx, {"user": user_id, "task": task_id})
     contents = _contents(tx, task_id)
     expires_at = tx.now + timedelta(seconds=tx.settings.lease_seconds)
     if row.state == "active":
@@ -77,7 +78,7 @@ def take(tx: Tx, user_id: int, task_id: int) -> Claimed:
     if row.lease_id is None:
         token, presented = secrets.token_urlsafe(24), _shuffled(contents, task_id, user_id)
         new = {"token": token, "task_id": task_id, "user_id": user_id, "queue": row.queue, "presented": presented}
-        tx.connection.execute(_ADD_LEASE, new | {"state": "active", "claimed_at": tx.now, "expires_at": expires_at})
+        _ADD_LEASE.insert(tx, new | {"state": "active", "claimed_at": tx.now, "expires_at": expires_at})
     else:
         token, presented = row.token, row.presented
         tx.connection.execute(_RENEW, {"lease": row.lease_id, "now": tx.now, "expires": expires_at})
@@ -120,7 +121,7 @@ def reopen(tx: Tx, user_id: int, task_id: int) -> Claimed:
     if state.state != "answered":
         slots.sweep_task(tx, task_id)
         return take(tx, user_id, task_id)
-    row = tx.connection.execute(_CONTENT, {"user": user_id, "task": task_id}).one()
+    row = _CONTENT.one(tx, {"user": user_id, "task": task_id})
     last = tx.connection.execute(LAST_SUBMISSION, {"user": user_id, "task": task_id}).one()
     answer, revision = Answer.model_validate(last.answer), last.revision
     return _claimed(row, _contents(tx, task_id), row.presented, answer=answer, revision=revision)
@@ -149,13 +150,13 @@ def _next_open(tx: Tx, user_id: int, queue: str | None) -> int | None:
 def _first_open(tx: Tx, user_id: int, queue: str) -> Any:
     values = {"user": user_id, "queue": queue}
     if not tx.on_server:
-        return tx.connection.execute(_open("now"), values).first()
+        return _open("now").first(tx, values)
     while True:
-        row = tx.connection.execute(_open("skip locked"), values).first()
-        if row is not None or tx.connection.execute(_open("look"), values).first() is None:
+        row = _open("skip locked").first(tx, values)
+        if row is not None or _open("look").first(tx, values) is None:
             return row
         # There is one, but another transaction holds it: wait for its end. It may then be gone, so look again.
-        row = tx.connection.execute(_open("wait"), values).first()
+        row = _open("wait").first(tx, values)
         if row is not None:
             return row
 
@@ -172,7 +173,7 @@ def _open_queues(tx: Tx) -> list[str]:
 
 def _contents(tx: Tx, task_id: int) -> dict[int, Content]:
     """A task's responses by their ids, in the order in which they were added."""
-    return {row.id: row.content for row in tx.connection.execute(_RESPONSES, {"task": task_id})}
+    return {row.id: row.content for row in _RESPONSES.all(tx, {"task": task_id})}
 
 
 def _shuffled(response_ids: Iterable[int], task_id: int, user_id: int) -> list[int]:
@@ -198,7 +199,7 @@ def _claimed(row: Any, contents: Mapping[int, Content], presented: Sequence[int]
 
 
 @lru_cache
-def _situation(in_queue: bool) -> Any:
+def _situation(in_queue: bool) -> Prepared:
     """The user, the task that they took last and still have, and whether there is gold at all."""
     held = (
         sa.select(leases.c.task_id)
@@ -209,16 +210,18 @@ def _situation(in_queue: bool) -> Any:
         .limit(1)
     )
     gold = sa.select(tasks.c.id).where(_IS_GOLD, *_of_queue(in_queue))
-    return sa.select(
-        users.c.disabled_at,
-        users.c.quarantined_at,
-        held.scalar_subquery().label("held"),
-        gold.exists().label("has_gold"),
-    ).where(users.c.id == USER)
+    return Prepared(
+        sa.select(
+            users.c.disabled_at,
+            users.c.quarantined_at,
+            held.scalar_subquery().label("held"),
+            gold.exists().label("has_gold"),
+        ).where(users.c.id == USER)
+    )
 
 
 @lru_cache
-def _open(how: str) -> Any:
+def _open(how: str) -> Prepared:
     """Tasks for this person in the order in which they are given out."""
     found = (
         sa.select(tasks.c.id, tasks.c.priority, tasks.c.begun)
@@ -229,7 +232,7 @@ def _open(how: str) -> Any:
     if how in ("skip locked", "wait"):
         # not FOR UPDATE: rows that point to the task may be written meanwhile
         found = found.with_for_update(key_share=True, skip_locked=how == "skip locked", of=tasks)
-    return found
+    return Prepared(found)
 
 
 @lru_cache
@@ -246,7 +249,7 @@ _NUM_CLAIMS = sa.select(sa.func.count()).select_from(leases).where(leases.c.user
 
 _NEXT_QUEUE = sa.select(sa.func.min(tasks.c.queue)).where(tasks.c.queue > QUEUE, _IS_OPEN)
 
-_CONTENT = (
+_CONTENT = Prepared(
     sa.select(
         tasks.c.id.label("task_id"),
         tasks.c.mode,
@@ -264,14 +267,17 @@ _CONTENT = (
     .where(tasks.c.id == TASK)
 )
 
-_RESPONSES = (
+_RESPONSES = Prepared(
     sa.select(responses.c.id, responses.c.content)
     .join(task_responses, task_responses.c.response_id == responses.c.id)
     .where(task_responses.c.task_id == TASK)
     .order_by(task_responses.c.position)
 )
 
-_ADD_LEASE = sa.insert(leases).inline()
+_ADD_LEASE = Prepared(
+    sa.insert(leases),
+    ["token", "task_id", "user_id", "queue", "presented", "state", "claimed_at", "expires_at"],
+)
 
 _RENEW = (
     sa.update(leases)

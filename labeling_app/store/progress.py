@@ -7,6 +7,7 @@ from datetime import time as time_of_day
 import sqlalchemy as sa
 
 from labeling_app.schema import leases, submissions, tasks
+from labeling_app.store.prepared import Prepared
 from labeling_app.store.transaction import QUEUE, USER, Tx
 from labeling_app.store.values import Progress
 
@@ -17,16 +18,16 @@ MANY = 2000
 
 def progress(tx: Tx, user_id: int, queue: str | None = None) -> Progress:
     """How far this person is, in one queue or in all; what they did today is counted over all queues."""
-    rows = tx.connection.execute(_OWN[queue is not None], {"user": user_id, "queue": queue})
+    rows = _OWN[queue is not None].all(tx, {"user": user_id, "queue": queue})
     num: dict[str, int] = {row.state: row.num for row in rows}
     midnight = datetime.combine(tx.now, time_of_day(), UTC)
-    num_today, active_ms = tx.connection.execute(_TODAY, {"user": user_id, "midnight": midnight}).one()
+    today = _TODAY.one(tx, {"user": user_id, "midnight": midnight})
     return Progress(
         num_answered=num.get("answered", 0),
-        num_today=num_today,
+        num_today=today.num,
         num_open_for_me=_num_open(tx, user_id, queue, sum(num.values()) - num.get("expired", 0)) + num.get("active", 0),
         num_skipped=num.get("skipped", 0),
-        seconds_today=int(active_ms) / 1000,
+        seconds_today=int(today.active_ms) / 1000,
     )
 
 
@@ -59,11 +60,14 @@ def _in_all_or_one(counted: sa.Select[int], in_queue: sa.ColumnElement[bool]) ->
 
 
 _OWN_STATES = sa.select(leases.c.state, sa.func.count().label("num")).where(leases.c.user_id == USER)
-_OWN = [found.group_by(leases.c.state) for found in (_OWN_STATES, _OWN_STATES.where(_OF_LEASE))]
+_OWN = [Prepared(found.group_by(leases.c.state)) for found in (_OWN_STATES, _OWN_STATES.where(_OF_LEASE))]
 
-_TODAY = sa.select(
-    sa.func.count(sa.case((submissions.c.revision == 1, 1))), sa.func.coalesce(sa.func.sum(submissions.c.active_ms), 0)
-).where(submissions.c.user_id == USER, submissions.c.created_at >= sa.bindparam("midnight"))
+_TODAY = Prepared(
+    sa.select(
+        sa.func.count(sa.case((submissions.c.revision == 1, 1))).label("num"),
+        sa.func.coalesce(sa.func.sum(submissions.c.active_ms), 0).label("active_ms"),
+    ).where(submissions.c.user_id == USER, submissions.c.created_at >= sa.bindparam("midnight"))
+)
 
 _OPEN = _in_all_or_one(sa.select(sa.func.count()).select_from(tasks).where(_IS_OPEN), _OF_TASK)
 

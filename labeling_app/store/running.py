@@ -2,6 +2,7 @@
 
 import logging
 import queue
+import sqlite3
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -53,7 +54,9 @@ class Setup:
 
     def tx(self, connection: Connection) -> Tx:
         """A transaction that happens now."""
-        return Tx(connection, self.clock(), self.settings, self.memo)
+        driver = connection.connection.driver_connection
+        raw = driver if isinstance(driver, sqlite3.Connection) else None
+        return Tx(connection, self.clock(), self.settings, self.memo, raw)
 
 
 class LastingConnection:
@@ -132,9 +135,9 @@ def read_once(setup: Setup) -> Callable[[LastingConnection, Work], Any]:
             try:
                 with connection.get().begin():
                     return work(setup.tx(connection.get()))
-            except DBAPIError as error:
+            except (DBAPIError, sqlite3.Error) as error:
                 connection.drop()
-                if attempt == 2 or not error.connection_invalidated:
+                if attempt == 2 or not getattr(error, "connection_invalidated", False):
                     raise
         raise AssertionError
 
@@ -145,8 +148,8 @@ def as_store_error(error: Exception) -> Exception:
     """What the driver complains of as `NotStored`; what operations raise by themselves as it is."""
     if isinstance(error, UserError):
         return error
-    if isinstance(error, DBAPIError):
-        reason = " ".join(str(error.orig).split())
+    if isinstance(error, DBAPIError | sqlite3.Error):
+        reason = " ".join(str(error.orig if isinstance(error, DBAPIError) else error).split())
         wrapped = NotStored(f"The database does not answer as it should ({reason}). Please try again.")
         wrapped.__cause__ = error
         return wrapped

@@ -10,9 +10,10 @@ from typing import Any
 import sqlalchemy as sa
 
 from labeling_app.schema import leases, tasks
+from labeling_app.store.prepared import Prepared
 from labeling_app.store.transaction import ACTIVE, TASK, Tx
 
-_TAKE = (
+_TAKE = Prepared(
     sa.update(tasks)
     .where(tasks.c.id == TASK, tasks.c.gold.is_(None), tasks.c.open_slots > 0)
     .values(open_slots=tasks.c.open_slots - 1, begun=True)
@@ -32,7 +33,7 @@ _EXPIRE = (
 
 def take(tx: Tx, task_id: int) -> bool:
     """Take one slot of a task that is not gold; False if there is none."""
-    return tx.connection.execute(_TAKE, {"task": task_id}).rowcount == 1
+    return _TAKE.change(tx, {"task": task_id}) == 1
 
 
 def free(tx: Tx, task_id: int) -> None:

@@ -32,6 +32,9 @@ POLL_SECONDS = 0.001
 writes all the time would be ahead of it nearly always."""
 
 
+_OF_ONE_OPERATION = (IntegrityError, sqlite3.IntegrityError)
+
+
 class SqliteRunner:
     """Runs operations on one SQLite file."""
 
@@ -105,7 +108,7 @@ class SqliteRunner:
             try:
                 outcomes.append(work(self._setup.tx(connection)))
             except Exception as error:
-                if isinstance(error, DBAPIError) and not isinstance(error, IntegrityError):
+                if isinstance(error, DBAPIError | sqlite3.Error) and not isinstance(error, _OF_ONE_OPERATION):
                     raise  # no room, no file: nothing of this transaction can be trusted
                 outcomes.append(error)
                 raw.execute("ROLLBACK TO operation")

@@ -1,5 +1,6 @@
 """What every operation of the store is given first."""
 
+import sqlite3
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -10,6 +11,7 @@ from sqlalchemy.engine import Connection
 
 from labeling_app.schema import events
 from labeling_app.settings import StoreSettings
+from labeling_app.store.prepared import Prepared
 
 USER: sa.BindParameter[Any] = sa.bindparam("user")
 TASK: sa.BindParameter[Any] = sa.bindparam("task")
@@ -19,20 +21,22 @@ KEY: sa.BindParameter[Any] = sa.bindparam("key")
 ACTIVE: sa.ColumnElement[str] = sa.literal_column("'active'")
 """A literal: SQLite looks into an index of such rows only if the statement itself says so."""
 
-_ADD_EVENT = sa.insert(events).inline()
+_ADD_EVENT = Prepared(sa.insert(events), ["created_at", "kind", "user_id", "task_id", "body"])
 
 
 @dataclass(frozen=True)
 class Tx:
     """One transaction: the connection it runs on, the moment at which it happens, the store's settings.
 
-    `memo` outlives it: what this process has counted before and need not count every time.
+    `memo` outlives it: what this process has counted before and need not count every time. `raw` is SQLite's own
+    connection, on SQLite.
     """
 
     connection: Connection
     now: datetime
     settings: StoreSettings
     memo: dict[Any, Any] = field(default_factory=dict)
+    raw: sqlite3.Connection | None = None
 
     @property
     def on_server(self) -> bool:
@@ -44,7 +48,7 @@ class Tx:
     ) -> None:
         """Write what happens to `events`; `user_id` is who does it."""
         row = {"created_at": self.now, "kind": kind, "user_id": user_id, "task_id": task_id, "body": dict(body)}
-        self.connection.execute(_ADD_EVENT, row)
+        _ADD_EVENT.insert(self, row)
 
 
 def insert(tx: Tx, statement: sa.Insert, row: Mapping[str, Any]) -> int:

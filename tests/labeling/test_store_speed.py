@@ -56,11 +56,11 @@ def plan(url: str, statement: sa.Select[*tuple[object, ...]]) -> str:
 
 @pytest.mark.slow
 def test_a_task_is_found_by_its_index_and_nothing_is_sorted(full: Store, url: str) -> None:
-    how = plan(url, _open("now"))
+    how = plan(url, _open("now").statement)
     assert "ix_tasks_open" in how
     assert "leases" in how
     assert not any(word in how for word in ("TEMP B-TREE", "Sort", "SCAN tasks", "Seq Scan on tasks")), how
-    situation = plan(url, _situation(True))
+    situation = plan(url, _situation(True).statement)
     assert "ix_leases_" in situation
     assert "ix_tasks_gold" in situation
     scans = ("SCAN tasks", "SCAN leases", "Seq Scan on tasks", "Seq Scan on leases")
