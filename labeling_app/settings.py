@@ -63,7 +63,7 @@ class LabelingConfig(Section):
     seed: int = 0
 
     @model_validator(mode="after")
-    def _named(self) -> Self:
+    def _different(self) -> Self:
         if len(set(self.skip_reasons)) < len(self.skip_reasons):
             raise ValueError("skip_reasons: a reason stands there twice")
         return self

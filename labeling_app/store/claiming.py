@@ -51,7 +51,7 @@ def claim(tx: Tx, user_id: int, queue: str | None = None) -> Claimed | None:
     task_id = _next_gold(tx, user_id, queue) if is_gold_due else None
     if task_id is None:
         task_id = _next_open(tx, user_id, queue)
-    if task_id is None and slots.sweep(tx):
+    if task_id is None and (slots.sweep(tx) or tx.on_server):  # there, another may have swept it while we waited
         task_id = _next_open(tx, user_id, queue)
     if task_id is None and share > 0:
         task_id = _next_gold(tx, user_id, queue)

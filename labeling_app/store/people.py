@@ -9,7 +9,7 @@ import sqlalchemy as sa
 from labeling_app.schema import guidelines, leases, sessions, users
 from labeling_app.store.errors import Disabled, Quarantined, UnknownUser
 from labeling_app.store.slots import expire
-from labeling_app.store.transaction import Tx
+from labeling_app.store.transaction import ACTIVE, USER, Tx
 from labeling_app.store.values import Role, User
 from rlhf.errors import UserError
 
@@ -46,7 +46,9 @@ def user(tx: Tx, id_or_name: int | str) -> User:
         UnknownUser: there is none.
     """
     column = users.c.name if isinstance(id_or_name, str) else users.c.id
-    row = tx.connection.execute(sa.select(users).where(column == id_or_name)).one_or_none()
+    row = None
+    if isinstance(id_or_name, int) or NAME.fullmatch(id_or_name) is not None:
+        row = tx.connection.execute(sa.select(users).where(column == id_or_name)).one_or_none()
     if row is None:
         raise UnknownUser(f"user {id_or_name!r}: there is none; `rlhf label users` lists them")
     return _user(row)
@@ -115,12 +117,23 @@ def check_active(row: Any) -> None:
 
 
 def lock(tx: Tx, user_id: int) -> None:
-    """Let one person's operations run one after the other: they may have two windows open."""
+    """Let one person's operations run one after the other, and nobody sweep away meanwhile what they hold.
+
+    They may have two windows open; and where their time is up, somebody else may be about to take over.
+    """
     if tx.on_server:
-        tx.connection.execute(_LOCK, {"user_id": user_id})
+        tx.connection.execute(_LOCK, {"user": user_id})
+        tx.connection.execute(_LOCK_HELD, {"user": user_id})
 
 
-_LOCK = sa.select(users.c.id).where(users.c.id == sa.bindparam("user_id")).with_for_update(key_share=True)
+# Not FOR UPDATE: rows that point to these may be written meanwhile.
+_LOCK = sa.select(users.c.id).where(users.c.id == USER).with_for_update(key_share=True)
+_LOCK_HELD = (
+    sa.select(leases.c.id)
+    .where(leases.c.user_id == USER, leases.c.state == ACTIVE)
+    .order_by(leases.c.id)
+    .with_for_update(key_share=True)
+)
 
 
 def _set(tx: Tx, user_id: int, column: str, to: bool, by: int | None, body: dict[str, Any]) -> User:

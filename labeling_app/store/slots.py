@@ -64,11 +64,11 @@ def sweep_task(tx: Tx, task_id: int) -> int:
 
 
 def overdue(tx: Tx, *where: Any) -> Sequence[int]:
-    """Leases in force whose time is up; on PostgreSQL locked, without those that another transaction works at."""
+    """Leases in force whose time is up; on PostgreSQL locked, after all who work at one of them have finished."""
     found = (
         sa.select(leases.c.id)
         .where(leases.c.state == ACTIVE, leases.c.expires_at <= tx.now, *where)
         .order_by(leases.c.id)
-        .with_for_update(key_share=True, skip_locked=True)
+        .with_for_update(key_share=True)
     )
     return tx.connection.execute(found).scalars().all()

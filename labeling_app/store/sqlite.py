@@ -52,6 +52,7 @@ class SqliteRunner:
     def write(self, work: Callable[[Tx], T]) -> "Future[T]":
         """Let the writer run `work` in its next transaction."""
         assert not self._closed, "the store is closed"
+        assert threading.current_thread() is not self._writer, "an operation calls another as a function, with its tx"
         future: Future[T] = Future()
         self._waiting.put((work, future))
         return future

@@ -581,6 +581,8 @@ def test_users_are_found_by_name_or_number(store: Store) -> None:
         store.add_user("ana")
     with pytest.raises(UnknownUser, match="user 'ben': there is none"):
         store.user("ben")
+    with pytest.raises(UnknownUser):
+        store.user("ana\x00")
     assert [user.name for user in store.users()] == ["ana"]
 
 

@@ -5,17 +5,20 @@ import sqlite3
 import subprocess
 import sys
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
 from label_tools import Clock, as_shown, new_task, new_tasks
 from postgresql import postgresql_server
 
-from labeling_app.store import NotStored, Store, Tx
+from labeling_app.store import LeaseLost, NotStored, Store, Tx
+from labeling_app.store.claiming import claim
 from labeling_app.store.people import add_user
 from rlhf import db
 
@@ -218,6 +221,72 @@ def test_a_lost_connection_is_opened_again(home: Path, postgresql_url: str) -> N
             store.submit(ana.id, claimed.lease, f"key {claimed.task_id}", as_shown(claimed), 1)
             assert store.users() == [ana]
         assert len(store.judgements()) == 3
+        assert store.audit() == []
+
+
+class Held:
+    """An operation that has done its work and does not commit until it is let go."""
+
+    def __init__(self, store: Store, operation: Callable[..., Any], *args: Any) -> None:
+        self._done, self._go = threading.Event(), threading.Event()
+        self._pool = ThreadPoolExecutor(1)
+        self.result = self._pool.submit(store.write, self._run, operation, *args)
+        assert self._done.wait(timeout=10)
+
+    def _run(self, tx: Tx, operation: Callable[..., Any], *args: Any) -> Any:
+        result = operation(tx, *args)
+        self._done.set()
+        assert self._go.wait(timeout=10)
+        return result
+
+    def commit_once_another_waits(self, url: str) -> None:
+        waiting = sa.text("SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'")
+        give_up = time.monotonic() + 10
+        with db.engine(url).connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+            while not connection.execute(waiting).scalar_one():
+                assert time.monotonic() < give_up, "nobody waits"
+        self._go.set()
+        self._pool.shutdown()
+
+
+@pytest.mark.parametrize("late", ["submit", "skip", "extend", "claim", "reopen"])
+def test_somebody_back_at_the_moment_when_another_takes_over(
+    home: Path, postgresql_url: str, clock: Clock, late: str
+) -> None:
+    with Store.open(home, postgresql_url, clock=clock) as store, ThreadPoolExecutor(1) as pool:
+        ana, ben = store.add_user("ana"), store.add_user("ben")
+        store.add_tasks([new_task()])
+        claimed = store.claim(ana.id)
+        clock.advance(1800)
+        taking_over = Held(store, claim, ben.id)
+        call = {
+            "submit": lambda: store.submit(ana.id, claimed.lease, "key", as_shown(claimed), 1),
+            "skip": lambda: store.skip(ana.id, claimed.lease, "key", "no").task_id,
+            "extend": lambda: store.extend(ana.id, claimed.lease),
+            "claim": lambda: store.claim(ana.id),
+            "reopen": lambda: store.reopen(ana.id, claimed.task_id),
+        }[late]
+        back = pool.submit(call)
+        taking_over.commit_once_another_waits(postgresql_url)
+        if late in ("claim", "skip"):
+            assert back.result() == {"claim": None, "skip": claimed.task_id}[late]
+        else:
+            with pytest.raises(LeaseLost):
+                back.result()
+        assert store.audit() == []
+
+
+def test_two_who_find_only_tasks_whose_time_is_up_both_get_one(home: Path, postgresql_url: str, clock: Clock) -> None:
+    with Store.open(home, postgresql_url, clock=clock) as store, ThreadPoolExecutor(1) as pool:
+        people = [store.add_user(name).id for name in ("ana", "ben", "chi", "dan")]
+        store.add_tasks(new_tasks(2))
+        for user_id in people[:2]:
+            store.claim(user_id, "default")
+        clock.advance(1800)
+        first = Held(store, claim, people[2], "default")
+        second = pool.submit(store.claim, people[3], "default")
+        first.commit_once_another_waits(postgresql_url)
+        assert {first.result.result().task_id, second.result().task_id} == {1, 2}
         assert store.audit() == []
 
 

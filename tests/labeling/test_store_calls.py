@@ -1,0 +1,146 @@
+"""How operations are called: by name, as functions, put together, awaited; how a store is opened and closed."""
+
+import asyncio
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+from label_tools import Clock, as_shown, new_task, new_tasks
+from pydantic import ValidationError
+
+from labeling_app.settings import FLAGS, LabelingConfig
+from labeling_app.store import Claimed, Conflict, NotYours, Receipt, Store, StoreSettings, Tx, UnknownUser, User
+from labeling_app.store.answering import submit
+from labeling_app.store.claiming import claim
+from labeling_app.store.people import add_user, all_users
+from rlhf import db
+from rlhf.errors import UserError
+
+
+def test_operations_can_be_awaited_by_name_or_as_functions(store: Store) -> None:
+    store.add_tasks(new_tasks(20))
+
+    async def work() -> list[Claimed]:
+        people: list[User] = await asyncio.gather(*[store.call("add_user", f"u{number}") for number in range(20)])
+        claims = await asyncio.gather(*[store.call(claim, user.id, "default") for user in people])
+        assert await store.call("users") == await store.call(all_users) == await store.call_read(all_users)
+        with pytest.raises(NotYours):
+            await store.call("submit", people[0].id, claims[1].lease, "key", as_shown(claims[1]), 1)
+        return claims
+
+    claims = asyncio.run(work())
+    assert sorted(claimed.task_id for claimed in claims) == list(range(1, 21))
+    assert store.audit() == []
+
+
+def test_several_operations_can_be_one_transaction(store: Store) -> None:
+    store.add_tasks(new_tasks(2))
+    ana = store.add_user("ana")
+    first = store.claim(ana.id)
+
+    def submit_and_claim(tx: Tx, key: str) -> tuple[Receipt, Claimed | None]:
+        return submit(tx, ana.id, first.lease, key, as_shown(first), 1), claim(tx, ana.id)
+
+    receipt, following = store.write(submit_and_claim, "key")
+    assert (receipt.task_id, following.task_id) == (1, 2)
+    assert store.write(submit_and_claim, "key") == (receipt, following)
+
+    def submit_and_fail(tx: Tx) -> None:
+        submit(tx, ana.id, following.lease, "key 2", as_shown(following), 1)
+        raise Conflict("after all")
+
+    with pytest.raises(Conflict, match="after all"):
+        store.write(submit_and_fail)
+    assert len(store.judgements()) == 1
+    assert store.audit() == []
+
+
+def test_who_does_not_wait_any_more_is_left_out(local: Store) -> None:
+    blocked, release = threading.Event(), threading.Event()
+
+    def block(tx: Tx) -> None:
+        blocked.set()
+        release.wait(timeout=10)
+
+    async def work() -> None:
+        first = asyncio.ensure_future(local.call(block))
+        await asyncio.to_thread(blocked.wait, 10)
+        gone = asyncio.ensure_future(local.call("add_user", "gone"))
+        stays = asyncio.ensure_future(local.call("add_user", "stays"))
+        await asyncio.sleep(0)
+        gone.cancel()
+        release.set()
+        await asyncio.gather(first, stays)
+        assert gone.cancelled()
+
+    asyncio.run(work())
+    assert [user.name for user in local.users()] == ["stays"]
+
+
+def test_what_was_begun_is_finished_before_the_store_closes(open_store: Callable[..., Store]) -> None:
+    store = open_store()
+    futures = [store._runner.write(lambda tx, n=n: add_user(tx, f"u{n}")) for n in range(20)]
+    store.close()
+    assert {future.result(timeout=0).name for future in futures} == {f"u{number}" for number in range(20)}
+    store.close()
+    with pytest.raises(AssertionError, match="closed"):
+        store.users()
+    assert len(open_store().users()) == 20
+
+
+def test_an_operation_does_not_wait_for_itself(local: Store) -> None:
+    with pytest.raises(AssertionError, match="calls another as a function"):
+        local.write(lambda tx: local.add_user("ana"))
+
+
+def test_the_store_lies_in_the_home_or_where_the_environment_says(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("RLHF_DATABASE_URL", raising=False)
+    with Store.open(home) as store:
+        store.add_user("ana")
+    assert [path.name for path in home.iterdir()] == ["labels.db"]
+    monkeypatch.setenv("RLHF_DATABASE_URL", f"sqlite:///{tmp_path / 'elsewhere.db'}")
+    with Store.open(home) as store, pytest.raises(UnknownUser):
+        store.user("ana")
+    with pytest.raises(UserError, match="not a database URL"):
+        Store.open(home, "nonsense")
+
+
+def test_labels_from_a_newer_version_are_refused(open_store: Callable[..., Store], home: Path, url: str) -> None:
+    open_store().close()
+    with db.write(db.engine(url)) as connection:
+        connection.execute(sa.text("UPDATE labels_version SET version_num = '9999'"))
+    with pytest.raises(UserError, match="its labels tables are at version 9999"):
+        open_store()
+
+
+def test_the_store_takes_its_settings_from_the_config(home: Path, clock: Clock) -> None:
+    config = LabelingConfig(lease_seconds=60, gold_share=0.3, flags={"rude": "Rude"}, seed=4)
+    assert config.store == StoreSettings(60.0, 0.3, frozenset({"rude"}), 4)
+    assert LabelingConfig().store == StoreSettings(flags=frozenset(FLAGS))
+    with Store.open(home, settings=config.store, clock=clock) as store:
+        ana = store.add_user("ana")
+        store.add_tasks([new_task()])
+        claimed = store.claim(ana.id)
+        assert (claimed.expires_at - clock.now).total_seconds() == 60
+        flagged = as_shown(claimed).model_copy(update={"flags": {claimed.responses[0][0]: ["rude"]}})
+        store.submit(ana.id, claimed.lease, "key", flagged, 1)
+
+
+@pytest.mark.parametrize(
+    ("value", "problem"),
+    [
+        ({"skip_reasons": ["a", "a"]}, "a reason stands there twice"),
+        ({"skip_reasons": []}, "skip_reasons"),
+        ({"flags": {"Not Plain": "x"}}, "flags"),
+        ({"public_url": "https://x/path"}, "public_url"),
+        ({"queue": "a b"}, "queue"),
+        ({"lease_second": 60}, "lease_second"),
+    ],
+)
+def test_a_config_that_cannot_be_served_is_refused(value: dict[str, object], problem: str) -> None:
+    with pytest.raises(ValidationError, match=problem):
+        LabelingConfig.model_validate(value)
