@@ -1,8 +1,10 @@
 """Running the app until it is told to stop."""
 
 import contextlib
+import gc
 import signal
 import socket
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -48,6 +50,7 @@ def serve(home: Path, config: LabelingConfig, say: Callable[[str], None]) -> Non
         for line in _welcome(store, config, mode, address):
             say(line)
         server = uvicorn.Server(uvicorn_config(app, behind_proxy=config.public_url is not None))
+        _prepare_for_many()
         with _told_to_stop():
             server.run(sockets=[listener])
 
@@ -138,6 +141,17 @@ def _admin(store: Store, name: str) -> User:
     if found.role != "admin":
         raise UserError(f"user {name}: is an annotator; add an admin with `rlhf label users add NAME --admin`")
     return store.set_disabled(found.id, False) if found.disabled_at is not None else found
+
+
+def _prepare_for_many() -> None:
+    """Let nobody wait long for the interpreter.
+
+    The thread that writes and the event loop take turns with it, by default of 5 ms; and a collection of garbage that
+    looks through all of Gradio's modules once more holds up everybody for a tenth of a second and longer.
+    """
+    sys.setswitchinterval(0.0005)
+    gc.collect()
+    gc.freeze()
 
 
 @contextlib.contextmanager

@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import pytest
 from typer.testing import CliRunner
 from web_tools import PASSWORD, add_tasks, submission
 
+from labeling_app import accounts
 from labeling_app.settings import LabelingConfig
 from labeling_app.store import Store
 from labeling_app.web import serve as serve_module
@@ -41,6 +43,7 @@ def rlhf(*words: str) -> str:
 def says(home: Path, monkeypatch: pytest.MonkeyPatch, **options: Any) -> list[str]:
     """What `serve` says before it serves."""
     monkeypatch.setattr(serve_module.uvicorn.Server, "run", lambda *_args, **_kwargs: None)
+    monkeypatch.setattr(serve_module, "_prepare_for_many", lambda: None)  # it is for the whole process
     lines: list[str] = []
     serve(home, LabelingConfig(**{"port": 0} | options), lines.append)
     return lines
@@ -60,8 +63,8 @@ def test_loopback_prints_a_link_and_a_fresh_one_at_each_start(home: Path, monkey
 def test_with_accounts_the_first_admin_is_invited_until_there_is_one(
     home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    accounts = {"host": "127.0.0.1", "public_url": "https://labels.example.org"}
-    said = says(home, monkeypatch, **accounts)
+    behind_proxy = {"host": "127.0.0.1", "public_url": "https://labels.example.org"}
+    said = says(home, monkeypatch, **behind_proxy)
     assert (
         said[0]
         == "The ranking app is at https://labels.example.org/label/, its figures at https://labels.example.org/admin/"
@@ -69,19 +72,11 @@ def test_with_accounts_the_first_admin_is_invited_until_there_is_one(
     assert re.fullmatch(
         r"Choose the admin's password \(works once\): https://labels.example.org/invite\?token=[\w-]{43}", said[1]
     )
-    assert len(says(home, monkeypatch, **accounts)) == 2  # nobody has used the first one
+    assert len(says(home, monkeypatch, **behind_proxy)) == 2  # nobody has used the first one
     with Store.open(home) as store:
-        from labeling_app import accounts as operations
-
-        token = store.write(operations.invite, store.user("admin").id, "password").token
-        store.write(operations.choose_password, token, "hash", serve_module_lasts())
-    assert len(says(home, monkeypatch, **accounts)) == 1
-
-
-def serve_module_lasts() -> Any:
-    from datetime import timedelta
-
-    return timedelta(days=1)
+        token = store.write(accounts.invite, store.user("admin").id, "password").token
+        store.write(accounts.choose_password, token, "hash", timedelta(days=1))
+    assert len(says(home, monkeypatch, **behind_proxy)) == 1
 
 
 def test_http_on_a_network_is_warned_of(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
