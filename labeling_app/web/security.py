@@ -13,7 +13,7 @@ from typing import Any, Literal
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
-from starlette.requests import HTTPConnection, Request
+from starlette.requests import ClientDisconnect, HTTPConnection, Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from labeling_app import accounts
@@ -126,6 +126,8 @@ class Gate:
         try:
             self._check(scope, limited.limit)
             await self._app(self._as_seen_by_people(scope), limited.receive, send_with_headers)
+        except ClientDisconnect:  # whoever asked has gone, and nothing was done yet
+            return
         except Exception as error:
             if has_begun:
                 raise

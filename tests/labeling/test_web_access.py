@@ -1,5 +1,6 @@
 """Sessions, origins, hosts and headers, over real HTTP. What is refused changes nothing in the store."""
 
+import asyncio
 import re
 import time
 from collections.abc import Iterator
@@ -322,8 +323,6 @@ def test_web_sockets_are_closed(web: WebApp) -> None:
 
 
 def test_sessions_are_remembered_for_a_moment_only(web: WebApp, monkeypatch: pytest.MonkeyPatch) -> None:
-    import asyncio
-
     token = web.session(web.new_user())
     asked: list[str] = []
     read = accounts.session
@@ -384,3 +383,29 @@ def test_httpx_is_what_these_tests_believe(web: WebApp) -> None:
     with web.client() as client:
         assert isinstance(client, httpx.Client)
         assert client.get("/").status_code == 303
+
+
+def test_who_hangs_up_in_the_middle_changes_nothing_and_is_no_mistake_of_ours(
+    web: WebApp, caplog: pytest.LogCaptureFixture
+) -> None:
+    token = web.session(web.new_user())
+    headers = {"host": f"127.0.0.1:{web.port}", "origin": web.origin, "cookie": f"{SESSION_COOKIE}={token}"}
+    headers |= {"content-type": "application/json", "content-length": "100"}
+    scope = {
+        "type": "http",
+        "method": "POST",
+        "path": "/api/submit",
+        "query_string": b"",
+        "headers": [(name.encode(), value.encode()) for name, value in headers.items()],
+    }
+    messages = iter([{"type": "http.request", "body": b"{", "more_body": True}, {"type": "http.disconnect"}])
+
+    async def receive() -> Any:
+        return next(messages)
+
+    async def send(message: Any) -> None:
+        raise AssertionError(message)
+
+    with nothing_changes(web.store):
+        asyncio.run(web.app(scope, receive, send))
+    assert caplog.records == []
