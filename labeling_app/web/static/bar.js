@@ -67,6 +67,7 @@ export class Bar {
     this.submit.setAttribute("aria-disabled", String(frozen || left > 0));
     setText(this.submitLabel, phase === "waiting" ? "Saving…" : task.lease ? "Submit" : "Save change");
     setText(this.state, this.stateText(left));
+    this.state.title = session.savedAt ? `Saved at ${session.savedAt.toLocaleTimeString()}` : "";
   }
 
   /** Not yet. */
@@ -78,8 +79,7 @@ export class Bar {
     const { phase, savedAt, drafts } = this.session;
     if (phase === "waiting") return "Not saved yet";
     if (drafts.full) return "This browser keeps no drafts";
-    const saved = savedAt && `Saved ${savedAt.toLocaleTimeString([], { timeStyle: "short" })}`;
-    return [saved, left > 0 && `${left} to go`].filter(Boolean).join(" · ");
+    return [savedAt && "Saved", left > 0 && `${left} to go`].filter(Boolean).join(" · ");
   }
 
   hint() {

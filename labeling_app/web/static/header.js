@@ -33,7 +33,8 @@ export class Header {
     if (me === null || !this.panel) return;
     setText(this.title, me.title);
     const link = (name, path) => el("a", { href: new URL(path, import.meta.url) }, name);
-    fill(this.links, me.user.role === "admin" && link("Dashboard", "../admin/"), link(`Log out ${me.user.name}`, "../logout"));
+    fill(this.links, me.user.role === "admin" && link("Dashboard", "../admin/"), link("Log out", "../logout"));
+    this.links.title = `You are ${me.user.name}`;
     const { version, tree } = me.guidelines ?? { version: null };
     const opener = document.getElementById("open-guidelines");
     opener.hidden = version === null;

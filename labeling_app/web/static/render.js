@@ -33,7 +33,7 @@ function textOf(node) {
 
 /** A link is not followed from here: its address is shown beside its text. */
 function address(node, text) {
-  return node.href && node.href !== text ? el("span", { class: "address" }, ` (${node.href})`) : null;
+  return node.href && node.href !== text ? el("span", { class: "address" }, `(${node.href})`) : null;
 }
 
 function message(node, children) {
@@ -41,8 +41,9 @@ function message(node, children) {
   return el("div", { class: "message", "data-role": node.role ?? "" }, role, el("div", { dir: "auto" }, ...children));
 }
 
-// What leaves no mark of its own on the screen, or moves what stands beside it.
-const UNSEEN = /([\p{Cc}\p{Cf}\p{Cs}\p{Co}\p{Cn}\p{Zl}\p{Zp}\p{Default_Ignorable_Code_Point}\u2800]|(?! )\p{Zs})\1*/gu;
+// What leaves no mark of its own on the screen, moves what stands beside it, or stands on a tower of accents.
+const UNSEEN =
+  /((?<=\p{M}{4})\p{M}|[\p{Cc}\p{Cf}\p{Cs}\p{Co}\p{Cn}\p{Zl}\p{Zp}\p{Default_Ignorable_Code_Point}\u2800]|(?! )\p{Zs})\1*/gu;
 // Those of them that have no business in ordinary prose (joiners, soft hyphens and direction marks have).
 const SUSPICIOUS =
   /[\u0000-\u0008\u000b\u000c\u000e-\u001f\u007f-\u009f\u200b\u202a-\u202e\u2060-\u206f\ufeff\u{e0000}-\u{e007f}]/gu;

@@ -296,17 +296,23 @@ export class Session extends EventTarget {
     }
   }
 
+  /** What is held for this person, `task` and `deadline`: what is on the page, or what was left to look back. */
+  get hold() {
+    if (this.task?.lease) return this;
+    return this.held?.task.lease ? this.held : null;
+  }
+
   get secondsLeft() {
-    return this.deadline ? Math.max(0, (this.deadline - performance.now()) / 1000) : null;
+    return this.hold?.deadline ? Math.max(0, (this.hold.deadline - performance.now()) / 1000) : null;
   }
 
   /** Keeps the task while somebody is at it. */
   async extend() {
-    const lease = this.task?.lease;
+    const lease = this.hold?.task.lease;
     if (!lease || this.phase !== "working") return;
     try {
       await call("POST", "extend", JSON.stringify({ lease }));
-      if (this.task?.lease === lease) this.deadline = performance.now() + 1000 * this.me.lease_seconds;
+      if (this.hold?.task.lease === lease) this.hold.deadline = performance.now() + 1000 * this.me.lease_seconds;
       if (this.overdue) this.setPhase("working");
       this.overdue = false;
     } catch (error) {
