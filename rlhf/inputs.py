@@ -5,7 +5,7 @@ published or a file is edited. A run that is gone on with, and a stage that is n
 """
 
 import importlib.util
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import Any
@@ -67,6 +67,29 @@ def stands_for(leaf: str | ScorerSection, registry: Registry) -> Named | None:
         return Named(leaf, leaf, [[file.name, _known_by(file)] for file in files])
     artefact = registry.find(leaf) if "/" in leaf and registry.exists() else None
     return None if artefact is None else Named(leaf, artefact.ref, artefact.digest)
+
+
+def scorers_on_record(
+    scorers: Sequence[ScorerSection], models: Sequence[str], named: Mapping[str, Named], *, key: str = "reward"
+) -> list[dict[str, Any]]:
+    """What a policy was rewarded by, as its metadata holds it: `ref` or `function` with `sha256`, and `weight`.
+
+    Args:
+        scorers: the section's.
+        models: the refs of those that are models, in their order.
+        named: what the config named when the run was begun; a function's file may have been edited since.
+        key: the section's.
+    """
+    refs = iter(models)
+    record: list[dict[str, Any]] = []
+    for index, scorer in enumerate(scorers):
+        if scorer.function is None:
+            record.append({"ref": next(refs), "weight": scorer.weight})
+            continue
+        file = named.get(f"{key}.{index}.function")
+        content = None if file is None else file.content
+        record.append({"function": str(scorer.function), "sha256": content, "weight": scorer.weight})
+    return record
 
 
 def function_file(section: ScorerSection) -> Path | None:

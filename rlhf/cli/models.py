@@ -157,6 +157,8 @@ def lineage_tree(root: "LineageNode") -> "Tree":
             counts = {name: judge.get(f"num_{name}") for name in ("judgements", "rankings")}
             count = next((f", {number} {name}" for name, number in counts.items() if number is not None), "")
             below.add(_plain(f"annotator: {judge.get('name', '?')}{simulated}{count}"))
+        for scorer in [] if node.repeated else node.scorers:
+            below.add(_plain(f"rewarded by: {_scorer(scorer)}"))
         for child in node.children:
             hang(child, below.add(_plain(_label(child))))
 
@@ -171,6 +173,14 @@ def _label(node: "LineageNode") -> str:
     if node.repeated:
         return f"{role}{node.artefact.ref}  (see above)"
     return f"{role}{node.artefact.ref}  {node.artefact.kind}, {node.artefact.created_at:%Y-%m-%d}{aliases}"
+
+
+def _scorer(scorer: dict[str, Any]) -> str:
+    """`support/reward@v1, weight 1`, or a function with its weight and the digest of its file."""
+    weight = f", weight {scorer.get('weight', 1.0):g}"
+    if "function" not in scorer:
+        return f"{scorer.get('ref', '?')}{weight}"
+    return f"function {scorer['function']}{weight}, sha256 {scorer.get('sha256') or 'unknown'}"
 
 
 def _registry() -> "Registry":

@@ -73,14 +73,13 @@ def model_card(source: ModelSource, registry: Registry, model: CardModel, folder
     nodes = list(lineage.walk()) if lineage else []
     artefacts = [node.artefact for node in nodes]
     reports = _reports(registry, artefacts)
-    simulated = any(node.simulated for node in nodes)
     parts = [
         _front_matter(source, model, artefacts),
         f"# {_plain(model.name)}\n\n{_what_it_is(source, model)}",
         "## How it was made\n\n" + _how(lineage, source),
         "## What was measured\n\n" + _measured(artefacts, reports),
         "## How to load it\n\n" + loading_snippet(model, folder_name, _base_to_load(source)),
-        "## What it is not\n\n" + _limits(source, model, simulated),
+        "## What it is not\n\n" + _limits(source, model, lineage),
     ]
     return "\n\n".join(parts) + "\n"
 
@@ -108,8 +107,8 @@ def _what_it_is(source: ModelSource, model: CardModel) -> str:
     reads = "A reward model: it reads a prompt with a completion and gives one score"
     what = reads if model.scores else "A language model"
     made = {
-        "policy": ", optimised against a reward with PPO and a KL penalty",
-        "sft": ", fine-tuned on demonstrations",
+        "policy": ", optimised against a reward with PPO",
+        "sft": ", fine-tuned on texts",
         "reward": ", trained on preferences",
     }.get(source.kind, "")
     if model.format == "adapter":
@@ -139,8 +138,21 @@ def _tree(node: LineageNode, depth: int = 0) -> Iterator[str]:
     if node.repeated:
         facts.append("see above")
     yield "  " * depth + "- " + ", ".join(facts)
+    for scorer in [] if node.repeated else published_scorers(artefact):
+        named = f"function `{_plain(scorer['function'])}`" if "function" in scorer else f"`{scorer['ref']}`"
+        digest = f", `{scorer['sha256'][:12]}`" if scorer.get("sha256") else ""
+        yield "  " * (depth + 1) + f"- rewarded by: {named}, weight {scorer['weight']:g}{digest}"
     for child in node.children:
         yield from _tree(child, depth + 1)
+
+
+def published_scorers(artefact: Artefact) -> list[dict[str, Any]]:
+    """What rewarded a policy, as it may leave this machine: of a function's file, its name without the way to it."""
+    found = []
+    for scorer in artefact.metadata.get("scorers", []):
+        function = {"function": scorer["function"].rpartition("/")[2]} if "function" in scorer else {}
+        found.append({**scorer, **function})
+    return found
 
 
 def _rows(artefact: Artefact) -> Iterator[str]:
@@ -223,12 +235,14 @@ def _value(metrics: Mapping[str, Any], key: str, confidence: float) -> str:
     return f"{shown} ({confidence:.0%} interval {interval[0]:.3f} to {interval[1]:.3f})"
 
 
-def _limits(source: ModelSource, model: CardModel, simulated: bool) -> str:
+def _limits(source: ModelSource, model: CardModel, lineage: LineageNode | None) -> str:
     lines = []
-    if simulated:
+    judged = [node for node in lineage.walk() if node.artefact.kind == "preferences"] if lineage else []
+    if simulated := [node for node in judged if node.simulated]:
+        what = "The" if len(simulated) == len(judged) else "Some of the"
         lines.append(
-            "The preferences behind it were made by a program that imitates annotators. Nothing here says that people "
-            "would prefer what it does."
+            f"{what} preferences behind it were made by a program that imitates annotators. Nothing here says that "
+            "people would prefer what it does."
         )
     if model.scores:
         lines.append(
@@ -238,8 +252,8 @@ def _limits(source: ModelSource, model: CardModel, simulated: bool) -> str:
         )
     elif source.kind == "policy":
         lines.append(
-            "It was tuned to what the judgements above reward and to nothing else. Facts were not checked, and where "
-            "the reward model errs it may have learned the error."
+            f"It was tuned to what {_what_rewarded(lineage)} and to nothing else. Facts were not checked, and where "
+            "the reward errs it may have learned the error."
         )
     lines.append(
         "Only what stands under “What was measured” was measured, on prompts like those it was trained for. "
@@ -247,6 +261,23 @@ def _limits(source: ModelSource, model: CardModel, simulated: bool) -> str:
     )
     lines.append("The licences of its base model and of its data apply; they were not examined.")
     return "\n".join(f"- {line}" for line in lines)
+
+
+def _what_rewarded(lineage: LineageNode | None) -> str:
+    """The reward of PPO, as far as it is on record: `the judgements above reward`, `my.py:brevity rewards`."""
+    if lineage is None:
+        return "its reward, of which nothing is on record here, gave high scores"
+    models = [child for child in lineage.children if child.role == "reward"]
+    functions = [scorer["function"] for scorer in published_scorers(lineage.artefact) if "function" in scorer]
+    sources = []
+    for model in models:
+        learned = any(node.artefact.kind == "preferences" for node in model.walk())
+        learned = learned or any(child.artefact.kind == "preferences" for child in model.children)
+        sources.append(f"`{model.artefact.ref}`" + (", trained on the judgements above," if learned else ""))
+    sources += [f"the function `{_plain(function)}`" for function in functions]
+    if not sources:
+        return "its reward, of which nothing is on record here, gave high scores"
+    return f"{' and '.join(sources)} gave high scores".replace(", and", " and")
 
 
 def _base_to_load(source: ModelSource) -> str | None:

@@ -10,7 +10,7 @@ from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from rlhf.errors import UserError
-from rlhf.export.card import CardModel, model_card, public_name
+from rlhf.export.card import CardModel, model_card, public_name, published_scorers
 from rlhf.export.config import Format
 from rlhf.export.folders import check_target, replaced, write_marker
 from rlhf.modeling import ModelSource, find_model, load_causal_lm, load_reward_model, load_tokenizer, save_model
@@ -63,7 +63,8 @@ def export_model(
             "ref": source.artefact.ref if source.artefact else public_name(source),
             "digest": source.artefact.digest if source.artefact else None,
         }
-        files = write_marker(folder, {**about, "format": format})
+        scorers = published_scorers(source.artefact) if source.artefact else []
+        files = write_marker(folder, {**about, "format": format} | ({"scorers": scorers} if scorers else {}))
     return {
         "path": str(target),
         "format": format,

@@ -15,6 +15,7 @@ from rlhf import checkpoint
 from rlhf.datasets import Loaded, load
 from rlhf.errors import StoppedByMonitor, UserError
 from rlhf.generation import encode_prompt
+from rlhf.inputs import scorers_on_record
 from rlhf.modeling import (
     ModelSource,
     context_length,
@@ -36,7 +37,7 @@ from rlhf.records import Problem, Prompt, Record
 from rlhf.registry import Kind
 from rlhf.scorers import FoundScorer, find_scorers, load_scorers
 from rlhf.scoring import RewardModelScorer, Scorer, WeightedScorer
-from rlhf.tracking import Run
+from rlhf.tracking import Run, begun_with
 from rlhf.training import eval_strategy, finite, one_process, owned_args, saving_fields, train, without_own_output
 from rlhf.workspace import Workspace, report_problems
 
@@ -334,8 +335,11 @@ def _publish(
     base = inputs.source.publish(registry)
     rows = workspace.publish_data(inputs.data, name=config.output.data_name, kind="dataset", run=run)
     parents = [("base", base), ("data", rows)]
-    parents += [("reward", found.source.publish(registry)) for found in inputs.scorers if found.source]
+    rewards = [found.source.publish(registry) for found in inputs.scorers if found.source]
+    parents += [("reward", reward) for reward in rewards]
     parents += [("ref", inputs.reference.publish(registry))] if inputs.reference else []
+    scorers = scorers_on_record(config.reward, [reward.ref for reward in rewards], begun_with(run.folder))
+    about: dict[str, Any] = {"metrics": dict(metrics), "seed": config.seed, "scorers": scorers}
     with TemporaryDirectory(dir=run.folder) as scratch:
         save_model(trainer.policy_model, trainer.processing_class, Path(scratch), base_ref=base.ref)
         artefact = registry.publish(
@@ -343,7 +347,7 @@ def _publish(
             kind="policy",
             name=name,
             parents=parents,
-            metadata={"metrics": dict(metrics), "seed": config.seed} | ({"stopped": stopped} if stopped else {}),
+            metadata=about | ({"stopped": stopped} if stopped else {}),
             alias=None if stopped else config.output.alias,
             run_id=run.id,
         )

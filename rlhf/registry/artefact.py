@@ -81,6 +81,11 @@ class LineageNode:
         """Whether the annotators were a program."""
         return bool(self.artefact.metadata.get("simulated", False))
 
+    @property
+    def scorers(self) -> list[dict[str, Any]]:
+        """What rewarded a policy: `ref` of a model or `function` with the `sha256` of its file, and the `weight`."""
+        return list(self.artefact.metadata.get("scorers", []))
+
     def walk(self) -> Iterator["LineageNode"]:
         """This node and all above it, each artefact once."""
         if not self.repeated:
@@ -103,6 +108,8 @@ class LineageNode:
             return node | {"repeated": True}
         if self.annotators:
             node |= {"annotators": self.annotators, "simulated": self.simulated}
+        if self.scorers:
+            node["scorers"] = self.scorers
         return node | {"parents": [child.as_dict() for child in self.children]}
 
 

@@ -82,6 +82,11 @@ def check_resumable(
         raise UserError(problems)
 
 
+def begun_with(folder: Path) -> dict[str, Named]:
+    """What the config of the run in `folder` named when it was begun, by key."""
+    return {key: Named(**named) for key, named in _read(folder / "environment.json").get("inputs", {}).items()}
+
+
 def _moved_on(key: str, then: Named, now: Named | None) -> str:
     """That a value names something else than it did, and what would name the same."""
     given = f"{key} = {then.given!r}"

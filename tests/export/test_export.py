@@ -92,7 +92,13 @@ class World:
             kind="policy",
             name="tiny/policy",
             parents=[("base", sft), ("data", data), ("reward", reward)],
-            metadata={"metrics": {"score_before": -0.8, "score_after": 1.7, "kl": 4.1}},
+            metadata={
+                "metrics": {"score_before": -0.8, "score_after": 1.7, "kl": 4.1},
+                "scorers": [
+                    {"ref": reward.ref, "weight": 1.0},
+                    {"function": f"{folder}/rules.py:brevity", "sha256": "ab" * 32, "weight": 0.2},
+                ],
+            },
         )
         rows.write_text('{"prompt": "c"}\n')
         metrics = {"win_rate": 0.94, "win_rate_ci": [0.91, 0.97], "num_prompts": 200, "judge": "rubric", "kl": 4.3}
@@ -277,6 +283,29 @@ def test_the_card_names_every_ancestor_and_what_was_measured(world, tmp_path):
     assert "KL divergence from `tiny/sft@v1`, nats per sequence | 4.3 |" in card
     assert "Nothing here says that people would prefer what it does." in card
     assert "Beatrix" not in card  # people are counted, not named
+
+
+def test_the_card_names_every_scorer_and_claims_no_judgements_where_there_are_none(world, tmp_path):
+    export_model("tiny/policy", tmp_path / "aligned", registry=world.registry)
+    card = (tmp_path / "aligned" / "README.md").read_text()
+    assert "\n  - rewarded by: `tiny/reward@v1`, weight 1\n" in card
+    assert "\n  - rewarded by: function `rules.py:brevity`, weight 0.2, `abababababab`\n" in card
+    assert (
+        "tuned to what `tiny/reward@v1`, trained on the judgements above and the function `rules.py:brevity` gave "
+        "high scores and to nothing else"
+    ) in card
+    scorers = json.loads((tmp_path / "aligned" / "export.json").read_text())["scorers"]
+    assert scorers[1] == {"function": "rules.py:brevity", "sha256": "ab" * 32, "weight": 0.2}
+    world.registry.publish(
+        world.base_folder,
+        kind="policy",
+        name="tiny/by-rule",
+        metadata={"scorers": [{"function": "rules.py:brevity", "sha256": None, "weight": 1.0}]},
+    )
+    export_model("tiny/by-rule", tmp_path / "ruled", registry=world.registry)
+    card = (tmp_path / "ruled" / "README.md").read_text()
+    assert "tuned to what the function `rules.py:brevity` gave high scores" in card
+    assert "judgements" not in card
 
 
 def test_no_path_of_this_machine_is_written(world, tmp_path):

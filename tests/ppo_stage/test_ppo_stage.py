@@ -1,5 +1,6 @@
 """`train_ppo` on tiny models: the score rises, the artefact has its parents, and what goes wrong is said in time."""
 
+import hashlib
 import json
 
 import pytest
@@ -169,6 +170,14 @@ def test_a_mix_with_another_backbone_and_a_reference_of_its_own(ppo, models):
         ("reward", "tiny/judge@v1"),
         ("ref", "tiny/other@v1"),
     }
+    assert artefact.metadata["scorers"] == [
+        {"ref": "tiny/judge@v1", "weight": 1.0},
+        {
+            "function": f"{ppo.folder}/rewards_of_this_test.py:matches",
+            "sha256": hashlib.sha256(REWARDS.encode()).hexdigest(),
+            "weight": 0.5,
+        },
+    ]
     rows = read_metrics(ppo.workspace.home / "runs" / summary["run"])
     assert {"objective/scores/judge", "objective/scores/matches"} <= {key for row in rows for key in row}
     assert rows[0].get("eval_objective/kl", rows[0].get("objective/kl")) > 0.1  # from another model, at once

@@ -94,6 +94,18 @@ def test_lineage_shows_the_way_back_to_the_annotators(filled: Registry) -> None:
     assert found["parents"][1]["annotators"][0] == {"name": "ann [lead]", "num_judgements": 12}
 
 
+def test_lineage_shows_what_rewarded_a_policy(local: Registry, folder: Folder) -> None:
+    scorers = [
+        {"ref": "support/reward@v1", "weight": 1.0},
+        {"function": "my.py:brevity", "sha256": "12" * 32, "weight": 0.2},
+    ]
+    local.publish(folder(), kind="policy", name="support/policy", metadata={"scorers": scorers})
+    shown = models("lineage", "support/policy")
+    assert "rewarded by: support/reward@v1, weight 1\n" in shown
+    assert f"rewarded by: function my.py:brevity, weight 0.2, sha256 {'12' * 32}\n" in shown
+    assert json.loads(models("lineage", "support/policy", "--json"))["scorers"] == scorers
+
+
 def test_alias_moves_and_removes(filled: Registry) -> None:
     assert models("alias", "support/policy", "production", "candidate") == (
         "support/policy@production -> support/policy@v1\n"
