@@ -4,7 +4,7 @@ import contextlib
 import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -56,6 +56,19 @@ def stop_token_ids(model: nn.Module, tokenizer: PreTrainedTokenizerBase) -> list
     if not found:
         raise UserError("tokenizer: it has no EOS token; set tokenizer.eos_token, or name a stop token id")
     return sorted(found)
+
+
+def padding_id(tokenizer: PreTrainedTokenizerBase, vocab_size: int) -> int | None:
+    """The token that fills batches of a model with `vocab_size` embeddings: the tokenizer's pad token, None without.
+
+    A pad token that was added to the tokenizer alone has no embedding. Padding is masked, so any token serves in its
+    place; EOS would not for reward models, which look for the last token that is no padding.
+    """
+    pad_id, eos_id = tokenizer.pad_token_id, tokenizer.eos_token_id
+    if pad_id is None or pad_id < vocab_size:
+        return pad_id
+    others = (tokenizer.bos_token_id, tokenizer.unk_token_id, vocab_size - 1, vocab_size - 2)
+    return next((int(i) for i in others if i is not None and 0 <= i < vocab_size and i != eos_id), 0)
 
 
 def encode_prompt(tokenizer: PreTrainedTokenizerBase, prompt: str | Messages) -> list[int]:
@@ -231,7 +244,8 @@ def sample(
     Raises UserError for a prompt that has no tokens or that, with `max_new_tokens`, passes the model's context.
     """
     stops = stop_token_ids(model, tokenizer) if stop_ids is None else list(stop_ids)
-    pad_id = next((i for i in (tokenizer.pad_token_id, *stops) if i is not None), 0)
+    vocab_size = cast(Any, model).config.get_text_config().vocab_size
+    pad_id = next((i for i in (padding_id(tokenizer, vocab_size), *stops) if i is not None), 0)
     encoded = [encode_prompt(tokenizer, prompt) for prompt in prompts]
     check_lengths([len(ids) for ids in encoded], max_new_tokens, context_length(model))
     # Rows of like length share a batch, so that little of it is padding; the order does not depend on the batch size.

@@ -5,14 +5,14 @@ import logging
 import math
 import traceback
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, cast, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 from rlhf.errors import StoppedByMonitor, UserError
-from rlhf.generation import Messages, eval_mode
+from rlhf.generation import Messages, eval_mode, padding_id
 from rlhf.modeling import context_length, set_pad_token
 
 logger = logging.getLogger(__name__)
@@ -100,7 +100,7 @@ class RewardModelScorer:
         self.max_length = max_length or context_length(model)
         self.offset = offset
         self.append_eos = append_eos
-        tokens = (tokenizer.pad_token_id, tokenizer.eos_token_id)
+        tokens = (padding_id(tokenizer, cast(Any, model).config.get_text_config().vocab_size), tokenizer.eos_token_id)
         self.pad_id = set_pad_token(model.config, next((i for i in tokens if i is not None), None), name)
         self.num_truncated = 0
 

@@ -27,6 +27,7 @@ class PromptSet:
         name: str,
         max_new_tokens: int,
         context_length: int | None,
+        vocab_size: int | None = None,
         max_prompt_length: int | None = None,
         truncate: bool = False,
         collator: DataCollator | None = None,
@@ -35,7 +36,8 @@ class PromptSet:
 
         A column that some rows lack is None there.
         A prompt over `max_prompt_length` tokens, or that leaves no room for `max_new_tokens` in the context, loses its
-        beginning if `truncate`, else raises UserError naming the row (from 0). So do empty rows and a missing column.
+        beginning if `truncate`, else raises UserError naming the row (from 0). So do empty rows, a missing column, and
+        tokens outside a vocabulary of `vocab_size`.
         """
         if len(dataset) == 0:
             raise UserError(f"{name}: it has no rows; give at least one prompt")
@@ -61,6 +63,12 @@ class PromptSet:
         check_lengths(lengths, max_new_tokens, context_length, name)
         if max_prompt_length is not None:
             check_lengths(lengths, 0, max_prompt_length, f"{name} (max_prompt_length {max_prompt_length})")
+        for i, row in enumerate(rows):
+            if vocab_size is not None and not 0 <= min(row) <= max(row) < vocab_size:
+                raise UserError(
+                    f"{name}: row {i} has the token {max(row)}, the model's vocabulary has {vocab_size}; take the "
+                    "model's own tokenizer, or give it the new tokens: model.resize_token_embeddings(len(tokenizer))"
+                )
         # 4 bytes a token; a list of Python integers would take 36.
         self._ids = [np.asarray(row, dtype=np.int32) for row in rows]
 

@@ -10,7 +10,7 @@ from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from rlhf.errors import UserError
-from rlhf.generation import stop_token_ids
+from rlhf.generation import padding_id, stop_token_ids
 from rlhf.ppo.config import PPOConfig
 from rlhf.ppo.experience import Sampling, TokenRewardScorer
 from rlhf.ppo.metrics import EVALUATION_KEYS
@@ -142,7 +142,7 @@ def build_sampling(policy: nn.Module, tokenizer: PreTrainedTokenizerBase, args: 
     eos_ids = stop_ids or (() if eos_id is None else (int(eos_id),))
     if args.missing_eos_penalty is not None and not eos_ids:
         raise UserError("missing_eos_penalty: the tokenizer has no EOS token, so every completion would pay; set one")
-    pad_id = tokenizer.pad_token_id
+    pad_id = padding_id(tokenizer, vocab_size)
     if pad_id is None:
         pad_id = eos_ids[0] if eos_ids else 0
     return Sampling(

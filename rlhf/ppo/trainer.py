@@ -321,6 +321,7 @@ class PPOTrainer(OnlineTrainer):
             name=name,
             max_new_tokens=self.args.response_length,
             context_length=context_length(self.policy_model),
+            vocab_size=cast(Any, self.policy_model).config.get_text_config().vocab_size,
             max_prompt_length=self.args.max_prompt_length,
             truncate=self.args.truncate_prompts,
             collator=self._data_collator,

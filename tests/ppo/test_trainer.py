@@ -636,6 +636,35 @@ def test_a_script_written_for_trl_1_12_runs_with_one_import_changed(tmp_path: Pa
     assert (tmp_path / "model.safetensors").exists()
 
 
+@pytest.mark.parametrize("scored_by", ["reward_model", "reward_funcs"])
+def test_a_pad_token_that_has_no_embedding_changes_nothing(make_trainer: MakeTrainer, scored_by: str) -> None:
+    made = []
+    for pad in ("<pad>", "[PAD]"):
+        tokenizer = make_tokenizer()
+        tokenizer.bos_token = "<pad>"  # what takes the place of the new one
+        tokenizer.add_special_tokens({"pad_token": pad})
+        changes: dict[str, Any] = {"processing_class": tokenizer, "model": make_policy()}
+        if scored_by == "reward_model":
+            changes |= {"reward_model": make_classifier(), "reward_funcs": None}
+        for model in (changes["model"], changes.get("reward_model")):
+            if model is not None:
+                model.config.pad_token_id = tokenizer.pad_token_id
+        trainer = make_trainer(eval_dataset=make_prompts(4), **changes)
+        trainer.train()
+        trainer.generate_completions()
+        made.append(history(trainer, "objective/scores") + history(trainer, "loss/policy_avg"))
+    assert tokenizer.pad_token_id == 32 == trainer.policy_model.get_input_embeddings().num_embeddings
+    assert made[1] == pytest.approx(made[0], abs=1e-6)
+
+
+def test_padding_that_has_no_embedding_is_taken_off_the_prompts(make_trainer: MakeTrainer) -> None:
+    tokenizer = make_tokenizer()
+    tokenizer.add_special_tokens({"pad_token": "[PAD]"})
+    padded = Dataset.from_dict({"input_ids": [[32, 32, 7, 8]] * 8})
+    trainer = make_trainer(processing_class=tokenizer, train_dataset=padded)
+    assert trainer.prompts.batch([0]).ids[0].tolist() == [7, 8]
+
+
 # ---- What cannot be trained is said at once ----
 
 
@@ -654,6 +683,10 @@ def test_a_script_written_for_trl_1_12_runs_with_one_import_changed(tmp_path: Pa
         (
             {"train_dataset": Dataset.from_dict({"prompt": ["w1"] * 7 + ["w2 " * 59]})},
             "row 7 has 59 tokens, with 6 new",
+        ),
+        (
+            {"train_dataset": Dataset.from_dict({"input_ids": [[5]] * 7 + [[5, 40]]})},
+            "train_dataset: row 7 has the token 40, the model's vocabulary has 32",
         ),
         ({"reward_funcs": None}, "there is nothing to score with"),
         ({"reward_funcs": lambda prompts, completions, **_: [1.0]}, "returned 1 scores for 8 completions"),
