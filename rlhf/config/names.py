@@ -30,7 +30,7 @@ def name_problem(name: str) -> str | None:
 def alias_problem(alias: str) -> str | None:
     """Why no alias may be called `alias`; None where it may."""
     if alias == LATEST:
-        return "always stands at the newest version; choose another alias"
+        return "always stands at the newest version; choose another alias, or none"
     if _LIKE_A_VERSION.fullmatch(alias):
         return "not a version (v1, v2, ...), and an alias must not look like one"
     if _ALIAS.fullmatch(alias) and len(alias) <= MAX_ALIAS_CHARACTERS:

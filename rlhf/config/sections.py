@@ -5,7 +5,7 @@ from typing import Annotated, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from rlhf.config.located import ModelRef
-from rlhf.config.names import LATEST, alias_problem, name_problem
+from rlhf.config.names import alias_problem, name_problem
 
 
 class Section(BaseModel):
@@ -76,7 +76,7 @@ class OutputSection(Section):
     @field_validator("alias")
     @classmethod
     def _can_be_moved(cls, value: str | None) -> str | None:
-        if value is not None and value != LATEST and (problem := alias_problem(value)):
+        if value is not None and (problem := alias_problem(value)):
             raise ValueError(problem)
         return value
 

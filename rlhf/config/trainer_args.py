@@ -173,7 +173,16 @@ def check_trainer_args(
                 checked[key] = resolve_path(value)
             else:
                 checked[key] = _plain(value)
+    if class_name != "PPOConfig" and not _trains(values):
+        what = "trains no step, and what is published is to be trained; give more than 0, or set trainer.max_steps"
+        problems.append(("num_train_epochs", values["num_train_epochs"], what))
     return checked, problems
+
+
+def _trains(values: Mapping[str, Any]) -> bool:
+    """Whether there is a step to take; what is no number is another check's to refuse."""
+    epochs, steps = values.get("num_train_epochs", 1), values.get("max_steps", -1)
+    return any(not isinstance(value, int | float) or value > 0 for value in (epochs, steps))
 
 
 def wrong_type(value: Any, field: Mapping[str, Any]) -> str | None:

@@ -235,6 +235,13 @@ def _trainer(config: PPOStageConfig, inputs: Inputs, scorer: Scorer, run: Run) -
         reward_funcs=[scorer],
     )
     without_own_output(trainer)
+    args = trainer.args
+    if args.max_steps <= 0 and args.total_episodes is not None and args.total_episodes < args.batch_size:
+        logger.warning(
+            "trainer.total_episodes = %d: a batch has %d episodes, and one batch is trained on",
+            args.total_episodes,
+            args.batch_size,
+        )
     return trainer
 
 

@@ -191,6 +191,11 @@ def test_with_lora_the_policy_is_an_adapter_on_what_it_started_from(ppo, models)
     load_causal_lm(source)
 
 
+def test_fewer_episodes_than_a_batch_are_said(ppo, caplog):
+    assert ppo("trainer.total_episodes=3", "data.dev_fraction=0")["num_updates"] == 1
+    assert "trainer.total_episodes = 3: a batch has 16 episodes, and one batch is trained on" in caplog.text
+
+
 def test_conversations_as_prompts(ppo):
     rows = [{"prompt": [{"role": "user", "content": f"Q{n}"}]} for n in range(40)]
     summary = ppo(rows=rows, model="chat")

@@ -232,6 +232,8 @@ def test_a_bad_row_among_good_ones_is_set_aside_and_said(sft, caplog):
         (["early_stopping={}", "data.dev_fraction=0"], "early_stopping: there are no held-out rows"),
         (["model.ref=tiny/gone"], "model.ref = 'tiny/gone': not in the registry"),
         (["data.sources.0.path=./gone.jsonl"], r"gone\.jsonl: "),
+        (["trainer.num_train_epochs=0"], "trainer.num_train_epochs = 0: trains no step"),
+        (["output.alias=latest"], "output.alias = 'latest': always stands at the newest version"),
         (["trainer.gradient_accumulation_steps=0"], "trainer.gradient_accumulation_steps = 0: expected at least 1"),
         (["trainer.learning_rate=-1"], "trainer.learning_rate = -1: expected at least 0"),
         (["trainer.learning_rate=.nan"], "trainer.learning_rate = nan: expected at least 0"),
