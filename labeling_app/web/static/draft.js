@@ -18,6 +18,16 @@ export const storage = (() => {
   }
 })();
 
+/** Whether it could be kept: the browser's store may be full. */
+export function keep(key, value) {
+  try {
+    storage.setItem(key, value);
+    return true;
+  } catch {
+    return false;
+  }
+}
+
 const allKeys = () => storage.keys?.() ?? Object.keys(storage);
 
 const PREFIX = "rlhf.draft.";
@@ -108,12 +118,7 @@ export class Drafts {
 
   save(task, draft) {
     draft.savedAt = Date.now();
-    try {
-      storage.setItem(this.key(task), JSON.stringify(draft));
-      this.full = false;
-    } catch {
-      this.full = true; // the browser's store is full or forbidden: the page says so
-    }
+    this.full = !keep(this.key(task), JSON.stringify(draft));
   }
 
   remove(task) {

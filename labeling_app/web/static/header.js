@@ -2,7 +2,7 @@
 
 import { count, el, fill, setText } from "./dom.js";
 import { hours } from "./clock.js";
-import { storage } from "./draft.js";
+import { keep, storage } from "./draft.js";
 import { markdown } from "./render.js";
 
 const SEEN = "rlhf.guidelines-seen";
@@ -25,6 +25,9 @@ export class Header {
     place("page-clock", this.time);
     place("page-menu", this.links);
     this.panel = place("page-guidelines");
+    const opener = document.getElementById("open-guidelines");
+    opener.setAttribute("aria-controls", this.panel.id);
+    opener.setAttribute("aria-expanded", "false");
     this.setMe();
   }
 
@@ -53,12 +56,12 @@ export class Header {
 
   showGuidelines(open) {
     document.body.classList.toggle("guidelines-open", open);
-    if (open) storage.setItem(OPEN, "yes");
+    if (open) keep(OPEN, "yes");
     else storage.removeItem(OPEN);
     const opener = document.getElementById("open-guidelines");
     opener.setAttribute("aria-expanded", String(open));
     if (!open) return;
-    storage.setItem(SEEN, String(this.version));
+    keep(SEEN, String(this.version));
     opener.classList.remove("news");
   }
 

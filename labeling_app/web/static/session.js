@@ -4,7 +4,7 @@
 // "say" carries a sentence for screen readers.
 
 import { ApiError, call, deliver } from "./api.js";
-import { Drafts, answerOf, numLeft, seal, storage } from "./draft.js";
+import { Drafts, answerOf, keep, numLeft, seal, storage } from "./draft.js";
 import { count } from "./dom.js";
 
 const RECHECK_MS = 15_000;
@@ -94,7 +94,7 @@ export class Session extends EventTarget {
         storage.removeItem(key);
       } catch (error) {
         if (!(error instanceof ApiError) || error.status === 401) throw error;
-        storage.setItem(key, JSON.stringify({ ...draft, pending: null }));
+        keep(key, JSON.stringify({ ...draft, pending: null }));
         problem = `An answer from before was not taken: ${error.message}`;
       }
     }

@@ -160,6 +160,56 @@ def test_whoever_is_signed_out_signs_in_again_and_finds_the_answer_saved(app: Ap
     assert annotator.orders == {prompt: RANKED}
 
 
+def test_a_page_left_open_goes_on_when_its_owner_has_signed_in_elsewhere(app: App, sit_down: SitDown) -> None:
+    app.add_tasks(task("First"), task("Second"))
+    annotator = sit_down()
+    prompt = annotator.prompt
+    annotator.rank(*BEST_TO_WORST)
+    annotator.context.clear_cookies()
+    annotator.press("Enter")
+    annotator.page.wait_for_selector("text=You are signed out")
+    annotator.sign_in()
+    annotator.page.evaluate("window.dispatchEvent(new Event('focus'))")
+    annotator.wait_saved(1)
+    assert annotator.orders == {prompt: RANKED}
+
+
+def test_an_answer_given_without_network_is_saved_when_the_network_is_back(app: App, sit_down: SitDown) -> None:
+    app.add_tasks(task("First"), task("Second"))
+    annotator = sit_down()
+    prompt = annotator.prompt
+    annotator.context.set_offline(True)
+    annotator.rank(*BEST_TO_WORST)
+    annotator.press("Enter")
+    annotator.page.wait_for_selector("text=Not saved yet: retrying")
+    assert annotator.prompt == prompt
+    annotator.context.set_offline(False)
+    annotator.wait_saved(1)
+    assert annotator.orders == {prompt: RANKED}
+
+
+FORBIDDEN = (
+    "Object.defineProperty(window, 'localStorage', { get() { throw new DOMException('no', 'SecurityError'); } })"
+)
+FULL = "Storage.prototype.setItem = () => { throw new DOMException('full', 'QuotaExceededError'); }"
+
+
+@pytest.mark.parametrize(("script", "notice"), [(FORBIDDEN, ""), (FULL, "This browser keeps no drafts")])
+def test_where_the_browser_keeps_nothing_answers_are_saved_all_the_same(
+    app: App, sit_down: SitDown, script: str, notice: str
+) -> None:
+    app.add_tasks(task("First"), task("Second"))
+    annotator = sit_down(open_page=False)
+    annotator.context.add_init_script(script)
+    annotator.open()
+    prompt = annotator.prompt
+    annotator.rank(*BEST_TO_WORST)
+    assert annotator.page.inner_text(".saved") == notice
+    annotator.press("Enter")
+    annotator.wait_saved(1)
+    assert annotator.orders == {prompt: RANKED}
+
+
 def test_a_task_that_went_to_somebody_else_is_given_up_in_the_open(app: App, sit_down: SitDown) -> None:
     app.add_tasks(task("First"), task("Second"))
     annotator = sit_down()
