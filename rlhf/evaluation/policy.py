@@ -24,7 +24,9 @@ from rlhf.evaluation.writing import (
     sequence_logprobs,
     write,
 )
+from rlhf.files import sha256
 from rlhf.generation import Messages
+from rlhf.inputs import function_file
 from rlhf.modeling import ModelSource, context_length, device, find_model, load_tokenizer
 from rlhf.records import Prompt, plain, prompt_key
 from rlhf.registry import Registry
@@ -166,17 +168,32 @@ def _read(config: EvaluationConfig, workspace: Workspace) -> _Inputs:
 def _judge_is_training_reward(inputs: _Inputs, registry: Registry) -> bool:
     """Whether the candidate was optimised for what it is now judged by: it then looks good whatever it has learned.
 
-    Reward models of the registry are known again by their content, functions are not on record.
+    Reward models are known again by their content, functions by name and the content of their file, or by how they are
+    written in the config where the file has been edited since.
     """
     if inputs.candidate.artefact is None:
         return False
-    nodes = registry.lineage(inputs.candidate.artefact).walk()
-    optimised_for = {node.artefact.digest for node in nodes if node.role == "reward"}
-    judges = (judge.source.artefact for judge in inputs.judges if judge.source)
-    found = any(artefact is not None and artefact.digest in optimised_for for artefact in judges)
+    nodes = list(registry.lineage(inputs.candidate.artefact).walk())
+    models = {node.artefact.digest for node in nodes if node.role == "reward"}
+    functions: set[tuple[str, str]] = set()
+    for scorer in (scorer for node in nodes for scorer in node.scorers if "function" in scorer):
+        functions |= _names_of(scorer["function"], scorer["sha256"])
+    found = False
+    for judge in inputs.judges:
+        if judge.source is not None:
+            found |= judge.source.artefact is not None and judge.source.artefact.digest in models
+        else:
+            file = function_file(judge.section)
+            found |= bool(functions & _names_of(str(judge.section.function), file and sha256(file)))
     if found:
-        logger.warning("the judge is a reward model that the candidate was trained on, so it favours the candidate")
+        logger.warning("the judge is a reward that the candidate was trained on, so it favours the candidate")
     return found
+
+
+def _names_of(function: str, content: str | None) -> set[tuple[str, str]]:
+    """By what a function is known again: its name with its module or file as given, and with the file's digest."""
+    module, _, name = function.rpartition(":")
+    return {(name, module), *([(name, content)] if content else [])}
 
 
 def _measures_kl(config: EvaluationConfig, tokenizers: dict[str, PreTrainedTokenizerBase]) -> bool:

@@ -146,10 +146,11 @@ def headlines(summary: Mapping[str, Any]) -> tuple[Headline, ...]:
     if _number(ppo.get("score_before")) and _number(ppo.get("score_after")):
         gain = ppo["score_after"] - ppo["score_before"]
         note = f"from {signed(ppo['score_before'], 2)} to {signed(ppo['score_after'], 2)}"
-        found.append(Headline("Score gained", f"{'+' if gain > 0 else ''}{signed(gain, 2)}", note))
+        found.append(Headline("Training reward gained", f"{'+' if gain > 0 else ''}{signed(gain, 2)}", note))
     if _number(ppo.get("kl")):
         value = format_value("kl", ppo["kl"]).removesuffix(" nats")
-        found.append(Headline("Distance from reference", value, "nats of KL divergence per answer"))
+        error = f", ±{format_value('kl_se', ppo['kl_se'])} (1 SE)" if _number(ppo.get("kl_se")) else ""
+        found.append(Headline("Distance from reference", value, f"nats of KL divergence per answer{error}"))
     if not found and "perplexity" in (sft := stages.get("sft", {})):
         found.append(Headline("Perplexity", format_value("perplexity", sft["perplexity"]), "on held-out data"))
     return tuple(found)
@@ -161,12 +162,39 @@ def warnings(summary: Mapping[str, Any]) -> tuple[str, ...]:
     found = []
     if any(stage.get("simulated") for stage in stages):
         found.append("The annotators were simulated: no person judged anything here.")
-    if any(stage.get("judge_is_training_reward") for stage in stages):
-        found.append(
-            "The judge is a reward model that the policy was trained on: the win rate says that training worked, not "
-            "that the policy is better. Set `judge` to something else."
-        )
+    for stage in stages:
+        if stage.get("judge_is_training_reward"):
+            found.append(
+                f"The judge is a reward that the policy was trained on: {_what_it_says(stage)} To learn whether the "
+                "policy is better, set “judge” to something else."
+            )
+        if _number(stage.get("kl")) and stage["kl"] < 0:
+            found.append(_below_zero(stage))
     return tuple(found)
+
+
+def _what_it_says(evaluation: Mapping[str, Any]) -> str:
+    """What a win rate is worth that was judged by the training reward: it can only tell whether training worked."""
+    interval = _interval(evaluation.get("win_rate_ci"))
+    if interval is None:
+        return "a high win rate would say that training worked, not that the policy is better."
+    if interval[0] > 0.5:
+        return "the win rate says that training worked, not that the policy is better."
+    if interval[1] < 0.5:
+        return "by the very reward it was trained for, the policy has become worse."
+    return "the win rate’s interval contains 50%, so not even by that reward is it known to have become better."
+
+
+def _below_zero(results: Mapping[str, Any]) -> str:
+    """A KL divergence is never negative, its estimate from samples can be."""
+    value = format_value("kl", results["kl"])
+    error = results.get("kl_se")
+    if not _number(error):
+        return f"The KL divergence is an estimate from samples; {value} means that the true value is near 0."
+    said = f"The KL divergence of {value} (standard error {format_value('kl_se', error)})"
+    if results["kl"] + 2 * error >= 0:
+        return f"{said} is within noise of 0."
+    return f"{said} lies further below 0 than noise explains: see whether sampling and measuring were the same."
 
 
 def comparison(summary: Mapping[str, Any]) -> Comparison | None:

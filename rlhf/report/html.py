@@ -18,6 +18,7 @@ from rlhf.tracking.metrics import write_atomically
 
 if TYPE_CHECKING:
     from jinja2 import Environment
+    from markupsafe import Markup
 
 _MAX_SAMPLE_CHARACTERS = 4000
 _MAX_DIFF_WORDS = 600
@@ -58,6 +59,7 @@ def _environment(folder: Path) -> "Environment":
     environment.filters |= {
         "drawing": Markup,  # figures drawn by `plots`, and the style sheet beside this file
         "duration": duration,
+        "coded": coded,
         "signed": signed,
         "percent": lambda value: format_value("win_rate", value),
     }
@@ -69,6 +71,18 @@ def visible(text: str) -> str:
     """`text` with what HTML cannot hold, or what would not be seen, made visible: control characters, surrogates."""
     text = re.sub(r"[\x00-\x08\x0b-\x1f]", lambda match: chr(0x2400 + ord(match[0])), text.replace("\r\n", "\n"))
     return text.replace("\x7f", "\u2421").encode("utf-8", "replace").decode("utf-8")
+
+
+def coded(text: str) -> "Markup":
+    """`text` with what stands between backticks as code."""
+    from markupsafe import Markup, escape
+
+    parts = visible(text).split("`")
+    if len(parts) % 2 == 0:  # one backtick has no partner
+        parts[-2:] = [f"{parts[-2]}`{parts[-1]}"]
+    return Markup("").join(
+        Markup("<code>{}</code>").format(part) if i % 2 else escape(part) for i, part in enumerate(parts)
+    )
 
 
 def word_diff(before: str, after: str) -> tuple[list[tuple[str, bool]], list[tuple[str, bool]]]:

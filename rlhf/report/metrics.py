@@ -85,15 +85,16 @@ METRICS: dict[str, Metric] = {
     ),
     "centred_on": Metric("Centred on", "The model whose answers score 0 on average."),
     # PPO
-    "score_before": Metric("Score before", "Mean reward-model score of the policy before PPO.", format="score"),
-    "score_after": Metric("Score after", "Mean reward-model score of the policy after PPO.", format="score"),
+    "score_before": Metric("Score before", "Mean training reward on held-out prompts before PPO.", format="score"),
+    "score_after": Metric("Score after", "Mean training reward on held-out prompts after PPO.", format="score"),
     "kl": Metric(
         "KL divergence",
-        "How far the policy has moved from its reference, per answer. Small is close.",
+        "How far the policy has moved from its reference, per answer. PPO’s figure and the evaluation’s differ, since "
+        "prompts, sampling temperature and samples do.",
         unit="nats",
     ),
     "objective/scores": Metric(
-        "Score", "Mean reward-model score of the sampled answers. Higher is better.", format="score"
+        "Score", "Mean training reward of the sampled answers. Higher is better.", format="score"
     ),
     "objective/score_std": Metric("Spread of scores", "Standard deviation of the scores within a batch."),
     "objective/kl": Metric(
@@ -198,8 +199,8 @@ class Family:
 FAMILIES: tuple[Family, ...] = (
     Family(
         "score",
-        "Reward-model score",
-        "score",
+        "Training reward",
+        "reward",
         ("objective/scores", "eval_objective/scores"),
         "std",
         ("objective/score_std",),

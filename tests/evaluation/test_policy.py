@@ -16,6 +16,7 @@ from rlhf.evaluation.config import EvaluationConfig, GenerationSection
 from rlhf.evaluation.judges import Answers, Comparison, compare_in_both_orders
 from rlhf.evaluation.policy import evaluate_policy
 from rlhf.evaluation.writing import Written, sequence_logprobs, write
+from rlhf.files import sha256
 from rlhf.generation import Completion
 from rlhf.records import write_jsonl
 from rlhf.workspace import Workspace
@@ -149,10 +150,29 @@ def test_a_judge_that_the_policy_was_trained_on_is_called_one(config, workspace,
     assert summary["judge_is_training_reward"] is True
     assert "it favours the candidate" in caplog.text
     page = (workspace.home / "runs" / summary["run"] / "report.html").read_text()
-    assert "The judge is a reward model that the policy was trained on" in page
+    assert "The judge is a reward that the policy was trained on" in page
     assert registry.resolve("tiny/eval").metadata["metrics"]["judge_is_training_reward"] is True
     for others in (["candidate=tiny/policy"], [f"judge=[{{ref: {models['reward']}}}]"]):
         assert evaluate_policy(config(*others), workspace)["judge_is_training_reward"] is False
+
+
+def test_a_function_that_the_policy_was_rewarded_by_is_known_again_as_judge(config, workspace, models, tmp_path):
+    registry = workspace.registry
+    digest = sha256(config().judge[0].function_file())
+    for name, function, content in (
+        ("same", "judges_of_this_test.py:num_letters", digest),
+        ("moved", "elsewhere/rewards.py:num_letters", digest),
+        ("edited", "judges_of_this_test.py:num_letters", "0" * 64),
+        ("other_file", "rewards.py:num_letters", "0" * 64),
+        ("other_function", "judges_of_this_test.py:ones", digest),
+    ):
+        scorers = [{"function": function, "sha256": content, "weight": 1.0}]
+        registry.publish(models["a"], kind="policy", name=f"tiny/{name}", metadata={"scorers": scorers})
+    told = {
+        name: evaluate_policy(config(f"candidate=tiny/{name}", "num_prompts=2"), workspace)["judge_is_training_reward"]
+        for name in ("same", "moved", "edited", "other_file", "other_function")
+    }
+    assert told == {"same": True, "moved": True, "edited": True, "other_file": False, "other_function": False}
 
 
 def test_only_so_many_prompts_are_drawn(config, workspace):

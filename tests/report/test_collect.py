@@ -20,6 +20,7 @@ from rlhf.report import (
     save_pngs,
     stage_report,
     stage_report_from_run,
+    warnings,
 )
 from rlhf.report.collect import comparison, metric_rows
 from rlhf.report.metrics import METRICS, describe, duration, format_value
@@ -252,3 +253,32 @@ def test_importing_the_report_loads_neither_matplotlib_nor_jinja():
         [sys.executable, "-c", script], capture_output=True, text=True, cwd=Path(__file__).parents[2], check=True
     )
     assert done.stdout == "[]\n"
+
+
+@pytest.mark.parametrize(
+    ("interval", "said"),
+    [
+        ([0.55, 0.7], "the win rate says that training worked, not that the policy is better."),
+        ([0.45, 0.7], "the win rate’s interval contains 50%, so not even by that reward is it known to have become"),
+        ([0.2, 0.45], "by the very reward it was trained for, the policy has become worse."),
+    ],
+)
+def test_a_win_rate_by_the_training_reward_is_worth_what_its_interval_says(interval, said):
+    evaluation = {"judge_is_training_reward": True, "win_rate": sum(interval) / 2, "win_rate_ci": interval}
+    (warning,) = warnings({"eval": evaluation})
+    assert said in warning
+
+
+def test_a_divergence_below_zero_is_explained_by_its_standard_error():
+    (noise,) = warnings({"eval": {"kl": -0.02, "kl_se": 0.03}})
+    assert noise == "The KL divergence of −0.0200 nats (standard error 0.0300 nats) is within noise of 0."
+    (more,) = warnings({"eval": {"kl": -0.2, "kl_se": 0.03}})
+    assert "further below 0 than noise explains" in more
+    assert warnings({"eval": {"kl": 0.2, "kl_se": 0.03}}) == ()
+
+
+def test_what_ppo_gained_is_called_the_training_reward():
+    shown = {
+        headline.label: headline for headline in headlines({"ppo": {"score_before": 0, "score_after": 1, "kl": 2.0}})
+    }
+    assert list(shown) == ["Training reward gained", "Distance from reference"]

@@ -136,7 +136,7 @@ def test_the_parts_stand_in_the_order_of_interest(report):
             ">94.2%</p>",
             "Which answers are preferred",
             "<h2>Stages</h2>",
-            "Reward-model score",
+            "<figcaption>Training reward<",
             "Before and after",
             "Where it comes from",
             "How to repeat it",
@@ -243,3 +243,10 @@ def test_equal_packages_have_equal_digests(report):
     assert dict(environment_rows(shuffled))["Packages"] == rows["Packages"]
     assert dict(environment_rows({"packages": {"trl": "1.15.0"}}))["Packages"] != rows["Packages"]
     assert render(replace(report, environment={}))
+
+
+def test_backticks_in_notes_become_code_and_nothing_else_does(report):
+    text = render(replace(report, warnings=("Set `a<b` to `c`.", "one ` alone <i>"), notes=("See `x`.",)))
+    assert "Set <code>a&lt;b</code> to <code>c</code>." in text
+    assert "one ` alone &lt;i&gt;" in text
+    assert "<li>See <code>x</code>.</li>" in text
