@@ -89,7 +89,7 @@ def _wandb() -> Finding:
 def _hub() -> Finding:
     if os.environ.get("HF_HUB_OFFLINE", "").lower() in ("1", "true", "yes", "on"):
         return Finding("Hub", "note", "HF_HUB_OFFLINE is set: only what is in the cache can be loaded")
-    return Finding("Hub", "ok", "models and data sets are fetched when they are named")
+    return Finding("Hub", "note", "HF_HUB_OFFLINE is not set; whether it can be reached was not tried")
 
 
 def _accelerator() -> Iterator[Finding]:

@@ -104,6 +104,23 @@ def test_a_config_in_the_docs_parses(tmp_path, block):
     load_pipeline(path)
 
 
+@pytest.mark.parametrize("block", list(whole_configs()))
+def test_the_model_of_a_config_in_the_docs_can_be_made(tmp_path, block):
+    from tiny import tiny_model
+
+    from rlhf.config import ModelSection
+    from rlhf.modeling import find_model, load_causal_lm
+    from rlhf.registry import Registry
+
+    section = yaml.safe_load(block).get("model")
+    if not isinstance(section, dict):
+        return
+    folder = str(tiny_model(tmp_path / "base"))
+    source = find_model(folder, Registry(tmp_path / "home"))
+    model = load_causal_lm(source, ModelSection.model_validate(section | {"ref": folder}), trainable=True)
+    assert any(parameter.requires_grad for parameter in model.parameters())
+
+
 def test_the_description_of_the_trainer_fields_is_that_of_the_installed_classes():
     from rlhf.modeling.trainer_config import current_fields
 
