@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -216,10 +217,22 @@ def _remove_checkpoints(run: Run, trainer: Mapping[str, Any]) -> None:
         logger.warning("%s: could not be removed (%s); it is of no more use", folder, error)
 
 
+MAX_REASONS = 8
+"""Reasons that are told one by one."""
+
+
 def report_problems(problems: list[Problem], where: Path | None = None) -> None:
-    """Say how many rows were set aside and show the first; all of them go to `where`."""
+    """Say how many rows were set aside, for each reason how many and the first; all of them go to `where`."""
     if not problems:
         return
-    logger.warning("%d rows set aside; the first: %s", len(problems), problems[0])
+    reasons: dict[str, list[Problem]] = {}
+    for problem in problems:
+        reasons.setdefault(re.sub(r"'[^']*'|\"[^\"]*\"|\d+", "*", problem.what), []).append(problem)
+    if len(reasons) == 1:
+        logger.warning("%d rows set aside; the first: %s", len(problems), problems[0])
+    else:
+        logger.warning("%d rows set aside, for %d reasons:", len(problems), len(reasons))
+        for found in sorted(reasons.values(), key=len, reverse=True)[:MAX_REASONS]:
+            logger.warning("%d of them; the first: %s", len(found), found[0])
     if where is not None:
         write_jsonl(where, map(asdict, problems))
