@@ -2,7 +2,9 @@
 
 import json
 import math
+import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,9 @@ _NOT_RESULTS = frozenset(
     | {"judge_is_training_reward"}
 )
 """Keys of a summary that stand elsewhere in the report than in the table of results."""
+
+
+_DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
 def read_summary(folder: Path) -> dict[str, Any]:
@@ -116,13 +121,14 @@ def metric_rows(results: Mapping[str, Any]) -> tuple[MetricRow, ...]:
             continue
         if isinstance(value, Mapping):
             inner = metric_rows(value)
-            found += [MetricRow(f"{describe(key).label}: {row.label}", row.value, row.explanation) for row in inner]
+            found += [replace(row, label=f"{describe(key).label}: {row.label}") for row in inner]
         elif isinstance(value, list | tuple):
             shown = ", ".join(format_value(key, item) for item in value)
             found.append(MetricRow(describe(key).label, shown, describe(key).explanation))
         else:
             text = format_value(key, value, _interval(results.get(f"{key}_ci")))
-            found.append(MetricRow(describe(key).label, text, describe(key).explanation))
+            whole = text if _DIGEST.fullmatch(text) else ""
+            found.append(MetricRow(describe(key).label, text[:12] if whole else text, describe(key).explanation, whole))
     return tuple(found)
 
 

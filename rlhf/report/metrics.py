@@ -151,11 +151,22 @@ METRICS: dict[str, Metric] = {
     "distinct_2_baseline": Metric("Distinct word pairs, baseline", _DISTINCT, "share"),
     "ends_with_eos_candidate": Metric("Answers that end by themselves, candidate", format="share"),
     "ends_with_eos_baseline": Metric("Answers that end by themselves, baseline", format="share"),
+    "judge_is_training_reward": Metric(
+        "Judge is a training reward", "Whether the candidate was trained on what now judges it."
+    ),
     "path": Metric("Folder"),
     "format": Metric("Format"),
+    "kind": Metric("Kind of model"),
+    "dtype": Metric("Precision", "Of the weights."),
+    "num_parameters": Metric("Parameters", format="count"),
+    "bytes": Metric("Size", "Of all files.", "count", "bytes"),
+    "sha256": Metric("SHA-256"),
     # labels
     "num_rankings": Metric("Rankings", format="count"),
     "num_annotators": Metric("Annotators", format="count"),
+    "agreement": Metric("Agreement", "How often two annotators prefer the same answer of two.", "share"),
+    "num_train_rankings": Metric("Training rankings", format="count"),
+    "num_train_pairs": Metric("Training pairs", "Pairs of answers that the training rankings put in order.", "count"),
     "num_without_choice": Metric("Prompts without a choice", "All sampled answers were the same.", "count"),
     "simulated": Metric("Simulated annotators", "A program judged, not people."),
     # any stage
@@ -168,6 +179,16 @@ METRICS: dict[str, Metric] = {
     "num_truncated": Metric("Rows cut to fit the context", format="count"),
     "num_overlong": Metric("Prompts too long for the context", format="count"),
     "steps": Metric("Optimiser steps", format="count"),
+    "num_steps": Metric("Optimiser steps", format="count"),
+    "eos_share": Metric("Answers that end by themselves", "Share with an end token in time.", "share"),
+    "run": Metric("Run"),
+    "status": Metric("Status"),
+    "artefact": Metric("Published"),
+    "artefacts": Metric("Published"),
+    "ref": Metric("Model"),
+    "error": Metric("Error"),
+    "stopped": Metric("Stopped"),
+    "report": Metric("Report"),
     "seconds": Metric("Duration", format="seconds"),
 }
 
@@ -265,6 +286,9 @@ def describe(key: str) -> Metric:
     """What is known of `key`; its own name where nothing is. `eval_x` is `x` on held-out data."""
     if key in METRICS:
         return METRICS[key]
+    if key.endswith("_ci") and key.removesuffix("_ci") in METRICS:
+        of = METRICS[key.removesuffix("_ci")]
+        return replace(of, label=f"{of.label}, interval")
     held_out = METRICS.get(key.removeprefix("eval_"))
     if held_out is not None:
         return replace(held_out, label=f"{held_out.label}, held-out")

@@ -22,11 +22,12 @@ class Headline:
 
 @dataclass(frozen=True)
 class MetricRow:
-    """One line of a stage's table of results."""
+    """One line of a stage's table of results; `whole` is the value where it is shown shortened."""
 
     label: str
     value: str
     explanation: str = ""
+    whole: str = ""
 
 
 @dataclass(frozen=True)

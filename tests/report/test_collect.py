@@ -282,3 +282,25 @@ def test_what_ppo_gained_is_called_the_training_reward():
         headline.label: headline for headline in headlines({"ppo": {"score_before": 0, "score_after": 1, "kl": 2.0}})
     }
     assert list(shown) == ["Training reward gained", "Distance from reference"]
+
+
+def test_a_digest_is_shown_by_its_beginning():
+    (row,) = metric_rows({"sha256": {"model.safetensors": "ab" * 32}})
+    assert (row.label, row.value, row.whole) == ("SHA-256: model.safetensors", "abababababab", "ab" * 32)
+
+
+DEMO_KEYS = """
+accuracy accuracy_ci accuracy_longest agreement artefact artefacts baseline bytes candidate centred_on confidence
+distinct_2_baseline distinct_2_candidate dtype ece ends_with_eos_baseline ends_with_eos_candidate eos_share_after
+eos_share_before eval_loss eval_loss_before format judge judge_is_training_reward kind kl kl_se length_after
+length_baseline length_before length_candidate losses num_annotators num_dev num_dev_prompts num_episodes num_overlong
+num_pairs num_parameters num_prompts num_rankings num_set_aside num_train num_train_pairs num_train_rankings
+num_truncated num_updates num_without_choice order_disagreement path perplexity perplexity_before ref reference report
+run score_after score_baseline score_baseline_ci score_before score_candidate score_candidate_ci score_offset seconds
+sha256 simulated status ties token_accuracy win_rate win_rate_ci wins
+"""
+
+
+@pytest.mark.parametrize("key", DEMO_KEYS.split())
+def test_every_key_of_the_demos_summary_has_a_label(key):
+    assert describe(key).label != key
