@@ -138,8 +138,9 @@ def test_a_full_disk_is_shown_and_the_draft_waits(app: App, sit_down: SitDown) -
     annotator.page.wait_for_selector(f"text=Not saved yet: retrying. {message}")
     assert annotator.prompt == prompt
     assert annotator.judgements == []
+    with annotator.page.expect_request("**/api/submit"):
+        annotator.page.click("text=Try now")
     annotator.page.unroute("**/api/submit")
-    annotator.page.click("text=Try now")
     annotator.wait_saved(1)
     assert annotator.orders == {prompt: RANKED}
 
