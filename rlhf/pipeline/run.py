@@ -68,8 +68,10 @@ def run_stages(plan: Plan, workspace: Workspace, *, fresh: bool = False) -> dict
                 pins[str(plan.output_name(stage))] = result["artefact"]
         summary |= {"artefacts": artefacts, "seconds": round(time.monotonic() - started, 1)}
         written_summary = run.finish(summary)
+    for line in (overtaken := _overtaken(artefacts, workspace)):
+        logger.warning("%s", line)
     try:
-        _write_report(plan, workspace, run.folder, folders, written_summary)
+        _write_report(plan, workspace, run.folder, folders, written_summary, overtaken)
     except Exception:  # what has been made stands, whether or not a page about it can be drawn
         logger.warning("%s: the report of the whole run could not be written", run.folder, exc_info=True)
     return written_summary | {"report": str(run.folder / "report.html")}
@@ -137,7 +139,20 @@ def _export(config: ExportConfig, workspace: Workspace) -> dict[str, Any]:
     )
 
 
-def _write_report(plan: Plan, workspace: Workspace, folder: Path, folders: list[Path], summary: dict[str, Any]) -> None:
+def _overtaken(artefacts: Mapping[str, str], workspace: Workspace) -> list[str]:
+    """A line for each result that was found finished and after which another version has been published."""
+    lines = []
+    for ref in artefacts.values():
+        name, _, version = ref.partition("@")
+        newest = workspace.registry.find(name)
+        if newest is not None and newest.ref != ref:
+            lines.append(f"{name}: latest is {newest.ref.partition('@')[2]}; this run’s is {version}")
+    return lines
+
+
+def _write_report(
+    plan: Plan, workspace: Workspace, folder: Path, folders: list[Path], summary: dict[str, Any], notes: list[str]
+) -> None:
     """One page for the whole run: every stage with its curves, and the way back from the policy."""
     page = report.report_from_run(folder, title=plan.file.group)
     last = next(
@@ -154,5 +169,6 @@ def _write_report(plan: Plan, workspace: Workspace, folder: Path, folders: list[
         samples=tuple(samples[:8]),
         lineage=report.lineage(workspace.registry.lineage(last)) if last else None,
         warnings=report.warnings(summary),
+        notes=tuple(notes),
     )
     report.write_report(folder / "report.html", page)

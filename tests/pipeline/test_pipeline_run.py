@@ -115,7 +115,7 @@ def test_what_is_done_is_not_done_again(project):
     assert stages_run(workspace, before) == []
 
 
-def test_a_changed_value_runs_its_stage_and_what_follows(project):
+def test_a_changed_value_runs_its_stage_and_what_follows(project, caplog):
     path, workspace, first = project
     before = runs_of(workspace)
     changed = run_stages(load_pipeline(path, ["ppo.trainer.kl_coef=0.7"]), workspace)
@@ -126,8 +126,11 @@ def test_a_changed_value_runs_its_stage_and_what_follows(project):
     assert "tiny/policy@v2" in card
     # and back: what was made with the first config is still there
     before = runs_of(workspace)
+    caplog.clear()
     again = run_stages(load_pipeline(path), workspace)
     assert stages_run(workspace, before) == [] and again["artefacts"] == first["artefacts"]
+    line = "tiny/policy: latest is v2; this run’s is v1"
+    assert line in caplog.messages and line in Path(again["report"]).read_text()
 
 
 def test_a_changed_function_runs_again_where_it_is_used(project):
