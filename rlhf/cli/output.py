@@ -22,6 +22,8 @@ def show_summary(summary: Mapping[str, Any]) -> None:
     from rlhf.report.metrics import describe
 
     table = Table(box=None, pad_edge=False, show_header=False)
+    for _ in range(2):
+        table.add_column(overflow="fold")  # a path or a digest is never cut
     for section, values in _sections(summary):
         if section:
             table.add_section()
@@ -30,7 +32,10 @@ def show_summary(summary: Mapping[str, Any]) -> None:
             if (value is not None and not isinstance(value, dict | list)) or _is_interval(value):
                 label = describe(key).label
                 table.add_row(f"  {label}" if section else label, _shown(value))
-    Console().print(table)
+    console = Console()
+    if not console.is_terminal and "COLUMNS" not in os.environ:
+        console.width = 1000  # into a file or another program: paths stay in one piece
+    console.print(table)
 
 
 def _sections(summary: Mapping[str, Any]) -> list[tuple[str, dict[str, Any]]]:

@@ -41,7 +41,8 @@ def sft(
     quiet_libraries()
     from sft.train import train_sft
 
-    _finish(train_sft(settings, _workspace(context, json, config, overrides, resume=resume)), json)
+    workspace = _workspace(context, json, config, overrides, resume=resume)
+    _finish(train_sft(settings, workspace), json, workspace)
 
 
 def reward(
@@ -55,7 +56,8 @@ def reward(
     quiet_libraries()
     from reward.train import train_reward
 
-    _finish(train_reward(settings, _workspace(context, json, config, overrides, resume=resume)), json)
+    workspace = _workspace(context, json, config, overrides, resume=resume)
+    _finish(train_reward(settings, workspace), json, workspace)
 
 
 def ppo(
@@ -69,7 +71,8 @@ def ppo(
     quiet_libraries()
     from rlhf.ppo.stage import train_ppo
 
-    _finish(train_ppo(settings, _workspace(context, json, config, overrides, resume=resume)), json)
+    workspace = _workspace(context, json, config, overrides, resume=resume)
+    _finish(train_ppo(settings, workspace), json, workspace)
 
 
 def run_pipeline(
@@ -128,7 +131,8 @@ def eval_policy(context: typer.Context, config: Config, overrides: Overrides = N
     quiet_libraries()
     from rlhf.evaluation.policy import evaluate_policy
 
-    _finish(evaluate_policy(settings, _workspace(context, json, config, overrides)), json)
+    workspace = _workspace(context, json, config, overrides)
+    _finish(evaluate_policy(settings, workspace), json, workspace)
 
 
 def eval_reward(context: typer.Context, config: Config, overrides: Overrides = None, json: Json = False) -> None:
@@ -140,7 +144,8 @@ def eval_reward(context: typer.Context, config: Config, overrides: Overrides = N
     quiet_libraries()
     from rlhf.evaluation.rewards import evaluate_reward
 
-    _finish(evaluate_reward(settings, _workspace(context, json, config, overrides)), json)
+    workspace = _workspace(context, json, config, overrides)
+    _finish(evaluate_reward(settings, workspace), json, workspace)
 
 
 def export(
@@ -205,7 +210,11 @@ def _workspace(
     return workspace
 
 
-def _finish(summary: dict[str, Any], json: bool) -> None:
+def _finish(summary: dict[str, Any], json: bool, workspace: Any = None) -> None:
+    """Print the summary, with the path of the run's report where a stage has written one."""
+    if workspace is not None and "run" in summary and "report" not in summary:
+        report = workspace.home / "runs" / summary["run"] / "report.html"
+        summary = summary | ({"report": str(report)} if report.is_file() else {})
     if json:
         as_json(summary)
     else:

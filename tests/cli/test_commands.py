@@ -11,6 +11,7 @@ import pytest
 import typer
 
 from rlhf.errors import Interrupted, StoppedByMonitor, UserError
+from rlhf.workspace import Workspace
 
 STAGE = """
 model: {ref: MODEL}
@@ -108,12 +109,16 @@ def test_json_is_one_object_on_stdout_and_nothing_else(tmp_path, models):
     assert "tiny/sft@v1" in page
 
 
-def test_without_json_there_is_a_table(rlhf, write, models):
+def test_without_json_there_is_a_table_with_the_whole_path_of_the_report(rlhf, write, models, monkeypatch):
+    monkeypatch.delenv("COLUMNS", raising=False)
+    monkeypatch.setattr(Workspace, "write_report", lambda _, folder: (folder / "report.html").write_text(""))
     write("rows.jsonl", [{"prompt": f"p{n}", "completion": "c"} for n in range(16)])
     write("stage.yaml", STAGE.replace("MODEL", str(models["causal"])))
     ended = rlhf("sft", "stage.yaml")
     assert ended.code == 0, ended.err
     assert "tiny/sft@v1" in ended.out and "{" not in ended.out
+    (report,) = [word for word in ended.out.split() if word.endswith("report.html")]
+    assert Path(report).is_file()
 
 
 @pytest.mark.parametrize(
