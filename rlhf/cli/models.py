@@ -156,7 +156,8 @@ def lineage_tree(root: "LineageNode") -> "Tree":
             simulated = " (simulated)" if judge.get("simulated", node.simulated) else ""
             counts = {name: judge.get(f"num_{name}") for name in ("judgements", "rankings")}
             count = next((f", {number} {name}" for name, number in counts.items() if number is not None), "")
-            below.add(_plain(f"annotator: {judge.get('name', '?')}{simulated}{count}"))
+            held_out = f", {judge['num_held_out']} of them held out" if judge.get("num_held_out") else ""
+            below.add(_plain(f"annotator: {judge.get('name', '?')}{simulated}{count}{held_out}"))
         for scorer in [] if node.repeated else node.scorers:
             below.add(_plain(f"rewarded by: {_scorer(scorer)}"))
         for child in node.children:

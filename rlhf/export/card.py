@@ -165,8 +165,12 @@ def _judged(node: LineageNode) -> Iterator[str]:
     """How many people judged how much; a program in their place is called one."""
     who = "**simulated** annotators (a program, not people)" if node.simulated else "annotators"
     if node.annotators:
-        judged = sum(int(one.get("num_judgements") or 0) for one in node.annotators)
-        yield f"{judged:,} judgements by {len(node.annotators)} {who}"
+        counts = [(int(one.get("num_judgements") or 0), int(one.get("num_held_out") or 0)) for one in node.annotators]
+        trained = [judged - held_out for judged, held_out in counts if judged > held_out or not held_out]
+        yield f"{sum(trained):,} judgements by {len(trained)} {who}"
+        held = [held_out for _, held_out in counts if held_out]
+        if held:
+            yield f"{sum(held):,} held-out judgements by {len(held)} {who}"
     elif node.simulated:
         yield f"judged by {who}"
 

@@ -72,7 +72,7 @@ class LineageNode:
 
     @property
     def annotators(self) -> list[dict[str, Any]]:
-        """Who judged, as a `preferences` artefact's metadata has it: `name`, `num_judgements`."""
+        """Who judged, as a `preferences` artefact has it: `name`, `num_judgements`, of which `num_held_out`."""
         known = self.artefact.metadata.get("annotators", [])
         return list(known) if self.artefact.kind == "preferences" else []
 

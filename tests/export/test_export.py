@@ -69,7 +69,11 @@ class World:
             metadata={"metrics": {"eval_loss": 1.25, "perplexity": 3.49}},
         )
         judged = {
-            "annotators": [{"name": "Beatrix", "num_judgements": 700}, {"name": "ben", "num_judgements": 800}],
+            "annotators": [
+                {"name": "Beatrix", "num_judgements": 700, "num_held_out": 0},
+                {"name": "ben", "num_judgements": 800},
+                {"name": "rule", "num_judgements": 90, "num_held_out": 90},
+            ],
             "simulated": True,
         }
         rows.write_text('{"prompt": "b"}\n')
@@ -275,6 +279,7 @@ def test_the_card_names_every_ancestor_and_what_was_measured(world, tmp_path):
     assert "\n  - reward: **reward model** `tiny/reward@v1`" in card
     assert "4,200 rows and 300 held out" in card
     assert "1,500 judgements by 2 **simulated** annotators (a program, not people)" in card
+    assert "90 held-out judgements by 1 **simulated** annotators (a program, not people)" in card
     assert "| `tiny/reward@v1` | accuracy on held-out pairs | 0.875 (95% interval 0.830 to 0.910) |" in card
     assert (
         "| `tiny/policy@v1` | win rate over `tiny/sft@v1` on 200 held-out prompts, judge: rubric "

@@ -29,7 +29,13 @@ def models(*arguments: str, exit_code: int = 0) -> str:
 def filled(local: Registry, folder: Folder) -> Registry:
     base = local.publish(folder(), kind="base", name="support/base")
     sft = local.publish(folder(), kind="sft", name="support/sft", parents=[("base", base)])
-    judges = {"annotators": [{"name": "ann [lead]", "num_judgements": 12}, {"name": "bob"}], "simulated": True}
+    judges = {
+        "annotators": [
+            {"name": "ann [lead]", "num_judgements": 12},
+            {"name": "bob", "num_judgements": 5, "num_held_out": 5},
+        ],
+        "simulated": True,
+    }
     labels = local.publish(
         folder(), kind="preferences", name="support/labels", parents=[("model", sft)], metadata=judges
     )
@@ -87,7 +93,7 @@ def test_lineage_shows_the_way_back_to_the_annotators(filled: Registry) -> None:
         "base: support/base@v1",
         "preferences: support/labels@v1",
         "annotator: ann [lead] (simulated), 12 judgements",
-        "annotator: bob (simulated)",
+        "annotator: bob (simulated), 5 judgements, 5 of them held out",
         "model: support/sft@v1",
     ]
     found = json.loads(models("lineage", "support/policy", "--json"))
