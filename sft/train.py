@@ -40,6 +40,7 @@ from rlhf.workspace import Workspace, report_problems
 from sft.config import SFTStageConfig
 from sft.data import KINDS, to_dataset
 from sft.held_out import held_out
+from sft.trainer import TokenWeightedSFTTrainer
 
 logger = logging.getLogger(__name__)
 
@@ -83,7 +84,7 @@ def train_sft(config: SFTStageConfig, workspace: Workspace) -> dict[str, Any]:
         args = build_args(SFTConfig, fields, **owned_args(run, config.seed, config.trainer))
         warn_of_low_precision(model, args.learning_rate)
         with made_from_config():
-            trainer = SFTTrainer(
+            trainer = TokenWeightedSFTTrainer(
                 model=model,
                 args=args,
                 train_dataset=train_rows,

@@ -415,3 +415,13 @@ def test_stages_ask_for_one_process_before_they_look_at_anything(sft, monkeypatc
 def test_weights_trained_in_16_bits_are_warned_of(sft, caplog):
     sft("model.dtype=bfloat16", "trainer.max_steps=1")
     assert "trainable weights are stored in 16 bits" in caplog.text
+
+
+def test_evaluations_in_training_weigh_tokens_as_the_summary_does(sft):
+    rows = [{"prompt": f"Say {n}:", "completion": " " + "ab" * (1 + n % 9)} for n in range(28)]
+    settings = ("eval_strategy=epoch", "per_device_eval_batch_size=4", "num_train_epochs=1")
+    summary = sft(*(f"trainer.{setting}" for setting in settings), rows=rows)
+    metrics = read_metrics(sft.workspace.home / "runs" / summary["run"])
+    last = [row for row in metrics if "eval_loss" in row][-1]
+    assert last["eval_loss"] == pytest.approx(summary["eval_loss"], rel=1e-4)
+    assert last["eval_mean_token_accuracy"] == pytest.approx(summary["token_accuracy"], rel=1e-4)
