@@ -21,6 +21,9 @@ class RankingRewardTrainer(RewardTrainer):
     the last batch of an epoch. On pairs of weight 1 that is TRL's mean.
     """
 
+    _num_seen = 0
+    """Held-out pairs that the figures of the evaluation now under way are the means of."""
+
     loss_is_scaled_for_ga = True
     """Each micro-batch is divided by the weights of the whole batch, so the Trainer divides by nothing."""
 
@@ -75,6 +78,8 @@ class RankingRewardTrainer(RewardTrainer):
         if mode == "train":
             self._total_train_tokens += int(gather(mask.sum()).sum())
         self._metrics[mode]["num_tokens"] = [self._total_train_tokens]
+        if mode == "eval" and not self._metrics[mode]["accuracy"]:
+            self._num_seen = 0
         figures = {
             "min_reward": scores.min(),
             "mean_reward": scores.mean(),
@@ -84,3 +89,9 @@ class RankingRewardTrainer(RewardTrainer):
         }
         for name, value in figures.items():
             self._metrics[mode][name].append(gather(value).mean().item())
+        if mode == "eval":  # of all held-out pairs, not of batches, of which the last may be small
+            seen, self._num_seen = self._num_seen, self._num_seen + len(chosen)
+            for name in ("accuracy", "margin"):
+                *before, value = self._metrics[mode][name]
+                mean = (sum(before) * seen + value * len(chosen)) / self._num_seen
+                self._metrics[mode][name] = [mean]

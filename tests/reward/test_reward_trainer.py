@@ -141,3 +141,15 @@ def test_the_held_out_loss_is_the_weighted_mean_of_all_held_out_pairs(trainer):
     for batch_size in (1, 3, 4):
         made.args.per_device_eval_batch_size = batch_size
         assert made.evaluate()["eval_loss"] == pytest.approx(expected, abs=1e-5)
+
+
+def test_held_out_accuracy_and_margin_do_not_depend_on_how_the_pairs_are_cut(trainer):
+    found = []
+    for size in (1, 3, 8):
+        evaluated = trainer(MIXED, 4, dev=[*MIXED, row("ill", "well")], per_device_eval_batch_size=size)
+        for _ in range(2):  # the second starts anew
+            evaluated.evaluate()
+            last = evaluated.state.log_history[-1]
+            found.append([last["eval_accuracy"], last["eval_margin"]])
+    assert found[0][0] * 7 == pytest.approx(round(found[0][0] * 7), abs=1e-5)
+    assert all(each == pytest.approx(found[0], abs=1e-5) for each in found)
