@@ -156,10 +156,15 @@ class Registry:
             return self._artefact(connection, queries.resolve_row(connection, parsed, kinds))
 
     def find(self, ref: str) -> Artefact | None:
-        """The artefact that `ref` stands for now, or None if there is none or `ref` is not even a ref."""
+        """The artefact that `ref` stands for now, or None if there is none or `ref` is not even a ref.
+
+        Where there is no registry yet, asking makes none.
+        """
         try:
             parsed = Ref.parse(ref)
         except UserError:
+            return None
+        if not self.exists():
             return None
         with db.read(self._engine) as connection:
             row = queries.find_row(connection, parsed)

@@ -70,6 +70,11 @@ def test_other_commands_say_when_there_is_no_registry(home: Path) -> None:
     assert not home.exists()
 
 
+def test_looking_for_a_ref_makes_no_home(home: Path) -> None:
+    assert Registry(home).find("support/sft") is None
+    assert not home.exists()
+
+
 def test_show_tells_all_of_one_artefact(filled: Registry) -> None:
     shown = models("show", "support/policy")
     assert "support/policy@v2" in shown
