@@ -40,6 +40,12 @@ class Records:
         """How many there are of each."""
         return {f"num_{name}": len(records) for name, records in vars(self).items()}
 
+    def judged(self) -> set[tuple[str, str]]:
+        """Annotator and task of every judgement that a record here comes from."""
+        kinds = (self.rankings, self.all_bad, self.ratings, self.demonstrations)
+        # tasks and annotators are columns of their own in some records, and unnamed ones in others
+        return {(row["annotator"], row["task"]) for records in kinds for row in (record.row() for record in records)}
+
     def files(self, part: str) -> dict[str, Sequence[Record]]:
         """What lies where: the rankings at the top, where a `data:` source looks first, the rest in folders."""
         others = {name: records for name, records in vars(self).items() if name != "rankings" and records}
@@ -162,10 +168,17 @@ def describe(judgements: Sequence[Judgement], parts: Mapping[str, Records]) -> d
     """Who judged what, for lineage: annotators by pseudonym, models, tasks, versions of the guidelines."""
     people = {judgement.user: judgement.simulated for judgement in judgements}
     counts = Counter(judgement.user for judgement in judgements)
+    held_out = Counter(judge for judge, _ in parts["dev"].judged()) if "dev" in parts else Counter[str]()
     tasks = sorted({task_name(judgement) for judgement in judgements})
     return {
         "annotators": [
-            {"name": name, "num_judgements": counts[name], "simulated": people[name]} for name in sorted(people)
+            {
+                "name": name,
+                "num_judgements": counts[name],
+                "num_held_out": held_out[name],
+                "simulated": people[name],
+            }
+            for name in sorted(people)
         ],
         "simulated": any(people.values()),
         "models": models_of(judgements),

@@ -18,6 +18,7 @@ from rlhf.config import COMMAND_LINE, Located, validate
 from rlhf.datasets import DataConfig, DataSource, load
 from rlhf.datasets.config import Mixing
 from rlhf.errors import UserError
+from rlhf.evaluation.config import GenerationSection
 from rlhf.pipeline.writing import Batch, Prompt, Writer, write_tasks
 from rlhf.records import Prompt as PromptRecord
 from rlhf.workspace import Workspace
@@ -41,6 +42,15 @@ class Sampling:
     parallel: int = 4
     chat: bool = False
     limit: int | None = None
+
+    def generation(self) -> GenerationSection:
+        """How completions are drawn.
+
+        Raises:
+            UserError: a value is none that sampling takes.
+        """
+        values = {"max_new_tokens": self.max_new_tokens, "temperature": self.temperature, "top_p": self.top_p}
+        return validate(values, GenerationSection, origin=COMMAND_LINE)
 
 
 @dataclass
@@ -84,11 +94,8 @@ def open_writers(sampling: Sampling, workspace: Workspace) -> Iterator[list[Writ
         if sampling.endpoint is not None:
             from rlhf.pipeline.endpoint import EndpointWriter
 
-            options = {
-                "max_tokens": sampling.max_new_tokens,
-                "temperature": sampling.temperature,
-                "top_p": sampling.top_p,
-            }
+            drawn = sampling.generation()
+            options = {"max_tokens": drawn.max_new_tokens, "temperature": drawn.temperature, "top_p": drawn.top_p}
             for name in sampling.model_names:
                 writer = EndpointWriter(sampling.endpoint, name, options, parallel=sampling.parallel)
                 writers.append(stack.enter_context(writer))
@@ -99,13 +106,10 @@ def open_writers(sampling: Sampling, workspace: Workspace) -> Iterator[list[Writ
 
 def _models(sampling: Sampling, workspace: Workspace) -> list[Writer]:
     from rlhf.config import ModelSection
-    from rlhf.evaluation.config import GenerationSection
     from rlhf.modeling import find_model
     from rlhf.pipeline.sampling import ModelWriter
 
-    generation = GenerationSection(
-        max_new_tokens=sampling.max_new_tokens, temperature=sampling.temperature, top_p=sampling.top_p
-    )
+    generation = sampling.generation()
     kinds = ("base", "sft", "policy")
     found = [find_model(ref, workspace.registry, kinds=kinds, key="--model") for ref in sampling.refs]
     names = [source.publish(workspace.registry).ref for source in found]

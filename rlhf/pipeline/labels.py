@@ -4,7 +4,6 @@ They claim tasks and submit answers as people do; what the stage publishes is wh
 """
 
 import logging
-from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
@@ -66,9 +65,6 @@ def simulate_labels(config: LabelsConfig, workspace: Workspace) -> dict[str, Any
                 raise UserError(f"labels: none of the {part} prompts got two different completions to choose from")
         records = {part: to_records(found) for part, found in judged.items()}
         description = describe([one for found in judged.values() for one in found], records)
-        held_out = Counter(one.user for one in judged.get("dev", []))
-        for annotator in description["annotators"]:
-            annotator["num_held_out"] = held_out[annotator["name"]]
         rankings = records["train"].rankings
         artefact = publish(
             records,

@@ -205,9 +205,9 @@ def test_the_artefact_names_tasks_models_and_people(answered, local, registry):
     artefact = registry.resolve("support/preferences@new")
     assert summary["artefact"] == artefact.ref == "support/preferences@v1"
     assert artefact.metadata["annotators"] == [
-        {"name": "ann", "num_judgements": 32, "simulated": False},
-        {"name": "bob", "num_judgements": 1, "simulated": False},
-        {"name": "sim-a", "num_judgements": 1, "simulated": True},
+        {"name": "ann", "num_judgements": 32, "num_held_out": 0, "simulated": False},
+        {"name": "bob", "num_judgements": 1, "num_held_out": 0, "simulated": False},
+        {"name": "sim-a", "num_judgements": 1, "num_held_out": 0, "simulated": True},
     ]
     assert artefact.metadata["simulated"] is True
     assert artefact.metadata["models"] == [answered]
@@ -338,6 +338,8 @@ def test_a_reward_model_trains_from_the_artefact(answered, local, registry, home
         "centre: {ref: ./base, num_prompts: 4, max_new_tokens: 4}\n"
         "output: {name: support/reward}\ntracking: {wandb: off}\n"
     )
+    [judge] = [one for one in registry.resolve("support/preferences").metadata["annotators"] if one["name"] == "ann"]
+    assert 0 < judge["num_held_out"] < judge["num_judgements"] == 32
     summary = train_reward(
         load_config(tmp_path / "reward.yaml", RewardStageConfig), Workspace.open(home, progress=False)
     )
