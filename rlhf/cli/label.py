@@ -44,7 +44,7 @@ def add(
         list[str] | None, typer.Option(metavar="NAME", help="What that server calls the model. Repeatable.")
     ] = None,
     num: Annotated[
-        int | None, typer.Option(min=2, max=16, help="Completions of one prompt: 4, or 2 in the modes pair and ab.")
+        int | None, typer.Option(min=2, max=9, help="Completions of one prompt: 4, or 2 in the modes pair and ab.")
     ] = None,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="The longest completion.")] = 256,
     temperature: Annotated[float, typer.Option(min=0, help="Of the sampling.")] = 1.0,
