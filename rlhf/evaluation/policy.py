@@ -184,7 +184,7 @@ def _judge_is_training_reward(inputs: _Inputs, registry: Registry) -> bool:
             found |= judge.source.artefact is not None and judge.source.artefact.digest in models
         else:
             file = function_file(judge.section)
-            found |= bool(functions & _names_of(str(judge.section.function), file and sha256(file)))
+            found |= bool(functions & _names_of(str(judge.section.function), sha256(file) if file else None))
     if found:
         logger.warning("the judge is a reward that the candidate was trained on, so it favours the candidate")
     return found

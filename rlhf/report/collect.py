@@ -195,7 +195,7 @@ def _below_zero(results: Mapping[str, Any]) -> str:
     """A KL divergence is never negative, its estimate from samples can be."""
     value = format_value("kl", results["kl"])
     error = results.get("kl_se")
-    if not _number(error):
+    if error is None or not _number(error):
         return f"The KL divergence is an estimate from samples; {value} means that the true value is near 0."
     said = f"The KL divergence of {value} (standard error {format_value('kl_se', error)})"
     if results["kl"] + 2 * error >= 0:
