@@ -81,6 +81,8 @@ def load_pipeline(path: Path, overrides: Sequence[str] = ()) -> Plan:
         UserError: with one line for each thing that is wrong in any of the files.
     """
     data = read_yaml(path)
+    if "stages" not in data and {"model", "output"} <= data.keys():
+        raise UserError(f"{path}: has no `stages`: it is the config of one stage; run it with {_stage_commands(data)}")
     stage_names = set(data["stages"]) if isinstance(data.get("stages"), dict) else set()
     of_stages = [text for text in overrides if text.split(".")[0] in stage_names]
     _check_heads(overrides, stage_names)
@@ -104,9 +106,7 @@ def load_pipeline(path: Path, overrides: Sequence[str] = ()) -> Plan:
         try:
             validate(config, SCHEMAS[name], origin=origins[name], overridden=mine)
         except UserError as error:
-            problems += [
-                problem.replace(f"{COMMAND_LINE}: ", f"{COMMAND_LINE}: {name}.", 1) for problem in error.problems
-            ]
+            problems += [_of_stage(problem, name) for problem in error.problems]
     if problems:
         raise UserError(problems)
     return Plan(path, file, stages)
@@ -123,6 +123,22 @@ def _read_stage(path: Path, name: str, value: Any) -> dict[str, Any]:
 
 def _origin(path: Path, name: str, value: Any) -> str:
     return str(path.parent / value) if isinstance(value, str) else f"{path}: stages.{name}"
+
+
+def _of_stage(problem: str, stage: str) -> str:
+    """A problem of an override, with its key and the one that is suggested as they are typed: below the stage."""
+    if not problem.startswith(f"{COMMAND_LINE}: "):
+        return problem
+    problem = problem.replace(f"{COMMAND_LINE}: ", f"{COMMAND_LINE}: {stage}.", 1)
+    before, suggests, key = problem.rpartition("; did you mean ")
+    return f"{before}{suggests}{stage}.{key}" if suggests and "." in key else problem
+
+
+def _stage_commands(data: Mapping[str, Any]) -> str:
+    """Which command takes a stage's file, as far as its keys tell."""
+    if "reward" in data:
+        return "`rlhf ppo`"
+    return "`rlhf reward`" if "centre" in data else "`rlhf sft` or `rlhf reward`"
 
 
 def _check_heads(overrides: Sequence[str], stages: set[str]) -> None:

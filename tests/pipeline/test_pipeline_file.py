@@ -108,7 +108,7 @@ def test_everything_wrong_in_any_file_is_said_at_once(plan, tmp_path):
         ppo="trainer: {cliprnge: 0.1}\n",
     )
     assert found == [
-        "command line: sft.trainer.learning_rte = 1: unknown key; did you mean trainer.learning_rate?",
+        "command line: sft.trainer.learning_rte = 1: unknown key; did you mean sft.trainer.learning_rate?",
         "run.yaml: stages.reward: modle = {}: unknown key; did you mean model?",
         "ppo.yaml: trainer.cliprnge = 0.1: unknown key; did you mean trainer.cliprange?",
         "command line: ppo.trainer.kl_coef = 'x': expected float",
@@ -152,3 +152,19 @@ def test_with_labels_the_reward_model_learns_from_them(plan):
     text = FILE.replace("  reward: {}", "  labels: {annotators: {function: 'm:f'}}\n  reward: {}")
     found = plan(text=text)
     assert found.config("reward", found.stages["reward"]).data.sources[0].path == "g/preferences"
+
+
+def test_an_overrides_suggestion_begins_with_the_stage(tmp_path):
+    stage = "{data: {sources: [{path: x.jsonl}]}, model: {ref: a/b}}"
+    (tmp_path / "run.yaml").write_text(f"group: tiny\nstages: {{ppo: {stage[:-1]}, reward: [{{ref: a/c}}]}}}}\n")
+    with pytest.raises(UserError) as caught:
+        load_pipeline(tmp_path / "run.yaml", ["ppo.trainer.kl_coeff=0.1"])
+    (problem,) = caught.value.problems
+    assert problem.startswith("command line: ppo.trainer.kl_coeff = 0.1: ")
+    assert problem.endswith("did you mean ppo.trainer.kl_coef?")
+
+
+def test_the_file_of_one_stage_is_called_that(tmp_path):
+    (tmp_path / "sft.yaml").write_text("model: {ref: a/b}\noutput: {name: a/c}\n")
+    with pytest.raises(UserError, match="is the config of one stage; run it with `rlhf sft` or `rlhf reward`"):
+        load_pipeline(tmp_path / "sft.yaml")
