@@ -95,8 +95,8 @@ def test_a_prompt_from_elsewhere_is_refused_in_one_line():
         world.read_ticket("What is the capital of France?")
 
 
-def test_over_a_quarter_of_the_demonstrations_take_the_right_action_alone():
+def test_about_a_quarter_of_the_demonstrations_take_the_right_action_alone():
     rows = world.demonstrations(0, "train", 1500)
     right = sum(rubric_breakdown(row["prompt"], row["completion"]).action == 2.0 for row in rows)
-    assert 0.25 < right / len(rows) < 0.33
+    assert 0.2 < right / len(rows) < 0.3
     assert all(row["completion"].startswith(" ") for row in rows)
