@@ -216,7 +216,7 @@ def _report_figures(report: Artefact) -> Iterator[tuple[str, str, str]]:
         judge, number = _plain(str(metrics.get("judge", "?"))), metrics.get("num_prompts", "?")
         what = f"win rate over `{parents.get('baseline', '?')}` on {number} held-out prompts, judge: {judge}"
         if metrics.get("judge_is_training_reward"):
-            what += " (**a reward model it was trained on**: this does not say that it is better)"
+            what += " (**what it was trained on**: this does not say that it is better)"
         yield parents["candidate"], what, _value(metrics, "win_rate", confidence)
         if isinstance(metrics.get("kl"), int | float):
             origin = parents.get("reference") or parents.get("baseline", "?")

@@ -236,6 +236,7 @@ def _trainer(config: PPOStageConfig, inputs: Inputs, scorer: Scorer, run: Run) -
     )
     without_own_output(trainer)
     args = trainer.args
+    assert args.batch_size is not None, "the trainer sets it"
     if args.max_steps <= 0 and args.total_episodes is not None and args.total_episodes < args.batch_size:
         logger.warning(
             "trainer.total_episodes = %d: a batch has %d episodes, and one batch is trained on",

@@ -257,7 +257,7 @@ def test_a_win_rate_by_the_training_reward_is_called_what_it_is(world, tmp_path)
     )
     export_model("tiny/policy", tmp_path / "aligned", registry=world.registry)
     card = (tmp_path / "aligned" / "README.md").read_text()
-    assert "on 50 held-out prompts, judge: reward (**a reward model it was trained on**: this does not say" in card
+    assert "on 50 held-out prompts, judge: reward (**what it was trained on**: this does not say" in card
     assert card.count("it was trained on**") == 1
 
 
