@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 ORACLE := .oracle/trl-1.12.0
 
-.PHONY: setup demo test test-rest check bench oracle clean
+.PHONY: setup demo test test-rest check bench bench-labels oracle clean
 
 setup: $(READY)
 
@@ -33,6 +33,10 @@ check: $(READY)
 
 bench: $(READY) oracle
 	$(BIN)/python -m benchmarks
+
+# the ranking app under load: 50 annotators, three kill -9 (docs/labeling-load.md)
+bench-labels: $(READY)
+	$(BIN)/python -m benchmarks.labels
 
 # TRL 1.12.0, the last release with PPO: the parity tests run it in a process of its own
 oracle: $(ORACLE)

@@ -1,0 +1,1 @@
+"""`make bench-labels`: many annotators at a time, and a server that is killed meanwhile."""
