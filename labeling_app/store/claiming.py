@@ -105,12 +105,14 @@ def extend(tx: Tx, user_id: int, lease: str) -> datetime:
     return expires_at
 
 
-def reopen(tx: Tx, user_id: int, task_id: int) -> Claimed:
-    """A task this person was given before: answered, to look at and revise; skipped or expired, to take up again.
+def reopen(tx: Tx, user_id: int, task_id: int, take_again: bool = False) -> Claimed:
+    """A task this person was given before: answered, to look at and revise; what they hold; skipped or expired.
+
+    To look back at what was skipped or slipped away changes nothing and gives no lease, unless it is taken again.
 
     Raises:
         UnknownTask: they never had it.
-        LeaseLost: it was skipped or expired, and others have it now.
+        LeaseLost: it was to be taken again, and others have it now.
         Quarantined, Disabled
     """
     lock(tx, user_id)
@@ -118,10 +120,13 @@ def reopen(tx: Tx, user_id: int, task_id: int) -> Claimed:
     if state is None:
         raise UnknownTask(f"Task {task_id} was never given to you.")
     check_active(state)
-    if state.state != "answered":
-        slots.sweep_task(tx, task_id)
-        return take(tx, user_id, task_id)
     row = _CONTENT.one(tx, {"user": user_id, "task": task_id})
+    if row.state != "answered":
+        if take_again:
+            slots.sweep_task(tx, task_id)
+        if take_again or (row.state == "active" and row.expires_at > tx.now):
+            return take(tx, user_id, task_id)
+        return _claimed(row, _contents(tx, task_id), row.presented)
     last = tx.connection.execute(LAST_SUBMISSION, {"user": user_id, "task": task_id}).one()
     answer, revision = Answer.model_validate(last.answer), last.revision
     return _claimed(row, _contents(tx, task_id), row.presented, answer=answer, revision=revision)

@@ -194,8 +194,8 @@ class Store:
     def extend(self, user_id: int, lease: str) -> datetime:
         return self.write(claiming.extend, user_id, lease)
 
-    def reopen(self, user_id: int, task_id: int) -> Claimed:
-        return self.write(claiming.reopen, user_id, task_id)
+    def reopen(self, user_id: int, task_id: int, take_again: bool = False) -> Claimed:
+        return self.write(claiming.reopen, user_id, task_id, take_again)
 
     def submit(self, user_id: int, lease: str, key: str, answer: Answer, active_ms: int) -> Receipt:
         return self.write(answering.submit, user_id, lease, key, answer, active_ms)

@@ -81,7 +81,7 @@ class Claimed:
     """A task for one person, as that person is to see it.
 
     Attributes:
-        lease: what to submit it with; None where the task is answered and can only be revised.
+        lease: what to submit it with; None where it was answered, and can be revised, or is only looked back at.
         responses: id and content, in the order in which they are to be shown.
         answer: the person's own last answer, if there is one, and `revision` its number (0 without).
     """

@@ -77,9 +77,10 @@ class Extension(_Body):
 
 
 class Reopening(_Body):
-    """Back to an earlier task."""
+    """Back to an earlier task; `take`: one that was skipped or slipped away is to be answered after all."""
 
     task_id: TaskId
+    take: bool = False
 
 
 class Api:
@@ -162,10 +163,10 @@ class Api:
         return as_json({"handled": handled})
 
     async def reopen(self, request: Request) -> Response:
-        """An earlier task of this person's, to look at and revise."""
+        """An earlier task of this person's, to look at, revise or take again."""
         user = await self._sessions.user(request)
         body = await _body(request, Reopening)
-        claimed, now = await self._store.call(_at, reopen, user.id, body.task_id)
+        claimed, now = await self._store.call(_at, reopen, user.id, body.task_id, body.take)
         return as_json({"task": await self._task(claimed, now)})
 
     async def revise(self, request: Request) -> Response:

@@ -292,15 +292,22 @@ def test_a_skipped_task_goes_to_others_and_comes_back_only_when_asked_for(store:
         store.submit(ana.id, claimed.lease, "k", as_shown(claimed), 1)
     assert store.status()[0].num_skipped_by_all == 1
 
-    again = store.reopen(ana.id, claimed.task_id)
+    num_events = len(store.events())
+    looked_at = store.reopen(ana.id, claimed.task_id)
+    assert (looked_at.lease, looked_at.expires_at, looked_at.answer) == (None, None, None)
+    assert (looked_at.responses, looked_at.revision) == (claimed.responses, 0)
+    assert len(store.events()) == num_events, "to look back changes nothing"
+    again = store.reopen(ana.id, claimed.task_id, take_again=True)
     assert again.responses == claimed.responses
+    assert store.reopen(ana.id, claimed.task_id) == again, "what they hold"
     assert store.skip(ana.id, claimed.lease, "key", "cannot decide") == skipped, "an old request that comes late"
     assert store.claim(ana.id) == again
     store.skip(ana.id, again.lease, "key 2", "cannot decide")
 
     held = store.claim(ben.id)
     with pytest.raises(LeaseLost):
-        store.reopen(ana.id, claimed.task_id)
+        store.reopen(ana.id, claimed.task_id, take_again=True)
+    assert store.reopen(ana.id, claimed.task_id) == looked_at, "others have it, which bars nobody from looking back"
     store.submit(ben.id, held.lease, "key", as_shown(held), 1)
     assert store.status()[0].num_done == 1
     assert store.audit() == []

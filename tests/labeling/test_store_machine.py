@@ -202,23 +202,26 @@ class StoreMachine(RuleBasedStateMachine):
             assert result.task_id == task_id
             seat.state = "skipped"
 
-    @rule(which=anything, remote=processes)
-    def reopen(self, which: int, remote: bool) -> None:
+    @rule(which=anything, remote=processes, take_again=processes)
+    def reopen(self, which: int, remote: bool, take_again: bool) -> None:
         if not self.seats:
             return
         task_id, user_id = pick(self.seats, which)
         seat = self.seats[task_id, user_id]
         free = self.num_free(task_id, user_id) > 0
-        result = self.attempt(remote, "reopen", user_id, task_id)
+        result = self.attempt(remote, "reopen", user_id, task_id, take_again)
         if user_id in self.quarantined:
             assert isinstance(result, Quarantined)
         elif seat.state == "answered":
             assert (result.lease, result.answer, result.revision) == (None, seat.answers[-1], len(seat.answers))
+        elif not take_again and not self.holds(task_id, user_id):
+            assert (result.lease, result.answer, result.revision) == (None, None, 0)
         elif not free and task_id not in self.gold:
             assert isinstance(result, LeaseLost)
             self.expire_where_due(task_id)
         else:
-            self.expire_where_due(task_id)
+            if take_again:
+                self.expire_where_due(task_id)
             self.give(task_id, user_id, result)
 
     @rule(person=people, remote=processes, to=processes)

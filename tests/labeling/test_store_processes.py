@@ -264,7 +264,7 @@ def test_somebody_back_at_the_moment_when_another_takes_over(
             "skip": lambda: store.skip(ana.id, claimed.lease, "key", "no").task_id,
             "extend": lambda: store.extend(ana.id, claimed.lease),
             "claim": lambda: store.claim(ana.id),
-            "reopen": lambda: store.reopen(ana.id, claimed.task_id),
+            "reopen": lambda: store.reopen(ana.id, claimed.task_id, take_again=True),
         }[late]
         back = pool.submit(call)
         taking_over.commit_once_another_waits(postgresql_url)

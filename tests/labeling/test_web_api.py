@@ -145,6 +145,16 @@ def test_extend_gives_more_time(web: WebApp, ana: httpx.Client) -> None:
     assert later["expires_at"] > task["expires_at"]
 
 
+def test_looking_back_at_a_skipped_task_takes_it_only_when_asked_to(web: WebApp, ana: httpx.Client) -> None:
+    task = claim(ana)
+    ana.post("/api/skip", json={"lease": task["lease"], "key": "skip-1", "reason": "cannot decide"})
+    with nothing_changes(web.store):
+        seen = ana.post("/api/reopen", json={"task_id": task["task_id"]}).json()["task"]
+    assert (seen["lease"], seen["answer"], seen["revision"], seen["cards"]) == (None, None, 0, task["cards"])
+    taken = ana.post("/api/reopen", json={"task_id": task["task_id"], "take": True}).json()["task"]
+    assert taken["lease"] == task["lease"]
+
+
 def test_reopen_and_revise(web: WebApp, ana: httpx.Client) -> None:
     task = claim(ana)
     ana.post("/api/submit", json=submission(task))
