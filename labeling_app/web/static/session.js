@@ -75,20 +75,23 @@ export class Session extends EventTarget {
       this.tell("me");
       this.setProgress(claimed.progress);
       const { next, problem } = await this.sendLeftOver();
-      this.setTask(next ?? claimed.task);
+      this.setTask(next === undefined ? claimed.task : next);
       if (problem) this.setPhase(this.phase, { text: problem, problem: true });
     } catch (error) {
       this.fail(error);
     }
   }
 
-  /** Sends what was on its way when the page was closed; gives the task that comes after it, and what went wrong. */
+  /**
+   * Sends what was on its way when the page was closed; gives what went wrong, and the task that comes after it: null
+   * where there is none, undefined where nothing was said of that.
+   */
   async sendLeftOver() {
     let next, problem;
     for (const [key, draft] of this.drafts.unacknowledged()) {
       try {
         const reply = await deliver("POST", draft.pending.path, draft.pending.body, (error) => this.wait(error));
-        next = reply.task ?? next;
+        if (reply.task !== undefined) next = reply.task;
         if (reply.progress) this.setProgress(reply.progress);
         this.savedAt = new Date();
         storage.removeItem(key);

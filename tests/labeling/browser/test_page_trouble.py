@@ -126,6 +126,23 @@ def test_a_page_closed_before_the_receipt_sends_the_same_answer_when_it_is_opene
     assert [one.revision for one in annotator.judgements] == [1]
 
 
+def test_the_last_answer_sent_again_when_the_page_is_opened_does_not_bring_its_task_back(
+    app: App, sit_down: SitDown
+) -> None:
+    app.add_tasks(task())
+    annotator = sit_down()
+    annotator.page.route("**/api/submit", lambda route: route.abort())
+    annotator.rank(*BEST_TO_WORST)
+    annotator.press("Enter")
+    annotator.page.wait_for_selector("text=Not saved yet: retrying")
+    annotator.page.close()
+    annotator.page = annotator.new_page()
+    annotator.open()
+    annotator.wait_saved(1)
+    annotator.page.wait_for_selector("text=Nothing to do just now")
+    assert annotator.orders == {"Where is my parcel?": RANKED}
+
+
 def test_a_full_disk_is_shown_and_the_draft_waits(app: App, sit_down: SitDown) -> None:
     app.add_tasks(task("First"), task("Second"))
     annotator = sit_down()
