@@ -1,7 +1,7 @@
 // The keyboard: what a key means, wherever the focus is, except in a box that takes text.
 
 export const HELP = [
-  ["1 – 6", "place the card, best first; grade it; or say which of two is better"],
+  ["1 – 9", "place the card, best first; grade it; or say which of two is better"],
   ["=", "tie the next card with the last; alone, between two: equally good"],
   ["Backspace", "take back the last"],
   ["Enter", "submit"],

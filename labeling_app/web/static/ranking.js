@@ -67,11 +67,14 @@ export function dropBetween(tiers, id, gap) {
   return tidy(next);
 }
 
-const ORDINALS = ["best", "2nd", "3rd", "4th", "5th", "6th"];
+function ordinal(number) {
+  const isTeen = number % 100 > 10 && number % 100 < 14;
+  return number + ((!isTeen && { 1: "st", 2: "nd", 3: "rd" }[number % 10]) || "th");
+}
 
 /** "best", "2nd =" ...; null when `id` is not placed. */
 export function placeName(tiers, id) {
   const tier = tierOf(tiers, id);
   if (tier < 0) return null;
-  return ORDINALS[tier] + (tiers[tier].length > 1 ? " =" : "");
+  return (tier === 0 ? "best" : ordinal(tier + 1)) + (tiers[tier].length > 1 ? " =" : "");
 }

@@ -7,7 +7,7 @@ import { button, count, el, fill, keycap, setText } from "./dom.js";
 import { bestOf } from "./draft.js";
 import { markdown } from "./render.js";
 
-const WORDS = ["", "one", "two", "three", "four", "five", "six"];
+const WORDS = ["", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"];
 const TITLES = {
   rank: (num) => `Rank these ${WORDS[num] ?? num}, best first`,
   pair: () => "Which of the two is better?",

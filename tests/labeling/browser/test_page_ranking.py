@@ -62,6 +62,19 @@ def test_backspace_takes_back_first_the_tie_then_the_last_card(app: App, sit_dow
     assert annotator.badges == {A: "Best", B: "Not placed", C: "Not placed", D: "Not placed"}
 
 
+def test_nine_cards_are_ranked_by_digits(app: App, sit_down: SitDown) -> None:
+    texts = [f"reply {letter}" for letter in "abcdefghi"]
+    app.add_tasks(task(texts=texts))
+    annotator = sit_down()
+    assert annotator.page.inner_text(".task-head h2") == "Rank these nine, best first"
+    annotator.rank(*texts)
+    places = ["Best", "2nd", "3rd", "4th", "5th", "6th", "7th", "8th", "9th"]
+    assert annotator.badges == dict(zip(texts, places, strict=True))
+    annotator.press("Enter")
+    annotator.wait_saved(1)
+    assert annotator.orders == {"Where is my parcel?": [[text] for text in texts]}
+
+
 def test_enter_before_all_are_placed_submits_nothing_and_says_what_is_missing(app: App, sit_down: SitDown) -> None:
     app.add_tasks(task())
     annotator = sit_down()
