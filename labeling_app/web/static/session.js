@@ -55,7 +55,7 @@ export class Session extends EventTarget {
     return !this.open && this.phase !== "sending";
   }
 
-  /** A skipped task that was since given to others can be looked at, no more. */
+  /** A task that was skipped, or slipped away by time, can be looked at until it is taken again. */
   get readOnly() {
     return this.task !== null && !this.task.lease && !this.task.answer;
   }
@@ -255,8 +255,7 @@ export class Session extends EventTarget {
   async goBack() {
     if (this.phase !== "working" && this.phase !== "empty") return;
     if (!this.lookingBack && (await this.loadHistory()) === null) return;
-    if (this.back + 1 >= this.handled.length) this.say("There is nothing earlier.");
-    else await this.lookAt(this.back + 1);
+    if (!(await this.look(this.back + 1, 1))) this.say("There is nothing earlier.");
   }
 
   async loadHistory() {
@@ -272,8 +271,8 @@ export class Session extends EventTarget {
   /** One task nearer to the one in hand; `home`: all the way. */
   async goForward(home = false) {
     if (!this.lookingBack) return;
-    if (this.back > 0 && !home) await this.lookAt(this.back - 1);
-    else if (this.held) this.leaveThePast(this.held.task, this.held.deadline);
+    if (!home && (await this.look(this.back - 1, -1))) return;
+    if (this.held) this.leaveThePast(this.held.task, this.held.deadline);
     else {
       this.leaveThePast(null);
       await this.claim();
@@ -286,17 +285,34 @@ export class Session extends EventTarget {
     this.setTask(task, deadline);
   }
 
-  /** Shows the earlier task at `index` of `handled`. */
-  async lookAt(index) {
-    try {
-      const { task } = await call("POST", "reopen", JSON.stringify({ task_id: this.handled[index].task_id }));
-      if (!this.lookingBack) this.held = this.task && { task: this.task, deadline: this.deadline };
-      this.back = index;
-      this.setTask(task);
-      this.say(`Earlier task ${index + 1} of ${this.handled.length}.`);
-    } catch (error) {
-      this.inform(error);
+  /**
+   * Shows the earlier task at `index` of `handled`, or the next one in the direction of `step` that can be shown; says
+   * whether there was one to try. `take`: a task that was skipped is to be answered after all.
+   */
+  async look(index, step, take = false) {
+    for (; index >= 0 && index < this.handled.length; index += step) {
+      try {
+        const { task } = await call("POST", "reopen", JSON.stringify({ task_id: this.handled[index].task_id, take }));
+        if (!this.lookingBack) this.held = this.task && { task: this.task, deadline: this.deadline };
+        this.back = index;
+        this.setTask(task);
+        this.say(`Earlier task ${index + 1} of ${this.handled.length}.`);
+        return true;
+      } catch (error) {
+        this.inform(error);
+        if (step === 0 || error.passing || error.status === 401) return true;
+      }
     }
+    return false;
+  }
+
+  lookAt(index) {
+    return this.look(index, 0);
+  }
+
+  /** Answers a skipped task after all, if nobody else has it. */
+  takeAgain() {
+    return this.look(this.back, 0, true);
   }
 
   /** What is held for this person, `task` and `deadline`: what is on the page, or what was left to look back. */

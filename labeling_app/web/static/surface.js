@@ -92,7 +92,7 @@ export class Surface {
     this.node.dataset.phase = phase;
     this.work.setAttribute("aria-busy", String(busy));
     this.blank.hidden = task !== null;
-    this.bar.node.hidden = task === null;
+    this.bar.node.hidden = task === null || session.readOnly;
     if (task === null) this.drawBlank();
     this.drawPast();
     this.drawNotice(notice);
@@ -135,13 +135,14 @@ export class Surface {
     if (this.past.hidden) return;
     const home = session.held ? "Back to the task in hand" : "Next task";
     const what = session.readOnly
-      ? "You skipped this one, and others have answered it since."
+      ? "You skipped this one."
       : task.lease
-        ? "You skipped this one: you can answer it now."
+        ? "You skipped this one. You can answer it now."
         : `An earlier answer of yours${task.revision > 1 ? `, changed ${count(task.revision - 1, "time")}` : ""}. Submitting saves the change.`;
     const forward = button(home, () => session.goForward(true));
     forward.append(keycap("N"));
-    fill(this.past, el("span", {}, what), forward);
+    const again = session.readOnly && button("Answer it after all", () => session.takeAgain());
+    fill(this.past, el("span", {}, what), again, forward);
   }
 
   drawBlank() {

@@ -215,10 +215,53 @@ def test_a_task_is_skipped_with_a_reason_and_answered_after_all(app: App, sit_do
     page.click(f"dialog >> text={first}")
     page.wait_for_selector("text=You skipped this one")
     annotator.rank(*BEST_TO_WORST)
+    assert set(annotator.badges.values()) == {"Not placed"}  # it is only looked at
+    page.click("text=Answer it after all")
+    page.wait_for_selector("text=You can answer it now")
+    annotator.rank(*BEST_TO_WORST)
     annotator.press("Enter")
     annotator.wait_saved(1)
     assert annotator.orders == {first: [[A], [B], [C], [D]]}
     assert annotator.prompt != first
+
+
+def test_looking_back_at_a_skipped_task_takes_nothing_and_goes_on_to_older_ones(app: App, sit_down: SitDown) -> None:
+    app.add_tasks(task("Answered"), task("Skipped"), task("In hand"))
+    annotator = sit_down()
+    page = annotator.page
+    annotator.rank(*BEST_TO_WORST)
+    annotator.press("Enter")
+    annotator.wait_prompt("Skipped")
+    annotator.press("s", "2", "Enter")
+    annotator.wait_prompt("In hand")
+    annotator.press("u")
+    annotator.wait_prompt("Skipped")
+    other = sit_down()
+    assert other.prompt == "Skipped"
+    page.click("text=Answer it after all")
+    page.locator(".notice[role=alert]", has_text="Somebody else").wait_for()
+    annotator.press("u")
+    annotator.wait_prompt("Answered")
+    assert annotator.badges == {A: "Best", B: "2nd", C: "3rd", D: "4th"}
+    page.click("text=Back to the task in hand")
+    annotator.wait_prompt("In hand")
+    annotator.rank(*BEST_TO_WORST)
+    annotator.press("Enter")
+    annotator.wait_saved(2)
+
+
+def test_an_earlier_task_that_is_refused_is_passed_over(app: App, sit_down: SitDown) -> None:
+    app.add_tasks(task("First"), task("Second"), task("Third"))
+    annotator = sit_down()
+    for number in (1, 2):
+        annotator.rank(*BEST_TO_WORST)
+        annotator.press("Enter")
+        annotator.wait_saved(number)
+    refused = {"status": 404, "json": {"error": "unknown_task", "message": "There is no such task."}}
+    annotator.page.route("**/api/reopen", lambda route: route.fulfill(**refused), times=1)
+    annotator.press("u")
+    annotator.wait_prompt("First")
+    assert annotator.page.locator(".notice").is_hidden()
 
 
 def test_the_guidelines_stand_beside_the_task_with_their_version(app: App, sit_down: SitDown) -> None:
