@@ -1,5 +1,6 @@
 """Putting what files hold into the store: tasks, and with them what people elsewhere have said of them."""
 
+import hashlib
 import json
 import re
 from collections.abc import Sequence
@@ -15,7 +16,7 @@ from labeling_app.store import Added, Store, Tx, UnknownUser, User
 from labeling_app.store.adding import add_tasks
 from labeling_app.store.answering import submit
 from labeling_app.store.claiming import take
-from labeling_app.store.people import add_user, user
+from labeling_app.store.people import LONGEST_NAME, add_user, user
 from labeling_app.store.store import TASKS_A_TRANSACTION
 from labeling_app.task_rows import Verdict, read_entries
 from rlhf.datasets import DataSource
@@ -26,6 +27,8 @@ from rlhf.registry import Registry
 
 IMPORTED = "imported."
 """How the names of users begin whose answers came in a file. They have no password and cannot log in."""
+
+_HASH = 8
 
 _REF = re.compile(r"[^/@\s]+/[^/@\s]+@[^/@\s]+")
 
@@ -101,9 +104,17 @@ def add_drafts(store: Store, drafts: Drafts, queue: str = QUEUE) -> Outcome:
 
 
 def voter(draft: Draft, verdict: Verdict) -> str:
-    """The user's name for who judged a row of a file: `imported.FILE.ANNOTATOR`."""
+    """The user's name for who judged a row of a file: `imported.FILE.ANNOTATOR`.
+
+    A name that cannot stand as it is ends in a hash of file and annotator, so that no two people share one.
+    """
     parts = [Path(draft.place.path).name.split(".")[0], *([verdict.annotator] if verdict.annotator else [])]
-    return (IMPORTED + re.sub(r"[^a-z0-9._-]+", "-", ".".join(parts).lower()))[:64]
+    given = ".".join(parts)
+    name = IMPORTED + re.sub(r"[^a-z0-9._-]+", "-", given.lower())
+    if name == IMPORTED + given and len(name) <= LONGEST_NAME:
+        return name
+    told_apart = hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:_HASH]
+    return f"{name[: LONGEST_NAME - 1 - _HASH]}-{told_apart}"
 
 
 def sampled_prompts(tx: Tx, queue: str, models: list[str]) -> set[str]:
@@ -126,8 +137,13 @@ def _add_batch(tx: Tx, batch: Sequence[Draft], queue: str) -> tuple[Added, int, 
     num_votes = 0
     notes = []
     for task_id, draft in zip(added.task_ids, kept, strict=True):
+        voted: set[str] = set()
         for verdict in draft.verdicts:
             name = voter(draft, verdict)
+            if name in voted:
+                notes.append(draft.place.problem(f"{name} has judged it already: this answer is left out"))
+                continue
+            voted.add(name)
             if name not in people:
                 people[name] = _voter(tx, name)
             person = people[name]

@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from labeling_app.answers import Answer
 from labeling_app.schema import leases, prompts, responses, submissions, task_responses, tasks, users
 from labeling_app.store import slots
-from labeling_app.store.errors import LeaseLost, NotYours, UnknownTask, UnknownUser
+from labeling_app.store.errors import Conflict, LeaseLost, NotYours, UnknownTask, UnknownUser
 from labeling_app.store.people import check_active, lock
 from labeling_app.store.prepared import Prepared
 from labeling_app.store.transaction import ACTIVE, QUEUE, TASK, USER, Tx
@@ -63,8 +63,11 @@ def take(tx: Tx, user_id: int, task_id: int) -> Claimed:
 
     Raises:
         LeaseLost: there is no slot; only for a task that this person had before.
+        Conflict: they have answered it.
     """
     row = _CONTENT.one(tx, {"user": user_id, "task": task_id})
+    if row.state == "answered":
+        raise Conflict("You have already answered this task; to change the answer, revise it.")
     contents = _contents(tx, task_id)
     expires_at = tx.now + timedelta(seconds=tx.settings.lease_seconds)
     if row.state == "active":

@@ -13,7 +13,8 @@ from labeling_app.store.transaction import ACTIVE, USER, Tx
 from labeling_app.store.values import Role, User
 from rlhf.errors import UserError
 
-NAME = re.compile(r"[a-z0-9._-]{1,64}")
+LONGEST_NAME = 64
+NAME = re.compile(rf"[a-z0-9._-]{{1,{LONGEST_NAME}}}")
 
 
 def add_user(tx: Tx, name: str, role: Role = "annotator", simulated: bool = False) -> User:

@@ -178,9 +178,9 @@ def test_grades_become_tasks_of_at_most_six_with_each_grader_s_votes(drafts_of, 
     assert outcome.num_votes == 3
     judged = local.judgements("q")
     assert [(one.task_id, one.user) for one in judged] == [
-        (1, "imported.rows.ann-b."),
+        (1, "imported.rows.ann-b.-4a9b5d0c"),
         (1, "imported.rows.bob"),
-        (2, "imported.rows.ann-b."),
+        (2, "imported.rows.ann-b.-4a9b5d0c"),
     ]
     assert [judged[0].answer.ratings[response.id] for response in judged[0].responses] == [1, 2, 3, 4]
 
@@ -213,6 +213,28 @@ def test_votes_are_answers_of_users_who_cannot_log_in(drafts_of, store):
     # one more person is wanted, and gets it
     assert store.claim(store.add_user("cleo").id, "q").task_id == outcome.task_ids[0]
     assert store.claim(store.add_user("dan").id, "q") is None
+
+
+def test_annotators_whose_names_look_alike_stay_apart(drafts_of, store):
+    same = "x" * 80
+    names = ["Ann", "ann", "a b", "a-b", same + "1", same + "2"]
+    rows = [{"prompt": "p", "chosen": "a", "rejected": "b", "annotator": name} for name in names]
+    outcome = add_drafts(store, drafts_of(rows, AddOptions(votes=True)), "q")
+    assert (outcome.num_votes, outcome.problems, outcome.notes) == (6, [], [])
+    users = {user.name for user in store.users()}
+    assert len(users) == 6 and {"imported.rows.ann", "imported.rows.a-b"} < users
+    assert max(map(len, users)) == 64
+    assert store.audit() == []
+
+
+def test_a_second_vote_of_one_annotator_is_noted_and_left_out(drafts_of, store):
+    drafts = drafts_of([{"prompt": "p", "chosen": "a", "rejected": "b", "annotator": "ann"}], AddOptions(votes=True))
+    [draft] = drafts.tasks
+    draft.verdicts.append(draft.verdicts[0])
+    outcome = add_drafts(store, drafts, "q")
+    assert (len(outcome.task_ids), outcome.num_votes) == (1, 1)
+    assert said(outcome.notes) == ["1: imported.rows.ann has judged it already: this answer is left out"]
+    assert store.audit() == []
 
 
 def test_without_votes_judged_rows_are_open_to_people(drafts_of, local):

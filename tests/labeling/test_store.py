@@ -26,6 +26,7 @@ from labeling_app.store import (
     UnknownTask,
     UnknownUser,
 )
+from labeling_app.store.claiming import take
 from rlhf import db
 from rlhf.errors import UserError
 
@@ -311,6 +312,17 @@ def test_a_skipped_task_goes_to_others_and_comes_back_only_when_asked_for(store:
     store.submit(ben.id, held.lease, "key", as_shown(held), 1)
     assert store.status()[0].num_done == 1
     assert store.audit() == []
+
+
+def test_what_is_answered_cannot_be_taken_anew(store: Store) -> None:
+    ana = store.add_user("ana")
+    store.add_tasks([new_task(overlap=2)])
+    claimed = store.claim(ana.id)
+    store.submit(ana.id, claimed.lease, "key", as_shown(claimed), 1)
+    num_events = len(store.events())
+    with pytest.raises(Conflict, match="already answered"):
+        store.write(take, ana.id, claimed.task_id)
+    assert len(store.events()) == num_events
 
 
 def test_what_others_hold_is_refused(store: Store) -> None:
