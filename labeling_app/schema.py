@@ -75,8 +75,6 @@ responses = sa.Table(
     sa.Column("prompt_id", sa.ForeignKey("prompts.id"), nullable=False),
     sa.Column("sha256", sa.String(64), nullable=False),
     sa.Column("content", sa.JSON, nullable=False),  # text, or a list of messages
-    # All that wrote this very text: [{"model": ref or null, "generation": {...} or null}, ...]
-    sa.Column("sources", sa.JSON, nullable=False),
     sa.UniqueConstraint("prompt_id", "sha256"),
 )
 
@@ -109,6 +107,8 @@ task_responses = sa.Table(
     sa.Column("task_id", sa.ForeignKey("tasks.id"), primary_key=True),
     sa.Column("position", sa.Integer, primary_key=True, autoincrement=False),
     sa.Column("response_id", sa.ForeignKey("responses.id"), nullable=False),
+    # All that wrote this very text for this task: [{"model": ref or null, "generation": {...} or null}, ...]
+    sa.Column("sources", sa.JSON, nullable=False),
     sa.UniqueConstraint("task_id", "response_id"),
 )
 

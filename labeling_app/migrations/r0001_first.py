@@ -86,7 +86,6 @@ def _tasks() -> None:
         sa.Column("prompt_id", sa.Integer, sa.ForeignKey("prompts.id"), nullable=False),
         sa.Column("sha256", sa.String(64), nullable=False),
         sa.Column("content", sa.JSON, nullable=False),
-        sa.Column("sources", sa.JSON, nullable=False),
         sa.UniqueConstraint("prompt_id", "sha256"),
     )
     op.create_table(
@@ -111,6 +110,7 @@ def _tasks() -> None:
         sa.Column("task_id", sa.Integer, sa.ForeignKey("tasks.id"), primary_key=True),
         sa.Column("position", sa.Integer, primary_key=True, autoincrement=False),
         sa.Column("response_id", sa.Integer, sa.ForeignKey("responses.id"), nullable=False),
+        sa.Column("sources", sa.JSON, nullable=False),
         sa.UniqueConstraint("task_id", "response_id"),
     )
 

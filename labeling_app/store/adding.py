@@ -22,7 +22,8 @@ QUEUE_NAME = re.compile(r"[A-Za-z0-9._/-]{1,100}")
 def add_tasks(tx: Tx, new_tasks: Sequence[NewTask], queue: str) -> Added:
     """Add tasks to a queue; those that cannot be are reported, and the others are added all the same.
 
-    Identical completions of a task are shown once, and keep the sources of both. A task that the queue holds already
+    Identical completions of a task are shown once, and keep the sources of both; who wrote the same text for another
+    task is that one's affair. A task that the queue holds already
     (the same prompt, mode and completions) is not added again: its `Rejected` names the one that is there.
 
     Raises:
@@ -43,7 +44,7 @@ def add_tasks(tx: Tx, new_tasks: Sequence[NewTask], queue: str) -> Added:
         merged = _merge(task.responses)
         num_identical += len(task.responses) - len(merged)
         prompt_id = _prompt(tx, task.prompt)
-        ids = {digest: _response(tx, prompt_id, digest, same) for digest, same in merged.items()}
+        ids = {digest: _response(tx, prompt_id, digest, same[0].content) for digest, same in merged.items()}
         same_task = _same_task(tx, queue, task.mode, prompt_id, set(ids.values()))
         if same_task is not None:
             rejected.append(Rejected(index, f"the queue holds it already, as task {same_task}", same_task))
@@ -161,17 +162,12 @@ def _prompt(tx: Tx, content: Content) -> int:
     return insert(tx, _ADD_PROMPT, {"sha256": digest, "content": content})
 
 
-def _response(tx: Tx, prompt_id: int, digest: str, same: Sequence[NewResponse]) -> int:
-    """The row of this text, made if need be, with these sources among its sources."""
-    sources = [_source(response) for response in same]
-    found = tx.connection.execute(_RESPONSE, {"prompt": prompt_id, "digest": digest}).one_or_none()
-    if found is None:
-        row = {"prompt_id": prompt_id, "sha256": digest, "content": same[0].content, "sources": _different(sources)}
-        return insert(tx, _ADD_RESPONSE, row)
-    together = _different([*found.sources, *sources])
-    if together != found.sources:
-        tx.connection.execute(_SET_SOURCES, {"response": found.id, "together": together})
-    return int(found.id)
+def _response(tx: Tx, prompt_id: int, digest: str, content: Content) -> int:
+    """The row of this text, made if need be."""
+    found = tx.connection.execute(_RESPONSE, {"prompt": prompt_id, "digest": digest}).scalar()
+    if found is not None:
+        return int(found)
+    return insert(tx, _ADD_RESPONSE, {"prompt_id": prompt_id, "sha256": digest, "content": content})
 
 
 def _same_task(tx: Tx, queue: str, mode: str, prompt_id: int, response_ids: set[int]) -> int | None:
@@ -202,14 +198,13 @@ def _add(
     counted = {"open_slots": task.overlap if task.gold is None else 0, "begun": False, "created_at": tx.now}
     task_id = insert(tx, _ADD_TASK, row | counted)
     shown = [
-        {"task_id": task_id, "position": position, "response_id": ids[digest]} for position, digest in enumerate(merged)
-    ]
-    tx.connection.execute(_ADD_SHOWN, shown)
-    sources = [
-        {"id": ids[digest], "sources": _different([_source(response) for response in same])}
+        {"response_id": ids[digest], "sources": _different([_source(response) for response in same])}
         for digest, same in merged.items()
     ]
-    tx.record("added", row | {"responses": sources}, task_id=task_id)
+    places = [{"task_id": task_id, "position": position} for position in range(len(shown))]
+    tx.connection.execute(_ADD_SHOWN, [place | one for place, one in zip(places, shown, strict=True)])
+    told = [{"id": one["response_id"], "sources": one["sources"]} for one in shown]
+    tx.record("added", row | {"responses": told}, task_id=task_id)
     return task_id
 
 
@@ -231,15 +226,10 @@ def _is_empty(content: Content) -> bool:
 
 _PROMPT = sa.select(prompts.c.id).where(prompts.c.sha256 == sa.bindparam("digest"))
 _ADD_PROMPT = sa.insert(prompts)
-_RESPONSE = sa.select(responses.c.id, responses.c.sources).where(
+_RESPONSE = sa.select(responses.c.id).where(
     responses.c.prompt_id == sa.bindparam("prompt"), responses.c.sha256 == sa.bindparam("digest")
 )
 _ADD_RESPONSE = sa.insert(responses)
-_SET_SOURCES = (
-    sa.update(responses)
-    .where(responses.c.id == sa.bindparam("response"))
-    .values(sources=sa.bindparam("together", type_=sa.JSON))
-)
 _TASKS_OF_PROMPT = (
     sa.select(tasks.c.id, task_responses.c.response_id)
     .join(task_responses, task_responses.c.task_id == tasks.c.id)

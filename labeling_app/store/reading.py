@@ -124,7 +124,7 @@ def _shown(tx: Tx, queue: str | None) -> dict[int, list[Response]]:
     """The responses of every task that was answered."""
     answered = sa.select(submissions.c.task_id)
     found = (
-        sa.select(task_responses.c.task_id, responses.c.id, responses.c.content, responses.c.sources)
+        sa.select(task_responses.c.task_id, responses.c.id, responses.c.content, task_responses.c.sources)
         .join(responses, responses.c.id == task_responses.c.response_id)
         .where(task_responses.c.task_id.in_(answered))
         .order_by(task_responses.c.task_id, task_responses.c.position)

@@ -6,7 +6,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from labeling_app.schema import leases, responses, submissions, task_responses, tasks, users
+from labeling_app.schema import leases, submissions, task_responses, tasks, users
 from labeling_app.store.reading import all_events
 from labeling_app.store.transaction import Tx
 from labeling_app.store.values import Event
@@ -21,14 +21,14 @@ class State:
     Attributes:
         users: by id: name, role, simulated, quarantined, disabled.
         tasks: by id: what was added, open_slots, begun, withdrawn.
-        sources: by response id: all that wrote it.
+        sources: by task and response id: all that wrote it for this task.
         leases: by task and user: state, presented.
         submissions: by task, user and revision: everything that was submitted.
     """
 
     users: dict[int, Fields] = field(default_factory=dict)
     tasks: dict[int, Fields] = field(default_factory=dict)
-    sources: dict[int, list[Fields]] = field(default_factory=dict)
+    sources: dict[tuple[int, int], list[Fields]] = field(default_factory=dict)
     leases: dict[tuple[int, int], Fields] = field(default_factory=dict)
     submissions: dict[tuple[int, int, int], Fields] = field(default_factory=dict)
 
@@ -72,8 +72,7 @@ def _added(state: State, event: Event) -> None:
     body = dict(event.body)
     shown = body.pop("responses")
     for response in shown:
-        known = state.sources.setdefault(response["id"], [])
-        known += [source for source in response["sources"] if source not in known]
+        state.sources[event.task_id, response["id"]] = response["sources"]
     open_slots = body["overlap"] if body["gold"] is None else 0
     counted = {"open_slots": open_slots, "begun": False, "withdrawn": False}
     state.tasks[event.task_id] = body | counted | {"responses": [response["id"] for response in shown]}
@@ -161,8 +160,7 @@ def _state(tx: Tx) -> State:
         state.tasks[row.id] = known | {"withdrawn": row.withdrawn_at is not None, "responses": []}
     for row in rows(sa.select(task_responses).order_by(task_responses.c.task_id, task_responses.c.position)):
         state.tasks[row.task_id]["responses"].append(row.response_id)
-    for row in rows(sa.select(responses.c.id, responses.c.sources)):
-        state.sources[row.id] = row.sources
+        state.sources[row.task_id, row.response_id] = row.sources
     for row in rows(sa.select(leases)):
         state.leases[row.task_id, row.user_id] = {"state": row.state, "presented": row.presented}
     for row in rows(sa.select(submissions)):

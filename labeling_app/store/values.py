@@ -177,7 +177,7 @@ class QueueStatus:
 
 @dataclass(frozen=True)
 class Response:
-    """A completion, with all that wrote this very text: `[{"model", "generation"}, ...]`."""
+    """A completion, with all that wrote this very text for its task: `[{"model", "generation"}, ...]`."""
 
     id: int
     content: Content

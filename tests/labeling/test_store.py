@@ -129,7 +129,16 @@ def test_identical_completions_are_shown_once_and_keep_all_sources(store: Store)
     assert store.add_tasks([NewTask("p", [NewResponse("x", "m3"), NewResponse("z")])]).num_tasks == 1
     (found,) = store.judgements()
     sources = {response.content: [source["model"] for source in response.sources] for response in found.responses}
-    assert sources == {"x": ["m1", "m2", "m3"], "y": ["m1"]}
+    assert sources == {"x": ["m1", "m2"], "y": ["m1"]}, "who wrote it for another task changes no answer"
+    assert store.audit() == []
+
+
+def test_a_task_that_is_there_already_changes_nothing(store: Store) -> None:
+    store.add_tasks([NewTask("p", [NewResponse("x", "m1"), NewResponse("y", "m2")])])
+    num_events = len(store.events())
+    again = store.add_tasks([NewTask("p", [NewResponse("x", "m3"), NewResponse("y", "m4")])])
+    assert again.rejected == [Rejected(0, "the queue holds it already, as task 1", 1)]
+    assert len(store.events()) == num_events
     assert store.audit() == []
 
 

@@ -29,6 +29,8 @@ from labeling_app.store import (
     Claimed,
     Conflict,
     LeaseLost,
+    NewResponse,
+    NewTask,
     Quarantined,
     Receipt,
     Store,
@@ -79,6 +81,7 @@ class StoreMachine(RuleBasedStateMachine):
         self.remote.call("open", home, url, self.options)
         self.ids = [self.store.add_user(f"u{number}").id for number in range(NUM_PEOPLE)]
         self.overlap: dict[int, int] = {}
+        self.prompts: dict[int, str] = {}
         self.gold: set[int] = set()
         self.withdrawn: set[int] = set()
         self.quarantined: set[int] = set()
@@ -106,7 +109,18 @@ class StoreMachine(RuleBasedStateMachine):
         tasks = [new_task(f"{first + n}", overlap=overlap, gold=known) for n, overlap in enumerate(overlaps)]
         added = self.call(remote, "add_tasks", tasks)
         self.overlap |= dict(zip(added.task_ids, overlaps, strict=True))
+        self.prompts |= {task: str(first + n) for n, task in enumerate(added.task_ids)}
         self.gold |= set(added.task_ids) if gold else set()
+
+    @rule(which=anything, remote=processes)
+    def add_what_is_there(self, which: int, remote: bool) -> None:
+        """The same question with other models behind it: nothing changes, unless the one before was withdrawn."""
+        prompt = self.prompts[pick(self.overlap, which)]
+        again = [task for task, one in self.prompts.items() if one == prompt and task not in self.withdrawn]
+        added = self.call(remote, "add_tasks", [NewTask(prompt, [NewResponse(text, "other") for text in "abc"])])
+        assert [one.task_id for one in added.rejected] == again
+        self.overlap |= dict.fromkeys(added.task_ids, 1)
+        self.prompts |= dict.fromkeys(added.task_ids, prompt)
 
     @rule(person=people, remote=processes)
     def claim_and_submit(self, person: int, remote: bool) -> None:
@@ -284,7 +298,7 @@ class StoreMachine(RuleBasedStateMachine):
         last: dict[tuple[int, int], tuple[Any, ...]] = {}
         for (task_id, user_id, revision), told in sorted(state.submissions.items()):
             user, task = state.users[user_id], state.tasks[task_id]
-            shown = [(response, state.sources[response]) for response in task["responses"]]
+            shown = [(response, state.sources[task_id, response]) for response in task["responses"]]
             answer = Answer.model_validate(told["answer"])
             if not user["quarantined"]:
                 columns = (told["submission_id"], revision, answer, told["presented"], told["created_at"])

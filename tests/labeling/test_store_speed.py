@@ -32,7 +32,9 @@ def _fill(tx: Tx, user_id: int) -> None:
     ids = range(task["id"] + 1, task["id"] + NUM_TASKS)
     copies = [task | {"id": n, "overlap": 2, "open_slots": 2 - (n <= NUM_DONE), "begun": n <= NUM_DONE} for n in ids]
     tx.connection.execute(sa.insert(schema.tasks), copies)
-    shown = [{"task_id": n, "position": place, "response_id": place + 1} for n in ids for place in range(2)]
+    shown = [
+        {"task_id": n, "position": place, "response_id": place + 1, "sources": []} for n in ids for place in range(2)
+    ]
     tx.connection.execute(sa.insert(schema.task_responses), shown)
     lease = {"user_id": user_id, "queue": "default", "state": "answered", "presented": [1, 2], "skip": None}
     times = {"claimed_at": tx.now, "expires_at": tx.now, "ended_at": tx.now}
