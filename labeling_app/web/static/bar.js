@@ -26,7 +26,7 @@ export class Bar {
     this.allBad.append(keycap("B"));
     this.skip = button("Skip", actions.skip, { class: "quiet-button" });
     this.skip.append(keycap("S"));
-    this.submit = button("", () => session.submit(), { class: "submit" });
+    this.submit = button("", actions.submit, { class: "submit" });
     this.submitLabel = el("span");
     this.submit.append(this.submitLabel, keycap("↵"));
     this.state = el("span", { class: "saved", role: "status" });

@@ -99,8 +99,14 @@ function edit() {
   else editDialog(session, id, numberOf(id));
 }
 
+function submit() {
+  clock.count();
+  session.submit();
+}
+
 const actions = {
   edit,
+  submit,
   strength,
   tie,
   choose: digit,
@@ -128,6 +134,7 @@ const clock = new Clock(session, () => {
 });
 session.addEventListener("me", () => header.setMe());
 session.addEventListener("task", () => clock.restart());
+session.addEventListener("stranger", () => location.reload());
 session.addEventListener("progress", () => header.update(clock.activeMs));
 
 listen({
@@ -135,10 +142,7 @@ listen({
   tie,
   edit,
   takeBack: back,
-  submit: () => {
-    clock.count();
-    session.submit();
-  },
+  submit,
   weaker: () => lead(-1),
   stronger: () => lead(+1),
   up: () => mark(-1),

@@ -1,7 +1,7 @@
 // The course of a sitting: tasks in, answers out. No element is touched here; the page listens to the events.
 //
 // Events: "task" (another task, or none), "draft" (the answer in the making), "state" (phase or notice), "progress";
-// "say" carries a sentence for screen readers.
+// "say" carries a sentence for screen readers; "stranger": somebody else has signed in.
 
 import { ApiError, call, deliver } from "./api.js";
 import { Drafts, answerOf, keep, numLeft, seal, storage } from "./draft.js";
@@ -235,12 +235,18 @@ export class Session extends EventTarget {
     this.drafts.save(this.task, this.draft);
   }
 
-  /** After signing in elsewhere: goes on where it was left. */
-  resume() {
+  /** After signing in elsewhere: goes on where it was left, unless it is somebody else who signed in. */
+  async resume() {
     if (this.phase !== "signed-out") return;
-    if (this.me === null) this.start();
+    if (this.me === null) {
+      this.start();
+      return;
+    }
+    const me = await call("GET", "me").catch(() => null); // still signed out
+    if (me === null || this.phase !== "signed-out") return;
+    if (me.user.name !== this.me.user.name) this.tell("stranger");
     else if (this.draft?.pending) this.send();
-    else call("GET", "me").then(() => this.setPhase(this.task ? "working" : "empty"), () => {});
+    else this.setPhase(this.task ? "working" : "empty");
   }
 
   /** Gives up the task that was lost to somebody else. */

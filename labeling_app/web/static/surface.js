@@ -7,6 +7,7 @@ import { button, count, el, fill, keycap, setText } from "./dom.js";
 import { bestOf } from "./draft.js";
 import { markdown } from "./render.js";
 
+const SIGN_IN = new URL("../login", import.meta.url);
 const WORDS = ["", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"];
 const TITLES = {
   rank: (num) => `Rank these ${WORDS[num] ?? num}, best first`,
@@ -112,7 +113,7 @@ export class Surface {
       case "waiting":
         return [button("Try now", retryNow)];
       case "signed-out":
-        return [el("a", { class: "button", href: signInAddress() }, "Sign in")];
+        return [el("a", { class: "button", href: SIGN_IN }, "Sign in")];
       case "lost":
         return [...this.ownWords(), button("Next task", () => session.giveUp())];
       default:
@@ -169,10 +170,4 @@ export class Surface {
     card?.node.scrollIntoView({ block: "nearest" });
     card?.node.focus({ preventScroll: true });
   }
-}
-
-function signInAddress() {
-  const address = new URL("../login", import.meta.url);
-  address.searchParams.set("next", location.pathname);
-  return address.href;
 }

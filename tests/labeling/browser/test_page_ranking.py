@@ -41,6 +41,19 @@ def test_the_order_shown_is_the_one_stored_and_differs_between_people(app: App, 
     assert shown[0] != shown[1]
 
 
+def test_a_click_on_submit_counts_the_time_up_to_it(app: App, sit_down: SitDown) -> None:
+    app.add_tasks(task())
+    annotator = sit_down(open_page=False)
+    annotator.context.add_init_script(
+        "const every = setInterval; window.setInterval = (then, ms) => ms === 1000 ? 0 : every(then, ms);"
+    )
+    annotator.open()
+    annotator.rank(*BEST_TO_WORST)
+    annotator.page.click("text=Submit")
+    annotator.wait_saved(1)
+    assert annotator.judgements[0].active_ms > 0
+
+
 def test_ties_by_key(app: App, sit_down: SitDown) -> None:
     app.add_tasks(task())
     annotator = sit_down()

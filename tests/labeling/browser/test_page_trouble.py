@@ -192,6 +192,23 @@ def test_a_page_left_open_goes_on_when_its_owner_has_signed_in_elsewhere(app: Ap
     assert annotator.orders == {prompt: RANKED}
 
 
+def test_a_page_left_open_does_not_send_its_answer_for_somebody_else_who_signs_in(app: App, sit_down: SitDown) -> None:
+    app.add_tasks(task("First"), task("Second"))
+    annotator = sit_down()
+    assert annotator.prompt == "First"
+    annotator.rank(*BEST_TO_WORST)
+    annotator.context.clear_cookies()
+    annotator.press("Enter")
+    annotator.page.wait_for_selector("text=You are signed out")
+    owner, annotator.user = annotator.user, app.store.add_user("somebody-else")
+    annotator.sign_in()
+    annotator.page.evaluate("window.dispatchEvent(new Event('focus'))")
+    annotator.wait_prompt("Second")
+    assert set(annotator.badges.values()) == {"Not placed"}
+    assert list(app.store.judgements()) == []
+    assert owner.name in annotator.page.evaluate("Object.keys(localStorage).join()")  # the draft waits for its owner
+
+
 def test_an_answer_given_without_network_is_saved_when_the_network_is_back(app: App, sit_down: SitDown) -> None:
     app.add_tasks(task("First"), task("Second"))
     annotator = sit_down()
