@@ -16,7 +16,7 @@ from starlette.routing import Route
 
 from labeling_app.answers import Answer
 from labeling_app.settings import LabelingConfig
-from labeling_app.store import Claimed, Content, Progress, Receipt, Store, Tx, User
+from labeling_app.store import Claimed, Content, Progress, Quarantined, Receipt, Store, Tx, User
 from labeling_app.store.answering import skip, submit
 from labeling_app.store.claiming import claim, reopen
 from labeling_app.web.login import Login
@@ -281,12 +281,20 @@ def _submit_and_claim(
     tx: Tx, queue: str, user_id: int, lease: str, key: str, answer: Answer, active_ms: int
 ) -> tuple[Receipt, Claimed | None]:
     """One transaction, and so one sync of the disk: the answer is stored, and the next task is given out."""
-    return submit(tx, user_id, lease, key, answer, active_ms), claim(tx, user_id, queue)
+    return submit(tx, user_id, lease, key, answer, active_ms), _next(tx, user_id, queue)
 
 
 def _skip_and_claim(tx: Tx, queue: str, user_id: int, lease: str, key: str, reason: str, note: str) -> Claimed | None:
     skip(tx, user_id, lease, key, reason, note)
-    return claim(tx, user_id, queue)
+    return _next(tx, user_id, queue)
+
+
+def _next(tx: Tx, user_id: int, queue: str) -> Claimed | None:
+    """The next task; none for somebody quarantined since, whose request was stored and is only sent again."""
+    try:
+        return claim(tx, user_id, queue)
+    except Quarantined:
+        return None
 
 
 async def _body(request: Request, model: type[BodyT]) -> BodyT:

@@ -155,6 +155,22 @@ def test_looking_back_at_a_skipped_task_takes_it_only_when_asked_to(web: WebApp,
     assert taken["lease"] == task["lease"]
 
 
+def test_what_was_stored_is_acknowledged_again_to_somebody_quarantined_since(web: WebApp) -> None:
+    user = web.new_user()
+    add_tasks(web.store, 3)
+    with web.client(web.session(user)) as client:
+        first = claim(client)
+        sent = client.post("/api/submit", json=submission(first)).json()
+        body = {"lease": sent["task"]["lease"], "key": "skip-1", "reason": "cannot decide"}
+        assert client.post("/api/skip", json=body).status_code == 200
+        web.store.set_quarantined(user.id, True)
+        with nothing_changes(web.store):
+            again = client.post("/api/submit", json=submission(first))
+            assert (again.status_code, again.json()["receipt"], again.json()["task"]) == (200, sent["receipt"], None)
+            skipped = client.post("/api/skip", json=body)
+            assert (skipped.status_code, skipped.json()["task"]) == (200, None)
+
+
 def test_reopen_and_revise(web: WebApp, ana: httpx.Client) -> None:
     task = claim(ana)
     ana.post("/api/submit", json=submission(task))
