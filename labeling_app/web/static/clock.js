@@ -43,7 +43,7 @@ export class Clock {
     this.count();
     const { session } = this;
     if (++this.ticks % SAVE_EVERY_TICKS === 0 && session.open && session.draft.savedAt) {
-      session.drafts.save(session.task, session.draft);
+      session.drafts.saveTime(session.task, session.draft);
     }
     if (this.ticks % REFRESH_EVERY_TICKS === 0 && this.busy && session.me) session.refresh();
     if (this.busy && session.secondsLeft !== null && session.secondsLeft < session.me.lease_seconds / 2) this.extend();

@@ -121,6 +121,18 @@ export class Drafts {
     this.full = !keep(this.key(task), JSON.stringify(draft));
   }
 
+  /** Only the time spent: a draft that another tab has changed, or is sending, or has sent, stays as it is there. */
+  saveTime(task, draft) {
+    const stored = read(this.key(task));
+    if (stored?.savedAt === draft.savedAt && !stored.pending) keep(this.key(task), JSON.stringify(draft));
+  }
+
+  /** What another tab has made of this draft since; null when nothing. */
+  newer(task, draft) {
+    const stored = read(this.key(task));
+    return stored !== null && stored.savedAt > draft.savedAt ? { ...draft, ...stored, pending: null } : null;
+  }
+
   remove(task) {
     storage.removeItem(this.key(task));
   }

@@ -176,11 +176,18 @@ document.addEventListener("click", (event) => {
   if (pressed && event.detail > 0 && !pressed.closest("dialog")) pressed.blur();
 });
 
-// another tab of the same person has sent this task off
+// another tab of the same person has changed the draft, or sent the task off
 window.addEventListener("storage", (event) => {
-  if (session.open && session.task.lease && event.key === session.drafts.key(session.task) && event.newValue === null) session.claim();
+  if (!session.open || event.key !== session.drafts.key(session.task)) return;
+  if (event.newValue !== null) session.catchUp();
+  else if (session.task.lease) session.claim();
 });
-for (const name of ["focus", "pageshow"]) window.addEventListener(name, () => session.resume());
+for (const name of ["focus", "pageshow"]) {
+  window.addEventListener(name, () => {
+    session.catchUp();
+    session.resume();
+  });
+}
 
 const PLACES = ["page-title", "page-progress", "page-clock", "page-surface", "page-guidelines"];
 const MENU = { "open-guidelines": () => header.toggleGuidelines(), "open-history": actions.history, "open-help": helpDialog };

@@ -168,6 +168,14 @@ export class Session extends EventTarget {
     if (spoken) this.say(typeof spoken === "function" ? spoken() : spoken);
   }
 
+  /** Takes over what another tab of the same person has said of the task on the page. */
+  catchUp() {
+    const newer = this.open ? this.drafts.newer(this.task, this.draft) : null;
+    if (newer === null) return;
+    this.draft = newer;
+    this.tell("draft");
+  }
+
   submit() {
     if (!this.open) return;
     const left = numLeft(this.draft, this.task);

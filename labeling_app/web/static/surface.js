@@ -56,7 +56,7 @@ export class Surface {
   }
 
   setTask() {
-    const { task, draft } = this.session;
+    const { task } = this.session;
     this.bar.setTask();
     if (task === null) return;
     setText(this.title, TITLES[task.mode](task.cards.length));
@@ -65,7 +65,6 @@ export class Surface {
     this.numbers = new Map(this.cards.map((card) => [card.id, card.number]));
     fill(this.list, ...this.cards.map((card) => card.node));
     this.list.dataset.count = this.cards.length;
-    this.rationale.value = draft.rationale;
     this.editButton.hidden = this.cards.length === 0;
     this.update();
     window.scrollTo({ top: 0 });
@@ -81,6 +80,8 @@ export class Surface {
     if (session.task === null) return;
     for (const card of this.cards) card.update();
     this.bar.update();
+    const { rationale } = session.draft;
+    if (this.rationale.value !== rationale) this.rationale.value = rationale; // another tab's, or an earlier answer's
     this.rationale.readOnly = !session.open;
     this.editButton.disabled = session.frozen || bestOf(session.draft, session.task) === null;
   }

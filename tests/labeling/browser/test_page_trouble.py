@@ -300,6 +300,50 @@ def test_a_second_tab_moves_on_when_the_first_has_submitted(app: App, sit_down: 
     assert len(annotator.judgements) == 1
 
 
+def test_a_draft_that_a_second_tab_went_on_with_is_kept_and_shown_in_the_first(app: App, sit_down: SitDown) -> None:
+    app.add_tasks(task())
+    annotator = sit_down(open_page=False)
+    annotator.page.clock.install()
+    annotator.open()
+    annotator.rank(D)
+    first_tab, annotator.page = annotator.page, annotator.new_page()
+    annotator.open()
+    annotator.press("Backspace")
+    annotator.rank(A, B, C)
+    annotator.press("r")
+    annotator.page.keyboard.type("the second tab's words")
+    second_tab, annotator.page = annotator.page, first_tab
+    annotator.card(C).locator(".badge", has_text="3rd").wait_for()
+    assert annotator.page.locator("textarea[aria-label='Why?']").input_value() == "the second tab's words"
+    first_tab.clock.run_for(25_000)  # saves the time spent
+    annotator.page = second_tab
+    second_tab.reload()
+    second_tab.wait_for_selector(".card")
+    assert annotator.badges == {A: "Best", B: "2nd", C: "3rd", D: "Not placed"}
+    assert second_tab.locator("textarea[aria-label='Why?']").input_value() == "the second tab's words"
+
+
+def test_a_tab_that_hears_nothing_of_the_others_does_not_overwrite_their_draft(app: App, sit_down: SitDown) -> None:
+    app.add_tasks(task())
+    annotator = sit_down(open_page=False)
+    deaf = "window.addEventListener('storage', (event) => event.stopImmediatePropagation(), true)"
+    annotator.page.add_init_script(deaf)
+    annotator.page.clock.install()
+    annotator.open()
+    annotator.rank(D)
+    first_tab, annotator.page = annotator.page, annotator.new_page()
+    annotator.open()
+    annotator.press("Backspace")
+    annotator.rank(A, B, C)
+    second_tab, annotator.page = annotator.page, first_tab
+    first_tab.clock.run_for(25_000)
+    assert annotator.badges[D] == "Best"
+    annotator.page = second_tab
+    second_tab.reload()
+    second_tab.wait_for_selector(".card")
+    assert annotator.badges == {A: "Best", B: "2nd", C: "3rd", D: "Not placed"}
+
+
 def test_a_quarantined_person_is_told_and_given_nothing(app: App, sit_down: SitDown) -> None:
     app.add_tasks(task("First"), task("Second"))
     annotator = sit_down()
