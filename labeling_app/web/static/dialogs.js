@@ -66,10 +66,16 @@ export function skipDialog(session) {
 }
 
 export function flagDialog(session, id, numbers) {
-  const { flags } = session.me;
+  const given = [session.task.answer?.flags ?? {}, structuredClone(session.draft.flags)];
+  const hasOrHad = (response, name) => given.some((flags) => flags[response]?.includes(name));
+  const known = new Set(session.me.flags.map((flag) => flag.name));
+  const retired = new Set(given.flatMap((flags) => Object.values(flags).flat()).filter((name) => !known.has(name)));
+  const flags = [...session.me.flags, ...[...retired].map((name) => ({ name, label: `${name} (no longer in use)` }))];
+  /** One that is no longer in use stands only where it was given: to be taken off, or put back. */
+  const isOffered = ({ name }) => known.has(name) || hasOrHad(card, name);
   let card = id;
   const toggle = (index) => {
-    if (index >= flags.length) return;
+    if (index >= flags.length || !isOffered(flags[index])) return;
     const { name } = flags[index];
     session.change((draft) => {
       const had = draft.flags[card] ?? [];
@@ -86,7 +92,10 @@ export function flagDialog(session, id, numbers) {
   const draw = () => {
     for (const node of cards) node.setAttribute("aria-pressed", String(Number(node.dataset.card) === card));
     const had = session.draft.flags[card] ?? [];
-    options.forEach((option, index) => option.setAttribute("aria-pressed", String(had.includes(flags[index].name))));
+    options.forEach((option, index) => {
+      option.setAttribute("aria-pressed", String(had.includes(flags[index].name)));
+      option.hidden = !isOffered(flags[index]);
+    });
   };
   const step = (by) => {
     const ids = [...numbers.keys()];

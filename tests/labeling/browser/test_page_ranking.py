@@ -215,6 +215,43 @@ def test_an_answer_is_gone_back_to_and_revised(app: App, sit_down: SitDown) -> N
     assert {str(one.prompt): one.revision for one in annotator.judgements} == {"First": 2, "Second": 1}
 
 
+def test_a_flag_that_is_no_longer_in_use_is_shown_where_it_was_given_and_can_be_taken_off(
+    app: App, sit_down: SitDown
+) -> None:
+    app.add_tasks(task())
+    annotator = sit_down()
+    page = annotator.page
+    annotator.rank(*BEST_TO_WORST)
+    annotator.press("f", "2", "4", "Enter", "Enter")  # flags the card that was placed last
+    annotator.wait_saved(1)
+
+    def without_untrue(route: Any) -> None:
+        response = route.fetch()
+        me = response.json()
+        me["flags"] = [flag for flag in me["flags"] if flag["name"] != "untrue"]
+        route.fulfill(response=response, json=me)
+
+    page.route("**/api/me", without_untrue)
+    page.reload()
+    page.wait_for_selector("text=Nothing to do just now")
+    annotator.press("u")
+    page.wait_for_selector(".card")
+    option = page.locator("dialog .option", has_text="untrue (no longer in use)")
+    annotator.card(A).locator("button", has_text="Flag").click()
+    assert option.is_hidden()
+    page.locator("dialog .pick button", has_text=annotator.number(D)).click()
+    assert option.get_attribute("aria-pressed") == "true"
+    option.click()
+    assert option.get_attribute("aria-pressed") == "false"
+    page.click("dialog >> text=Done")
+    with page.expect_response("**/api/revise") as revised:
+        page.click("text=Save change")
+    assert revised.value.ok
+    [judgement] = annotator.judgements
+    flags = {text_of(judgement, one): names for one, names in judgement.answer.flags.items()}
+    assert (judgement.revision, flags) == (2, {D: ["broken"]})
+
+
 def test_a_task_is_skipped_with_a_reason_and_answered_after_all(app: App, sit_down: SitDown) -> None:
     app.add_tasks(task("First"), task("Second"))
     annotator = sit_down()
