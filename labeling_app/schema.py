@@ -87,8 +87,8 @@ tasks = sa.Table(
     sa.Column("prompt_id", sa.ForeignKey("prompts.id"), nullable=False),
     sa.Column("priority", sa.Integer, nullable=False),
     sa.Column("overlap", sa.Integer, nullable=False),
-    # Overlap, less the answers, less the leases in force: what may still be given out. Zero for gold tasks, which go
-    # to everybody, and for what was withdrawn.
+    # Overlap, less the answers of trusted people, less the leases in force: what may still be given out. Zero for gold
+    # tasks, which go to everybody, and for what was withdrawn.
     sa.Column("open_slots", sa.Integer, nullable=False),
     # Somebody was given it once: such tasks are finished before others are begun.
     sa.Column("begun", sa.Boolean, nullable=False),

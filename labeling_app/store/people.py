@@ -8,7 +8,7 @@ import sqlalchemy as sa
 
 from labeling_app.schema import guidelines, leases, sessions, users
 from labeling_app.store.errors import Disabled, Quarantined, UnknownUser
-from labeling_app.store.slots import expire
+from labeling_app.store.slots import expire, recount_answered
 from labeling_app.store.transaction import ACTIVE, USER, Tx
 from labeling_app.store.values import Role, User
 from rlhf.errors import UserError
@@ -58,7 +58,8 @@ def user(tx: Tx, id_or_name: int | str) -> User:
 def set_quarantined(tx: Tx, user_id: int, quarantined: bool, by: int | None = None, reason: str = "") -> User:
     """Keep somebody's answers out of exports and give them no more tasks; or trust them again.
 
-    What they hold is freed for others. Their answers stay in the store.
+    What they hold is freed for others, and what they answered is to be answered by somebody else. Their answers stay in
+    the store; trusted again, they count beside those given in the meantime.
 
     Raises:
         UnknownUser: there is no such user.
@@ -152,6 +153,8 @@ def _set(tx: Tx, user_id: int, column: str, to: bool, by: int | None, body: dict
             .all()
         )
         expire(tx, held)
+    if column == "quarantined_at":
+        recount_answered(tx, user_id)
     return user(tx, user_id)
 
 

@@ -1,5 +1,6 @@
 """The store as its events tell it. `audit` holds that against the tables: a row changed by hand shows."""
 
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
@@ -38,6 +39,7 @@ def replay(events: Iterable[Event]) -> State:
     state = State()
     for event in events:
         _KINDS.get(event.kind, _nothing)(state, event)
+    _count_slots(state)
     return state
 
 
@@ -73,14 +75,13 @@ def _added(state: State, event: Event) -> None:
     shown = body.pop("responses")
     for response in shown:
         state.sources[event.task_id, response["id"]] = response["sources"]
-    open_slots = body["overlap"] if body["gold"] is None else 0
-    counted = {"open_slots": open_slots, "begun": False, "withdrawn": False}
+    counted = {"open_slots": 0, "begun": False, "withdrawn": False}
     state.tasks[event.task_id] = body | counted | {"responses": [response["id"] for response in shown]}
 
 
 def _withdrawn(state: State, event: Event) -> None:
     assert event.task_id is not None
-    state.tasks[event.task_id] |= {"withdrawn": True, "open_slots": 0}
+    state.tasks[event.task_id]["withdrawn"] = True
 
 
 def _claimed(state: State, event: Event) -> None:
@@ -88,7 +89,6 @@ def _claimed(state: State, event: Event) -> None:
     assert event.user_id is not None
     task = state.tasks[event.task_id]
     if task["gold"] is None:
-        task["open_slots"] -= 1
         task["begun"] = True
     state.leases[event.task_id, event.user_id] = {"state": "active", "presented": event.body["presented"]}
 
@@ -107,12 +107,21 @@ def _ended(kind: str) -> Any:
         assert event.task_id is not None
         user_id = event.body["user_id"] if kind == "expired" else event.user_id
         assert isinstance(user_id, int)
-        lease, task = state.leases[event.task_id, user_id], state.tasks[event.task_id]
-        if lease["state"] == "active" and task["gold"] is None and not task["withdrawn"]:
-            task["open_slots"] += 1
-        lease["state"] = kind
+        state.leases[event.task_id, user_id]["state"] = kind
 
     return apply
+
+
+def _count_slots(state: State) -> None:
+    """What is still open of each task: overlap, less leases in force and answers of people who are trusted."""
+    num_taken = Counter(
+        task_id
+        for (task_id, user_id), lease in state.leases.items()
+        if lease["state"] == "active" or (lease["state"] == "answered" and not state.users[user_id]["quarantined"])
+    )
+    for task_id, task in state.tasks.items():
+        if task["gold"] is None and not task["withdrawn"]:
+            task["open_slots"] = max(0, task["overlap"] - num_taken[task_id])
 
 
 def _nothing(state: State, event: Event) -> None:

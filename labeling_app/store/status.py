@@ -16,15 +16,19 @@ def status(tx: Tx, queue: str | None = None) -> list[QueueStatus]:
                 sa.func.count(sa.case((leases.c.state == state, 1))).label(state)
                 for state in ("active", "answered", "skipped")
             ],
+            _count(sa.and_(leases.c.state == "answered", users.c.quarantined_at.is_(None))).label("trusted"),
         )
+        .join(users, users.c.id == leases.c.user_id)
         .group_by(leases.c.task_id)
         .subquery()
     )
-    active, answered, skipped = (sa.func.coalesce(of_task.c[state], 0) for state in ("active", "answered", "skipped"))
+    active, answered, skipped, trusted = (
+        sa.func.coalesce(of_task.c[name], 0) for name in ("active", "answered", "skipped", "trusted")
+    )
     is_gold = tasks.c.gold.is_not(None)
     counts_in = sa.and_(~is_gold, tasks.c.withdrawn_at.is_(None))
-    untouched = sa.and_(counts_in, active == 0, answered == 0)
-    done = sa.and_(counts_in, answered >= tasks.c.overlap)
+    untouched = sa.and_(counts_in, active == 0, trusted == 0)
+    done = sa.and_(counts_in, trusted >= tasks.c.overlap)
     counted = (
         sa.select(
             tasks.c.queue,

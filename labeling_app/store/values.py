@@ -155,6 +155,8 @@ class AnnotatorStatus:
 class QueueStatus:
     """How one queue stands. Gold tasks are counted in `num_gold` alone, withdrawn ones in `num_withdrawn`.
 
+    Answers of people who are quarantined finish no task; they are in `num_answers` all the same.
+
     Attributes:
         num_done: as many people have answered as were asked for.
         num_in_progress: begun: answered by some, or on somebody's screen.

@@ -444,9 +444,17 @@ def test_a_quarantined_person_gets_and_gives_nothing_more(store: Store) -> None:
         with pytest.raises(Quarantined):
             refused()
     assert store.submit(ana.id, done.lease, "key", as_shown(done), 1) == receipt, "it was stored, so that is the answer"
-    assert store.claim(ben.id).task_id == held.task_id, "what they held is free"
-    assert store.judgements() == []
-    assert [found.quarantined for found in store.judgements(with_quarantined=True)] == [True]
+    assert store.status()[0].num_open == 2
+    for task_id, what in (
+        (done.task_id, "what they answered"),
+        (held.task_id, "what they held"),
+    ):
+        again = store.claim(ben.id)
+        assert again.task_id == task_id, what
+        store.submit(ben.id, again.lease, f"key {task_id}", as_shown(again), 1)
+    assert (store.claim(ben.id), store.status()[0].num_done) == (None, 2)
+    assert {found.user for found in store.judgements()} == {"ben"}
+    assert [found.quarantined for found in store.judgements(with_quarantined=True)] == [True, False, False]
     quarantined = next(event for event in store.events() if event.kind == "quarantined")
     assert (quarantined.user_id, quarantined.body) == (ben.id, {"user_id": ana.id, "reason": "clicks at random"})
 
@@ -454,7 +462,10 @@ def test_a_quarantined_person_gets_and_gives_nothing_more(store: Store) -> None:
     store.set_quarantined(ana.id, True, by=ben.id)
     assert len(store.events()) == num_events, "it was so already"
     assert store.set_quarantined(ana.id, False, by=ben.id).quarantined_at is None
-    assert len(store.judgements()) == 1
+    assert len(store.judgements()) == 3, "two of them of one task that one answer was wanted of"
+    assert store.audit() == []
+    store.set_quarantined(ben.id, True)
+    assert store.claim(ana.id).task_id == held.task_id, "the other one has ana's answer"
     assert store.audit() == []
 
 

@@ -82,6 +82,7 @@ class StoreMachine(RuleBasedStateMachine):
         self.ids = [self.store.add_user(f"u{number}").id for number in range(NUM_PEOPLE)]
         self.overlap: dict[int, int] = {}
         self.prompts: dict[int, str] = {}
+        self.fuller: set[int] = set()  # may have more answers than were asked for: of somebody trusted again
         self.gold: set[int] = set()
         self.withdrawn: set[int] = set()
         self.quarantined: set[int] = set()
@@ -242,6 +243,8 @@ class StoreMachine(RuleBasedStateMachine):
     def quarantine(self, person: int, remote: bool, to: bool) -> None:
         user_id = self.ids[person]
         self.call(remote, "set_quarantined", user_id, to)
+        if user_id in self.quarantined and not to:
+            self.fuller |= {task for (task, user), seat in self.seats.items() if user == user_id and seat.answers}
         (self.quarantined.add if to else self.quarantined.discard)(user_id)
         for (_, user), seat in self.seats.items():
             if to and user == user_id and seat.state == "active":
@@ -279,9 +282,9 @@ class StoreMachine(RuleBasedStateMachine):
 
     @invariant()
     def quotas_hold(self) -> None:
-        in_use = Counter(task for (task, _), seat in self.seats.items() if seat.state in ("active", "answered"))
+        in_use = Counter(task for (task, user), seat in self.seats.items() if self.takes(user, seat))
         for task_id, num in in_use.items():
-            assert task_id in self.gold or num <= self.overlap[task_id]
+            assert task_id in self.gold | self.fuller or num <= self.overlap[task_id]
 
     @invariant()
     def nothing_is_lost_or_doubled(self) -> None:
@@ -358,17 +361,21 @@ class StoreMachine(RuleBasedStateMachine):
 
     def num_open(self, task_id: int) -> int:
         """Slots that nobody has, those whose time is up included among those that somebody has."""
-        if task_id in self.withdrawn:
-            return 0
-        taken = [s for (task, _), s in self.seats.items() if task == task_id and s.state in ("active", "answered")]
+        return 0 if task_id in self.withdrawn else max(0, self.num_left(task_id))
+
+    def num_left(self, task_id: int) -> int:
+        taken = [1 for (task, user), seat in self.seats.items() if task == task_id and self.takes(user, seat)]
         return self.overlap[task_id] - len(taken)
+
+    def takes(self, user_id: int, seat: Seat) -> bool:
+        return seat.state == "active" or (seat.state == "answered" and user_id not in self.quarantined)
 
     def num_free(self, task_id: int, user_id: int) -> int:
         """Slots that this person could have."""
         if task_id in self.withdrawn:
             return int((task_id, user_id) in self.seats and self.seats[task_id, user_id].state == "active")
         due = [s for (task, _), s in self.seats.items() if task == task_id and self.is_due(s)]
-        return self.num_open(task_id) + len(due) + int(self.holds(task_id, user_id))
+        return max(0, self.num_left(task_id) + len(due)) + int(self.holds(task_id, user_id))
 
     def holds(self, task_id: int, user_id: int) -> bool:
         seat = self.seats.get((task_id, user_id))
