@@ -1,5 +1,6 @@
 """How long the annotators' page lets people wait. Only a quiet machine can tell."""
 
+import math
 import os
 from collections.abc import Callable
 from statistics import median
@@ -11,6 +12,7 @@ from serving import App
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
+# of 20 waits, 19 are to be shorter
 OPEN_SECONDS = 1.5
 NEXT_SECONDS = 0.150
 SitDown = Callable[..., Annotator]
@@ -54,8 +56,7 @@ def test_the_page_is_usable_soon_after_opening(app: App, sit_down: SitDown, reco
         annotator.press("1")
         annotator.page.locator(".badge", has_text="Best").wait_for()
         seconds.append(annotator.page.evaluate("opened") / 1000)
-    report(record_property, "usable", seconds)
-    assert median(seconds) < OPEN_SECONDS
+    assert report(record_property, "usable", seconds) < OPEN_SECONDS
 
 
 def test_the_next_task_is_on_the_screen_at_once(app: App, sit_down: SitDown, record_property: Any) -> None:
@@ -70,13 +71,14 @@ def test_the_next_task_is_on_the_screen_at_once(app: App, sit_down: SitDown, rec
         annotator.wait_saved(number)
     seconds = [wait / 1000 for wait in annotator.page.evaluate("waits")]
     assert len(seconds) >= num_tasks - 2
-    report(record_property, "next", seconds)
-    assert median(seconds) < NEXT_SECONDS
+    assert report(record_property, "next", seconds) < NEXT_SECONDS
 
 
-def report(record_property: Any, name: str, seconds: list[float]) -> None:
+def report(record_property: Any, name: str, seconds: list[float]) -> float:
+    """Writes the figures down; gives the 95th percentile: the shortest wait that 95 % did not exceed."""
     ordered = sorted(seconds)
-    late = ordered[int(0.95 * (len(ordered) - 1))]
+    late = ordered[math.ceil(0.95 * len(ordered)) - 1]
     figures = f"median {median(ordered):.3f} s, 95 % {late:.3f} s, slowest {ordered[-1]:.3f} s of {len(ordered)}"
     record_property(name, figures)
     print(f"{name}: {figures}")
+    return late
