@@ -137,9 +137,9 @@ def to_records(
     records = Records()
     for judgement in sorted(judgements, key=lambda one: (one.task_id, one.user)):
         weight = 1.0 if weights is None else weights.get(judgement.user, 1.0)
-        _add_demonstration(records, judgement)
         if weight <= 0:
             continue
+        _add_demonstration(records, judgement)
         if judgement.mode == "rate":
             records.ratings += _ratings(judgement)
         ranking = _ranking(judgement, weight)

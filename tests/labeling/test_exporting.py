@@ -130,6 +130,7 @@ def test_an_edited_response_is_a_demonstration(judge, records):
     first, second = records().demonstrations
     assert [turn.content for turn in first.completion] == ["better"] and first.completion[0].role == "assistant"
     assert (second.prompt, second.completion, second.annotator) == ("text", "best", "bob")
+    assert [one.annotator for one in records(weights={"ann": 0.0}).demonstrations] == ["bob"]
 
 
 def test_under_a_conversation_completions_are_messages_as_trl_has_them(judge, records):
