@@ -67,6 +67,8 @@ def problem_with(
         return "strength: says how much better the best is than the next, and there is no next"
     if not set(answer.flags) <= shown:
         return "flags: name a response that was not shown"
+    if any(len(set(names)) < len(names) for names in answer.flags.values()):
+        return "flags: name a complaint twice"
     unknown = _first_unknown(answer.flags, known_flags)
     if unknown is not None:
         return f"flags: {unknown!r} is not one of {', '.join(sorted(known_flags))}"

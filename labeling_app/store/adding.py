@@ -15,7 +15,9 @@ from labeling_app.store.transaction import Tx, insert
 from labeling_app.store.values import Added, Content, NewResponse, NewTask, Rejected
 from rlhf.errors import UserError
 
-MAX_RESPONSES = 16
+MAX_RESPONSES = 9
+"""As many as there are digits to place them with."""
+
 QUEUE_NAME = re.compile(r"[A-Za-z0-9._/-]{1,100}")
 
 

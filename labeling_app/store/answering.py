@@ -1,6 +1,6 @@
 """Taking answers. Each comes with a key that the page has made up for it: sent again, it is not stored again."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -79,8 +79,10 @@ def revise(tx: Tx, user_id: int, task_id: int, key: str, answer: Answer, active_
     check_active(row)
     if row.lease_id is None or row.state != "answered":
         raise UnknownTask(f"You have not answered task {task_id}.")
-    _check_answer(tx, answer, row.mode, row.presented)
     last = tx.connection.execute(LAST_SUBMISSION, {"user": user_id, "task": task_id}).one()
+    # a complaint that the config has dropped since may stay in an answer that has it
+    kept = {name for names in Answer.model_validate(last.answer).flags.values() for name in names}
+    _check_answer(tx, answer, row.mode, row.presented, kept)
     return _store(tx, user_id, row, key, answer, active_ms, revision=last.revision + 1, since=last.created_at)
 
 
@@ -127,8 +129,10 @@ def _check_form(key: str, active_ms: int) -> None:
         raise BadAnswer(f"active_ms = {active_ms}: is a time in milliseconds")
 
 
-def _check_answer(tx: Tx, answer: Answer, mode: Any, presented: Sequence[int]) -> None:
-    problem = problem_with(answer, mode, presented, tx.settings.flags)
+def _check_answer(
+    tx: Tx, answer: Answer, mode: Any, presented: Sequence[int], kept_flags: Collection[str] = ()
+) -> None:
+    problem = problem_with(answer, mode, presented, {*tx.settings.flags, *kept_flags})
     if problem is not None:
         raise BadAnswer(problem)
 
