@@ -13,7 +13,6 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from labeling_app.comparing import compare_models
-from labeling_app.importing import IMPORTED
 from labeling_app.store import Content, Judgement, Response, Store
 from rlhf.datasets.split import PromptKeys, is_held_out
 from rlhf.errors import UserError
@@ -287,7 +286,7 @@ def _ranking(judgement: Judgement, weight: float) -> Ranking | None:
 
 def _was_shown(judgement: Judgement) -> bool:
     """Whether a person saw the responses in the order that the store has; it says nothing of programs and files."""
-    return not judgement.simulated and not judgement.user.startswith(IMPORTED)
+    return not judgement.simulated and not judgement.is_imported
 
 
 def _ratings(judgement: Judgement) -> list[Rating]:

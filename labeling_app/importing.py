@@ -18,15 +18,13 @@ from labeling_app.store.answering import submit
 from labeling_app.store.claiming import take
 from labeling_app.store.people import LONGEST_NAME, add_user, user
 from labeling_app.store.store import TASKS_A_TRANSACTION
+from labeling_app.store.values import IMPORTED
 from labeling_app.task_rows import Verdict, read_entries
 from rlhf.datasets import DataSource
 from rlhf.datasets.sources import OpenRef
 from rlhf.errors import UserError
 from rlhf.records import Problem
 from rlhf.registry import Registry
-
-IMPORTED = "imported."
-"""How the names of users begin whose answers came in a file. They have no password and cannot log in."""
 
 _HASH = 8
 

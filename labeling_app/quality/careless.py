@@ -144,7 +144,7 @@ def _same_place(panel: Panel, own: Ints) -> Signal | None:
     single = [
         (judgement.presented.index(next(iter(best))), len(judgement.presented))
         for judgement in (panel.judgements[index] for index in own)
-        if len(best := best_of(judgement)) == 1 and len(judgement.presented) > 1
+        if len(best := best_of(judgement)) == 1 and len(judgement.presented) > 1 and not judgement.is_imported
     ]
     found = []
     for place in range(max((size for _, size in single), default=0)):

@@ -102,13 +102,13 @@ class Panel:
     def best_by_place(self) -> Floats:
         """[J, most responses]: the part of being best that fell to each shown place; NaN where nothing was.
 
-        All NaN where all are equally good: that says nothing of places.
+        All NaN where all are equally good, and where the answer came in a file: that says nothing of places.
         """
         most = max((len(judgement.presented) for judgement in self.judgements), default=0)
         credit = np.full((len(self.judgements), most), np.nan)
         for row, judgement in enumerate(self.judgements):
             best, shown = best_of(judgement), judgement.presented
-            if len(best) < len(shown):
+            if len(best) < len(shown) and not judgement.is_imported:
                 credit[row, : len(shown)] = [(response in best) / len(best) for response in shown]
         return credit
 

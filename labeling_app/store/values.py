@@ -12,6 +12,9 @@ Content: TypeAlias = str | list[dict[str, Any]]
 
 Role = Literal["annotator", "admin"]
 
+IMPORTED = "imported."
+"""How the names of users begin whose answers came in a file. They have no password and cannot log in."""
+
 
 @dataclass(frozen=True)
 class User:
@@ -217,6 +220,11 @@ class Judgement:
     created_at: datetime
     active_ms: int
     wall_ms: int
+
+    @property
+    def is_imported(self) -> bool:
+        """Whether it came in a file: nobody saw the responses in the order that the store made up."""
+        return self.user.startswith(IMPORTED)
 
 
 @dataclass(frozen=True)

@@ -40,6 +40,17 @@ def test_an_answer_in_which_all_tie_says_nothing_of_places():
     assert position_bias([]) == []
 
 
+def test_votes_from_files_say_nothing_of_places():
+    sheet = Sheet()
+    for task in range(1, 60):
+        sheet.add("imported.rows.ann", task, [[1], [2], [3]])
+        sheet.add("ana", task + 100, [[1], [2], [3]])
+    assert position_bias(sheet.judgements, "imported.rows.ann") == []
+    assert [place.best.num for place in position_bias(sheet.judgements)] == [59, 59, 59]
+    assert "same-place" in kinds(sheet.judgements, "ana")
+    assert "same-place" not in kinds(sheet.judgements, "imported.rows.ann")
+
+
 def test_the_chance_of_a_place_is_that_of_the_tasks_that_have_it():
     sheet = Sheet()
     sheet.add("ana", 1, [[1], [2]])
