@@ -53,7 +53,10 @@ def project(tmp_path, write):
     write("tasks.jsonl", [{"prompt": f"Why {n}?", "completions": ["a", "bb", "ccc"]} for n in range(5)])
     write("prompts.jsonl", [{"prompt": f"Say {n}"} for n in range(3)])
     write("reward.yaml", REWARD)
-    shutil.copytree(ROOT / "configs", tmp_path / "configs")
+    for name in ("labeling.yaml", "labeling-guidelines.md"):
+        shutil.copy(ROOT / "configs" / name, tmp_path)
+    with open(tmp_path / "labeling.yaml", "a") as config:  # what its last lines show
+        config.write("host: 0.0.0.0\npublic_url: https://labels.example.org\n")
     server = ChatServer(lambda number, body: completion("a", "b", "c", "d"))
     yield server
     server.stop()

@@ -71,6 +71,7 @@ def test_who_does_not_wait_any_more_is_left_out(local: Store) -> None:
         stays = asyncio.ensure_future(local.call("add_user", "stays"))
         await asyncio.sleep(0)
         gone.cancel()
+        await asyncio.wait([gone])
         release.set()
         await asyncio.gather(first, stays)
         assert gone.cancelled()
