@@ -16,6 +16,8 @@ import sqlalchemy as sa
 from labeling_app.schema import invitations, sessions, users
 from labeling_app.store import Disabled, StoreError, Tx, User
 from labeling_app.store.people import lock, user
+from labeling_app.store.values import IMPORTED
+from rlhf.errors import UserError
 
 Purpose = Literal["password", "session"]
 
@@ -62,25 +64,45 @@ class Attempt:
 
 
 def invite(tx: Tx, user_id: int, purpose: Purpose, by: int | None = None) -> Invitation:
-    """A one-time link for this user. Earlier links to choose a password stop working.
+    """A one-time link for this user. Earlier ones that were not used stop working.
 
     Raises:
         UnknownUser: there is no such user.
         Disabled: the account is closed.
+        UserError: it is nobody who could come in: imported or simulated.
     """
     lock(tx, user_id)
-    if user(tx, user_id).disabled_at is not None:
-        raise Disabled("This account is closed; open it again with `rlhf label users disable NAME --undo`.")
+    found = user(tx, user_id)
+    check_is_a_person(found)
+    if found.disabled_at is not None:
+        raise Disabled(
+            f"user {found.name}: the account is closed; open it again with `rlhf label users disable {found.name} "
+            "--undo`"
+        )
     tx.connection.execute(sa.delete(invitations).where(invitations.c.expires_at <= tx.now))
-    if purpose == "password":
-        unused = (invitations.c.user_id == user_id, invitations.c.purpose == purpose, invitations.c.used_at.is_(None))
-        tx.connection.execute(sa.update(invitations).where(*unused).values(used_at=tx.now))
+    unused = (invitations.c.user_id == user_id, invitations.c.used_at.is_(None))
+    tx.connection.execute(sa.update(invitations).where(*unused).values(used_at=tx.now))
     made = Invitation(secrets.token_urlsafe(32), tx.now + INVITED_FOR[purpose])
     row = {"token_sha256": _digest(made.token), "user_id": user_id, "purpose": purpose}
     tx.connection.execute(sa.insert(invitations).values(row | {"created_at": tx.now, "expires_at": made.expires_at}))
     body = {"user_id": user_id, "purpose": purpose, "expires_at": made.expires_at.isoformat()}
     tx.record("invited", body, user_id=by)
     return made
+
+
+def check_is_a_person(found: User) -> None:
+    """Nobody can come in as somebody whose answers came in a file, or whom a program stands in for.
+
+    Raises:
+        UserError: it is such a user.
+    """
+    if found.name.startswith(IMPORTED):
+        raise UserError(
+            f"user {found.name}: was imported with answers that came in a file, and cannot be invited; to let that "
+            "person in, add a user of another name"
+        )
+    if found.simulated:
+        raise UserError(f"user {found.name}: is a program (a simulated annotator), and cannot be invited")
 
 
 def invited(tx: Tx, token: str) -> User | None:

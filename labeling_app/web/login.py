@@ -26,7 +26,10 @@ MAX_FAILURES_OF_AN_ADDRESS = 30
 """A laboratory may sit behind one address."""
 
 _WAIT_SECONDS = accounts.LOCKED_FOR.total_seconds()
-_WAIT = f"Too many attempts have failed. Please try again in {_WAIT_SECONDS / 60:.0f} minutes."
+_WAIT = (
+    f"Too many attempts have failed. Please try again in {_WAIT_SECONDS / 60:.0f} minutes, or ask whoever invited you "
+    "for a new link: it lets you in at once."
+)
 
 
 class Login:
@@ -80,7 +83,7 @@ class Login:
         form = await _form(request)
         name, password = form.get("name", "").strip().lower(), form.get("password", "")[: MAX_CHARACTERS + 1]
         try:
-            token = await self._check(name, password, address_key(request.client.host if request.client else None))
+            token = await self._check(name, password, _address(request))
         except Refused as refused:
             await self._passwords.refusal(started)
             return self._form(name, refused.message, refused.status)
@@ -93,13 +96,14 @@ class Login:
             Refused: it is not, or was tried too often.
         """
         is_name = NAME.fullmatch(name) is not None
+        whose = name if is_name else ""
         if self._addresses.is_closed(address) or (is_name and self._names.is_closed(name)):
             raise Refused(429, "locked", _WAIT)
         attempt: accounts.Attempt = (
             await self._store.call(accounts.begin_login, name) if is_name else accounts.Attempt()
         )
         if attempt.is_locked:
-            self._addresses.fail(address)
+            self._addresses.fail(address, whose)
             raise Refused(429, "locked", _WAIT)
         try:
             if await self._passwords.fits(password, attempt.password_hash) and attempt.password_hash is not None:
@@ -107,10 +111,11 @@ class Login:
                 new_hash = await self._passwords.hash(password) if outdated else None
                 token: str | None = await self._store.call(accounts.finish_login, attempt, self._lasts, new_hash)
                 if token is not None:
+                    self._addresses.forgive(address, whose)
                     return token
         except TooManyLogins:
             raise Refused(503, "busy", "Many people are logging in just now. Please try again in a moment.") from None
-        self._addresses.fail(address)
+        self._addresses.fail(address, whose)
         if attempt.user_id is not None:
             await self._store.call(accounts.fail_login, attempt)
         elif is_name:
@@ -143,7 +148,8 @@ class Login:
             return self._invitation(token, user.name, "The server is busy. Please try again in a moment.", 503)
         session = await self._store.call(accounts.choose_password, token, hashed, self._lasts)
         self._sessions.forget_user(user.id)
-        self._names.clear(user.name)
+        self._names.forgive(user.name)
+        self._addresses.forgive(_address(request), user.name)
         return self._logged_in(request, session)
 
     async def show_logout(self, request: Request) -> Response:
@@ -200,6 +206,10 @@ class Login:
         return replies.page("Choose a password", body, 200 if problem is None else status)
 
 
+def _address(request: Request) -> str:
+    return address_key(request.client.host if request.client else None)
+
+
 async def _form(request: Request) -> dict[str, str]:
     """The fields of a posted form.
 
@@ -250,12 +260,12 @@ _LOGOUT = """<p>You are logged in as <strong>{name}</strong>.</p>
 
 _LOOPBACK = """<p>Open the link that <code>rlhf label serve</code> has printed in the terminal. It works once; then this
 browser stays logged in.</p>
-<p class="hint">The link is used up? <code>rlhf label users invite local</code> prints a new one.</p>"""
+<p class="hint">The link is used up? Starting <code>rlhf label serve</code> again prints a new one; nothing is lost by
+it.</p>"""
 
 _SPENT = """<p>It was used before, has run out, or a newer one has taken its place.</p>
 <p>You have chosen a password already? <a href="/login">Log in</a>. Otherwise ask whoever invited you for a new
 link.</p>"""
 
-_SPENT_LOOPBACK = """<p>It was used before or has run out.</p>
-<p><code>rlhf label users invite local</code> prints a new one, and so does starting <code>rlhf label serve</code>
-again.</p>"""
+_SPENT_LOOPBACK = """<p>It was used before, has run out, or a newer one has taken its place.</p>
+<p>Starting <code>rlhf label serve</code> again prints a new one; nothing is lost by it.</p>"""

@@ -2,37 +2,41 @@
 
 import ipaddress
 import time
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable
 
 MAX_KEYS = 50_000
 
 
 class Throttle:
-    """Whoever fails `max_failures` times has to wait until `seconds` have passed since the last failure."""
+    """Whoever fails `max_failures` times has to wait until `seconds` have passed since the last failure.
+
+    `of` says whose password it was, where one key tries several: who then gets their own right is forgiven what failed
+    at their own, and at nobody else's.
+    """
 
     def __init__(self, max_failures: int, seconds: float, clock: Callable[[], float] = time.monotonic) -> None:
         self._max, self._seconds, self._clock = max_failures, seconds, clock
-        self._failures: OrderedDict[str, tuple[int, float]] = OrderedDict()
+        self._failures: OrderedDict[str, tuple[Counter[str], float]] = OrderedDict()
 
     def is_closed(self, key: str) -> bool:
         """Whether `key` has to wait."""
-        return self._num_failures(key) >= self._max
+        return self._recent(key).total() >= self._max
 
-    def fail(self, key: str) -> None:
+    def fail(self, key: str, of: str = "") -> None:
         """Count a failure."""
-        self._failures[key] = (self._num_failures(key) + 1, self._clock())
+        self._failures[key] = (self._recent(key) + Counter([of]), self._clock())
         self._failures.move_to_end(key)
         while len(self._failures) > MAX_KEYS:
             self._failures.popitem(last=False)
 
-    def clear(self, key: str) -> None:
-        """Forget the failures of `key`."""
-        self._failures.pop(key, None)
+    def forgive(self, key: str, of: str = "") -> None:
+        """Forget what `key` has failed at of this one's."""
+        self._recent(key).pop(of, None)
 
-    def _num_failures(self, key: str) -> int:
-        count, at = self._failures.get(key, (0, 0.0))
-        return count if at + self._seconds > self._clock() else 0
+    def _recent(self, key: str) -> Counter[str]:
+        failures, at = self._failures.get(key, (Counter(), 0.0))
+        return failures if at + self._seconds > self._clock() else Counter()
 
 
 def address_key(host: str | None) -> str:

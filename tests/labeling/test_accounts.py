@@ -11,6 +11,7 @@ from labeling_app import accounts
 from labeling_app.accounts import InvitationSpent
 from labeling_app.schema import invitations, sessions, users
 from labeling_app.store import Disabled, Store, Tx, UnknownUser, User
+from rlhf.errors import UserError
 
 FORTNIGHT = timedelta(days=14)
 
@@ -74,14 +75,36 @@ def test_a_newer_invitation_takes_the_place_of_the_older(store: Store) -> None:
     store.write(accounts.choose_password, new, "hash", FORTNIGHT)
 
 
+def test_a_newer_link_into_the_app_takes_the_place_of_the_older(store: Store) -> None:
+    local = store.add_user("local", "admin")
+    old = store.write(accounts.invite, local.id, "session").token
+    entered = store.write(accounts.enter, store.write(accounts.invite, local.id, "session").token, FORTNIGHT)
+    new = store.write(accounts.invite, local.id, "session").token
+    with pytest.raises(InvitationSpent):
+        store.write(accounts.enter, old, FORTNIGHT)
+    assert logged_in(store, store.write(accounts.enter, new, FORTNIGHT)) == "local"
+    assert logged_in(store, entered) == "local"  # whoever is in stays in
+
+
+def test_nobody_comes_in_as_somebody_imported_or_simulated(store: Store) -> None:
+    imported = store.add_user("imported.votes.ann")
+    program = store.add_user("sim-a", simulated=True)
+    with pytest.raises(UserError, match=r"user imported.votes.ann: was imported .* cannot be invited"):
+        store.write(accounts.invite, imported.id, "password")
+    with pytest.raises(UserError, match="user sim-a: is a program"):
+        store.write(accounts.invite, program.id, "password")
+    assert [event.kind for event in store.events()] == ["user_added"] * 2
+
+
 def test_a_link_of_one_purpose_is_not_taken_for_the_other(store: Store) -> None:
     ana = store.add_user("ana")
+    ben = store.add_user("ben")
     password = store.write(accounts.invite, ana.id, "password").token
-    session = store.write(accounts.invite, ana.id, "session").token
-    with pytest.raises(InvitationSpent):
-        store.write(accounts.enter, password, FORTNIGHT)
+    session = store.write(accounts.invite, ben.id, "session").token
     with pytest.raises(InvitationSpent):
         store.write(accounts.choose_password, session, "hash", FORTNIGHT)
+    with pytest.raises(InvitationSpent):
+        store.write(accounts.enter, password, FORTNIGHT)
 
 
 def test_a_new_password_ends_the_sessions_that_were_open(store: Store) -> None:
@@ -96,7 +119,7 @@ def test_nobody_is_invited_who_is_unknown_or_closed(store: Store) -> None:
     ana = store.add_user("ana")
     token = store.write(accounts.invite, ana.id, "password").token
     store.set_disabled(ana.id, True)
-    with pytest.raises(Disabled):
+    with pytest.raises(Disabled, match="`rlhf label users disable ana --undo`"):
         store.write(accounts.invite, ana.id, "password")
     assert store.read(accounts.invited, token) is None
     with pytest.raises(Disabled):

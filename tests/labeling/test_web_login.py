@@ -131,6 +131,37 @@ def test_one_address_cannot_try_many_names(fresh: WebApp) -> None:
     assert fresh.log_in(name).status_code == 429
 
 
+def test_the_right_password_forgives_an_address_what_failed_at_this_name_alone(fresh: WebApp) -> None:
+    names = [fresh.with_password().name for _ in range(12)]
+    for name in names:  # a laboratory of people who mistype: 48 failures, all forgiven
+        statuses = [fresh.log_in(name, "wrong").status_code for _ in range(4)]
+        assert [*statuses, fresh.log_in(name).status_code] == [401] * 4 + [303]
+
+
+def test_an_account_of_ones_own_buys_no_guesses_at_others(fresh: WebApp) -> None:
+    own = fresh.with_password().name
+    statuses = []
+    for number in range(40):
+        statuses.append(fresh.log_in(f"name-{number}", "wrong").status_code)
+        fresh.log_in(own)
+    assert statuses == [401] * 30 + [429] * 10
+
+
+def test_a_new_invitation_lets_in_whoever_is_locked_out(fresh: WebApp) -> None:
+    user = fresh.with_password()
+    for _ in range(5):
+        fresh.log_in(user.name, "wrong")
+    reply = fresh.log_in(user.name)
+    assert reply.status_code == 429
+    assert "try again in 15 minutes, or ask whoever invited you for a new link: it lets you in at once" in reply.text
+    token = fresh.store.write(accounts.invite, user.id, "password").token
+    with fresh.client() as client:
+        form = {"token": token, "password": PASSWORD + "!", "again": PASSWORD + "!"}
+        assert client.post("/invite", data=form).status_code == 303
+        assert client.get("/api/me").json()["user"]["name"] == user.name
+    assert fresh.log_in(user.name, PASSWORD + "!").status_code == 303
+
+
 def test_passwords_are_argon2id(web: WebApp) -> None:
     checked = passwords.Passwords()
     stored = asyncio.run(checked.hash(PASSWORD))
@@ -173,6 +204,12 @@ def test_failures_are_forgotten_in_time() -> None:
     for _ in range(2):
         throttle.fail("a")
     assert (throttle.is_closed("a"), throttle.is_closed("b")) == (True, False)
+    throttle.fail("b", "own")
+    throttle.fail("b", "other")
+    throttle.forgive("b", "own")
+    assert throttle.is_closed("b") is False
+    throttle.fail("b", "another")
+    assert throttle.is_closed("b") is True
     now[0] = 11
     assert throttle.is_closed("a") is False
     assert address_key("2001:db8::1") == address_key("2001:db8::2:1") != address_key("2001:db8:1::1")
