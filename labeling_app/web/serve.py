@@ -34,19 +34,21 @@ def serve(home: Path, config: LabelingConfig, say: Callable[[str], None]) -> Non
         say: takes the lines for whoever started it: the address, and how to come in.
 
     Raises:
-        UserError: the port is taken, the guidelines cannot be read, the address is unclear.
+        UserError: the port is taken, the guidelines cannot be read, the address is unclear, or nobody could come in.
     """
     mode = mode_of(config)
     Site.of(config, mode)  # what is wrong is said before Gradio takes its seconds to be imported
     guidelines = read_guidelines(config)
     with listen(config.host, config.port) as listener, Store.open(home, settings=config.store) as store:
         if guidelines is not None:
-            store.set_guidelines(guidelines)
+            store.set_guidelines(guidelines, config.queue)
+        if mode == "loopback":
+            _open_admin(store, LOCAL_USER)
         from labeling_app.web.app import create_app
 
         app = create_app(store, config, mode)
         host, port = listener.getsockname()[:2]
-        address = config.public_url or f"http://{f'[{host}]' if ':' in host else host}:{port}"
+        address = config.public_url or _address(host, port)
         for line in _welcome(store, config, mode, address):
             say(line)
         server = uvicorn.Server(uvicorn_config(app, behind_proxy=config.public_url is not None))
@@ -107,40 +109,83 @@ def read_guidelines(config: LabelingConfig) -> str | None:
         ) from None
 
 
-def invite(store: Store, user: User, config: LabelingConfig, address: str | None = None) -> str:
-    """A new one-time link for somebody: into this machine's own app at once, elsewhere to choose a password."""
-    purpose: accounts.Purpose = "session" if mode_of(config) == "loopback" and user.name == LOCAL_USER else "password"
-    host = f"[{config.host}]" if ":" in config.host else config.host
-    found_at = address or config.public_url or f"http://{host}:{config.port}"
-    invitation = store.write(accounts.invite, user.id, purpose)
-    return f"{found_at}/{'' if purpose == 'session' else 'invite'}?token={invitation.token}"
+def address_for_links(config: LabelingConfig) -> str:
+    """Where people with accounts find the app.
+
+    Raises:
+        UserError: the config has no accounts, or no address that people could type.
+    """
+    if mode_of(config) == "loopback":
+        raise UserError(
+            f"host: {config.host} is for one person on this machine, whose link `rlhf label serve` prints at each "
+            "start. Accounts for others need `host` or `public_url` (configs/labeling.yaml shows both), in a YAML file "
+            "that `rlhf label serve` and `rlhf label users` are both given with --config"
+        )
+    if config.public_url is None and config.port == 0:
+        raise UserError("port: 0 takes any that is free, which a link cannot name; set one, or public_url")
+    Site.of(config, "accounts")
+    return config.public_url or _address(config.host, config.port)
+
+
+def invite(store: Store, user: User, address: str) -> str:
+    """A new one-time link with which somebody chooses a password."""
+    return f"{address}/invite?token={store.write(accounts.invite, user.id, 'password').token}"
+
+
+def _address(host: str, port: int) -> str:
+    return f"http://{f'[{host}]' if ':' in host else host}:{port}"
 
 
 def _welcome(store: Store, config: LabelingConfig, mode: Mode, address: str) -> list[str]:
-    """How to come in, for whoever started the server."""
+    """How to come in, for whoever started the server, and what the people will miss."""
+    return [*_way_in(store, config, mode, address), *_warnings(store, config.queue)]
+
+
+def _way_in(store: Store, config: LabelingConfig, mode: Mode, address: str) -> list[str]:
     if mode == "loopback":
-        local = _admin(store, LOCAL_USER)
-        return [
-            f"The ranking app is at {address}/label/",
-            f"Open (works once): {invite(store, local, config, address)}",
-        ]
+        token = store.write(accounts.invite, _open_admin(store, LOCAL_USER).id, "session").token
+        return [f"The ranking app is at {address}/label/", f"Open (works once): {address}/?token={token}"]
     lines = [f"The ranking app is at {address}/label/, its figures at {address}/admin/"]
     if address.startswith("http://") and config.host not in LOOPBACK_NAMES:
         lines.append("Passwords cross the network in the clear: put a proxy with TLS before it, and set public_url.")
     if not any(user.role == "admin" and user.has_password and user.disabled_at is None for user in store.users()):
-        admin = _admin(store, FIRST_ADMIN)
-        lines.append(f"Choose the admin's password (works once): {invite(store, admin, config, address)}")
+        admin = _open_admin(store, FIRST_ADMIN)
+        lines.append(f"Choose the admin's password (works once): {invite(store, admin, address)}")
     return lines
 
 
-def _admin(store: Store, name: str) -> User:
-    """The admin of that name, made if need be and let in again if closed."""
+def _warnings(store: Store, queue: str) -> list[str]:
+    queues = {one.queue: one.num_tasks + one.num_gold for one in store.status()}
+    if queues.get(queue):
+        return []
+    known = ", ".join(name for name, num_tasks in queues.items() if num_tasks)
+    return [
+        f"Warning: the queue {queue} holds no tasks, so there is nothing to rank; "
+        f"{f'queues with tasks: {known}' if known else 'no other queue holds any'}. "
+        f"`rlhf label add FILE --queue {queue}` fills it, also while this runs."
+    ]
+
+
+def _open_admin(store: Store, name: str) -> User:
+    """The admin of that name, made if need be.
+
+    Raises:
+        UserError: the account is closed, or an annotator's: nobody could look after the app.
+    """
     found = next((user for user in store.users() if user.name == name), None)
     if found is None:
         return store.add_user(name, "admin")
+    if found.disabled_at is not None:
+        raise UserError(
+            f"user {name}: the account is closed, and nobody else could come in as admin; `rlhf label users disable "
+            f"{name} --undo` opens it again"
+        )
     if found.role != "admin":
-        raise UserError(f"user {name}: is an annotator; add an admin with `rlhf label users add NAME --admin`")
-    return store.set_disabled(found.id, False) if found.disabled_at is not None else found
+        raise UserError(
+            f"user {name}: is an annotator, and no admin has chosen a password; add one with "
+            "`rlhf label users add ANOTHER-NAME --admin`"
+        )
+    return found
 
 
 def _prepare_for_many() -> None:

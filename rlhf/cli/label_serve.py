@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from rlhf.cli import output
+from rlhf.errors import UserError
 
 if TYPE_CHECKING:
     from labeling_app.settings import LabelingConfig
@@ -15,6 +16,7 @@ users = typer.Typer(help="List, add, invite, close and quarantine the people who
 
 Config = Annotated[Path | None, typer.Option(help="A YAML file such as configs/labeling.yaml.")]
 Name = Annotated[str, typer.Argument(metavar="NAME", help="The pseudonym that exports show.")]
+ForLinks = Annotated[Path | None, typer.Option(help="The YAML file that `serve` is given: links need its address.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON value and nothing else.")]
 Undo = Annotated[bool, typer.Option("--undo", help="Take it back.")]
 
@@ -39,7 +41,7 @@ def serve(
     from labeling_app.web.serve import serve
     from rlhf.workspace import default_home
 
-    settings = _settings(config, host=host, port=port, queue=queue)
+    settings = settings_of(config, host=host, port=port, queue=queue)
     serve(default_home(), settings, lambda line: typer.echo(line))
 
 
@@ -68,25 +70,35 @@ def ls(as_json: Json = False) -> None:
 def add(
     name: Name,
     admin: Annotated[bool, typer.Option("--admin", help="Give access to the figures, too.")] = False,
-    config: Config = None,
+    config: ForLinks = None,
 ) -> None:
     """Add somebody, and print the one-time link with which they choose their password."""
-    from labeling_app.web.serve import invite
+    from labeling_app.store.values import IMPORTED
+    from labeling_app.web.serve import LOCAL_USER, address_for_links, invite
 
-    settings = _settings(config)
+    address = address_for_links(settings_of(config))
+    if name == LOCAL_USER or name.startswith(IMPORTED):
+        whose = "whoever opens the app on 127.0.0.1" if name == LOCAL_USER else "answers that came in a file"
+        raise UserError(f"user {name!r}: is a name for {whose}; choose another")
     with _store() as store:
         user = store.add_user(name, "admin" if admin else "annotator")
-        typer.echo(f"{name} was added. Hand over this link (works once, for 7 days): {invite(store, user, settings)}")
+        typer.echo(f"{name} was added. Hand over this link (works once, for 7 days): {invite(store, user, address)}")
 
 
 @users.command()
-def invite(name: Name, config: Config = None) -> None:
-    """Print a new one-time link for somebody whose link is used up or whose password is forgotten."""
-    from labeling_app.web.serve import invite
+def invite(name: Name, config: ForLinks = None) -> None:
+    """Print a new one-time link for somebody whose link is used up or whose password is forgotten.
 
-    settings = _settings(config)
+    It also lets in whoever is locked out after too many wrong passwords.
+    """
+    from labeling_app.accounts import check_is_a_person
+    from labeling_app.web.serve import address_for_links, invite
+
+    settings = settings_of(config)
     with _store() as store:
-        typer.echo(invite(store, store.user(name), settings))
+        user = store.user(name)
+        check_is_a_person(user)
+        typer.echo(invite(store, user, address_for_links(settings)))
 
 
 @users.command()
@@ -109,7 +121,12 @@ def quarantine(
     typer.echo(f"{name}: {'trusted again' if undo else 'quarantined'}")
 
 
-def _settings(path: Path | None, **given: Any) -> "LabelingConfig":
+def settings_of(path: Path | None, **given: Any) -> "LabelingConfig":
+    """The app's settings: those of a file, with what was typed on top.
+
+    Raises:
+        UserError: a key is unknown or has a wrong value; all of them at once.
+    """
     from labeling_app.settings import LabelingConfig
     from rlhf.config import COMMAND_LINE, read_yaml, validate
 
@@ -127,23 +144,31 @@ def _store() -> "Store":
 
 
 def _as_dict(user: Any) -> dict[str, Any]:
-    states = [("simulated", user.simulated), ("closed", user.disabled_at), ("quarantined", user.quarantined_at)]
+    from labeling_app.store.values import IMPORTED
+    from labeling_app.web.serve import LOCAL_USER
+
+    states = {
+        "simulated": user.simulated,
+        "imported": user.name.startswith(IMPORTED),
+        "closed": user.disabled_at,
+        "quarantined": user.quarantined_at,
+    }
+    needs_link = not user.has_password and user.name != LOCAL_USER
     return {
         "name": user.name,
         "role": user.role,
-        "state": ", ".join(word for word, holds in states if holds) or ("" if user.has_password else "invited"),
+        "state": ", ".join(word for word, holds in states.items() if holds) or ("invited" if needs_link else ""),
         "since": user.created_at.isoformat(timespec="minutes"),
     }
 
 
 def _print_table(rows: list[dict[str, Any]]) -> None:
-    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
     table = Table(box=None, pad_edge=False)
     for name in rows[0]:
-        table.add_column(name)
+        table.add_column(name, overflow="fold")
     for row in rows:
         table.add_row(*(Text(str(value)) for value in row.values()))
-    Console().print(table)
+    output.whole_console().print(table)

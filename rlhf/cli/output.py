@@ -6,7 +6,10 @@ import os
 import sys
 import warnings
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 
 def as_json(value: Any) -> None:
@@ -16,7 +19,6 @@ def as_json(value: Any) -> None:
 
 def show_summary(summary: Mapping[str, Any]) -> None:
     """A summary as a table on stdout; its sections, if it has any, one below the other."""
-    from rich.console import Console
     from rich.table import Table
 
     from rlhf.report.metrics import describe
@@ -32,10 +34,22 @@ def show_summary(summary: Mapping[str, Any]) -> None:
             if (value is not None and not isinstance(value, dict | list)) or _is_interval(value):
                 label = describe(key).label
                 table.add_row(f"  {label}" if section else label, _shown(value))
+    whole_console().print(table)
+
+
+def whole_console() -> "Console":
+    """A console for tables; into a file or another program, names and paths stay in one piece."""
+    from rich.console import Console
+
     console = Console()
     if not console.is_terminal and "COLUMNS" not in os.environ:
-        console.width = 1000  # into a file or another program: paths stay in one piece
-    console.print(table)
+        console.width = 1000
+    return console
+
+
+def counted(number: int, name: str) -> str:
+    """`1 ranking`, `2,000 rankings`."""
+    return f"{number:,} {name}{'' if number == 1 else 's'}"
 
 
 def _sections(summary: Mapping[str, Any]) -> list[tuple[str, dict[str, Any]]]:

@@ -13,6 +13,7 @@ from typing import Any
 
 import httpx
 import pytest
+from label_tools import new_task
 from typer.testing import CliRunner
 from web_tools import PASSWORD, add_tasks, submission
 
@@ -72,11 +73,44 @@ def test_with_accounts_the_first_admin_is_invited_until_there_is_one(
     assert re.fullmatch(
         r"Choose the admin's password \(works once\): https://labels.example.org/invite\?token=[\w-]{43}", said[1]
     )
-    assert len(says(home, monkeypatch, **behind_proxy)) == 2  # nobody has used the first one
+    assert "Choose the admin's" in says(home, monkeypatch, **behind_proxy)[1]  # nobody has used the first one
     with Store.open(home) as store:
         token = store.write(accounts.invite, store.user("admin").id, "password").token
         store.write(accounts.choose_password, token, "hash", timedelta(days=1))
-    assert len(says(home, monkeypatch, **behind_proxy)) == 1
+    assert "Choose the admin's" not in str(says(home, monkeypatch, **behind_proxy))
+
+
+@pytest.mark.parametrize(("name", "options"), [("local", {}), ("admin", {"public_url": "https://labels.example.org"})])
+def test_a_closed_account_stays_closed(
+    home: Path, monkeypatch: pytest.MonkeyPatch, name: str, options: dict[str, Any]
+) -> None:
+    says(home, monkeypatch, **options)
+    rlhf("users", "disable", name)
+    with pytest.raises(
+        UserError, match=f"user {name}: the account is closed.*`rlhf label users disable {name} --undo`"
+    ):
+        says(home, monkeypatch, **options)
+    with Store.open(home) as store:
+        assert store.user(name).disabled_at is not None
+    rlhf("users", "disable", name, "--undo")
+    assert "works once" in says(home, monkeypatch, **options)[1]
+
+
+def test_an_empty_queue_is_warned_of(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert says(home, monkeypatch)[2:] == [
+        "Warning: the queue default holds no tasks, so there is nothing to rank; no other queue holds any. "
+        "`rlhf label add FILE --queue default` fills it, also while this runs."
+    ]
+    with Store.open(home) as store:
+        for queue in ("a", "b", "gone"):
+            store.add_tasks([new_task()], queue)
+        store.withdraw("gone")
+    for queue in ("nope", "gone"):
+        assert says(home, monkeypatch, queue=queue)[2:] == [
+            f"Warning: the queue {queue} holds no tasks, so there is nothing to rank; queues with tasks: a, b. "
+            f"`rlhf label add FILE --queue {queue}` fills it, also while this runs."
+        ]
+    assert says(home, monkeypatch, queue="b")[2:] == []
 
 
 def test_http_on_a_network_is_warned_of(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -151,14 +185,23 @@ def test_the_guidelines_of_the_config_are_versioned(
         rules.write_text(text)
         says(home, monkeypatch, guidelines=str(rules))
     with Store.open(home) as store:
-        assert store.guidelines() == (2, "two")
+        assert store.guidelines("default") == (2, "two")
 
 
-def test_users_are_added_invited_closed_and_quarantined(home: Path) -> None:
+@pytest.fixture
+def for_others(tmp_path: Path) -> list[str]:
+    """The option that names a config with accounts."""
+    (tmp_path / "labeling.yaml").write_text("host: 192.168.1.5\n")
+    return ["--config", "labeling.yaml"]
+
+
+def test_users_are_added_invited_closed_and_quarantined(home: Path, for_others: list[str]) -> None:
     assert rlhf("users") == "Nobody yet: `rlhf label users add NAME` adds somebody.\n"
-    assert re.search(r"http://127.0.0.1:7860/invite\?token=[\w-]{43}\n$", rlhf("users", "add", "ana"))
-    rlhf("users", "add", "ben", "--admin")
-    assert re.fullmatch(r"http://127.0.0.1:7860/invite\?token=[\w-]{43}\n", rlhf("users", "invite", "ana"))
+    assert re.search(r"http://192.168.1.5:7860/invite\?token=[\w-]{43}\n$", rlhf("users", "add", "ana", *for_others))
+    rlhf("users", "add", "ben", "--admin", *for_others)
+    assert re.fullmatch(
+        r"http://192.168.1.5:7860/invite\?token=[\w-]{43}\n", rlhf("users", "invite", "ana", *for_others)
+    )
     rlhf("users", "disable", "ben")
     rlhf("users", "quarantine", "ana", "--reason", "too quick")
     listed = rlhf("users")
@@ -176,17 +219,57 @@ def test_links_name_the_address_of_the_config(home: Path, tmp_path: Path) -> Non
     assert "https://labels.example.org/invite?token=" in rlhf("users", "add", "ana", "--config", "labeling.yaml")
 
 
-def test_the_local_user_is_invited_to_come_in_at_once(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    says(home, monkeypatch)
-    assert re.fullmatch(r"http://127.0.0.1:7860/\?token=[\w-]{43}\n", rlhf("users", "invite", "local"))
+@pytest.mark.parametrize("words", [["add", "ana"], ["invite", "local"], ["invite", "ben"]])
+def test_where_there_are_no_accounts_no_dead_link_is_printed(home: Path, words: list[str]) -> None:
+    with Store.open(home) as store:
+        store.add_user("local", "admin")
+        store.add_user("ben")
+    with pytest.raises(UserError) as error:
+        rlhf("users", *words)
+    said = str(error.value)
+    assert "host: 127.0.0.1 is for one person on this machine, whose link `rlhf label serve` prints" in said
+    assert "Accounts for others need `host` or `public_url`" in said and "--config" in said
+    with Store.open(home) as store:
+        assert [user.name for user in store.users()] == ["local", "ben"]
+
+
+def test_a_link_needs_a_port(home: Path, tmp_path: Path) -> None:
+    (tmp_path / "labeling.yaml").write_text("host: 192.168.1.5\nport: 0\n")
+    with pytest.raises(UserError, match="port: 0 takes any that is free"):
+        rlhf("users", "add", "ana", "--config", "labeling.yaml")
+
+
+def test_a_second_start_takes_the_place_of_the_first_link(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first, second = (says(home, monkeypatch)[1].partition("token=")[2] for _ in range(2))
+    with Store.open(home) as store:
+        with pytest.raises(accounts.InvitationSpent):
+            store.write(accounts.enter, first, timedelta(days=1))
+        store.write(accounts.enter, second, timedelta(days=1))
+
+
+def test_imported_people_are_called_so_and_not_invited(home: Path, for_others: list[str]) -> None:
+    name = "imported.votes-of-a-long-file-name." + "x" * 29
+    with Store.open(home) as store:
+        store.add_user(name)
+        store.add_user("ana")
+    listed = rlhf("users")
+    assert re.search(rf"{name} +annotator +imported +\d", listed)  # in one piece
+    assert re.search(r"ana +annotator +invited", listed)
+    for options in ([], for_others):
+        with pytest.raises(UserError, match=f"user {name}: was imported"):
+            rlhf("users", "invite", name, *options)
+    for taken in ("imported.ben", "local"):
+        with pytest.raises(UserError, match=f"user '{taken}': is a name for .*; choose another"):
+            rlhf("users", "add", taken, *for_others)
 
 
 @pytest.mark.parametrize(
     "words", [["invite", "nobody"], ["disable", "nobody"], ["quarantine", "nobody"], ["add", "A B"]]
 )
-def test_mistakes_about_users_are_named(home: Path, words: list[str]) -> None:
+def test_mistakes_about_users_are_named(home: Path, for_others: list[str], words: list[str]) -> None:
+    options = for_others if words[0] in ("invite", "add") else []
     with pytest.raises(UserError, match=f"user '{words[1]}'"):
-        rlhf("users", *words)
+        rlhf("users", *words, *options)
 
 
 # A server in a process of its own
