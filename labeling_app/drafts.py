@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from labeling_app.answers import HIGHEST_RATING, LOWEST_RATING, Mode
+from labeling_app.settings import FLAGS
 from labeling_app.store.values import Content, NewResponse, NewTask
 from labeling_app.task_rows import Entry, Verdict
 from rlhf.datasets.rows import RawRow
@@ -20,10 +21,14 @@ from rlhf.records import Problem
 MOST_RATED = 6
 """Graded answers to one question come in tasks of at most so many."""
 MOST_CHARACTERS = 1_000_000
-LONG = 50_000
-"""Completions from this length on are noted: people will have to read them."""
+LONG = 20_000
+"""Texts longer than this are noted: people will have to read them."""
 
-_CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
+_ODD = {
+    "control characters": re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]"),
+    # Unicode's property Bidi_Control
+    "bidirectional control characters": re.compile("[\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]"),
+}
 
 KnownModel = Callable[[str], str]
 """The name under which a model is kept; ValueError for one that is not there."""
@@ -38,6 +43,7 @@ class AddOptions:
         overlap: how many people answer a task, of the share `overlap_share` of the tasks; the others get one.
         gold: what was said of the rows is what is right: they become gold tasks.
         votes: what was said of the rows is kept, to be stored as answers.
+        flags: the complaints that answers may hold; votes lose others.
         seed: which tasks belong to the share.
     """
 
@@ -47,6 +53,7 @@ class AddOptions:
     priority: int = 0
     gold: bool = False
     votes: bool = False
+    flags: frozenset[str] = frozenset(FLAGS)
     seed: int = 0
 
 
@@ -116,12 +123,17 @@ def _checked(entry: Entry, options: AddOptions, pinned: KnownModel, notes: list[
     for name, text in named:
         if len(text) > MOST_CHARACTERS:
             raise ValueError(f"{name} has {len(text):,} characters; {MOST_CHARACTERS:,} are the most")
-        if len(text) >= LONG:
+        if len(text) > LONG:
             notes.append(entry.place.problem(f"{name} has {len(text):,} characters"))
-        controls = sorted({f"U+{ord(one):04X}" for one in _CONTROL.findall(text)})
-        if controls:
-            shown = ", ".join(controls[:5])
-            notes.append(entry.place.problem(f"{name} holds control characters ({shown}), which are shown as such"))
+        for what, pattern in _ODD.items():
+            found = sorted({f"U+{ord(one):04X}" for one in pattern.findall(text)})
+            if found:
+                more = ", ..." if len(found) > 5 else ""
+                notes.append(entry.place.problem(f"{name} holds {what} ({', '.join(found[:5])}{more})"))
+    if entry.verdict is not None and options.votes:
+        unknown = sorted({flag for flags in entry.verdict.flags or [] for flag in flags} - options.flags)
+        known = ", ".join(sorted(options.flags))
+        notes += [entry.place.problem(f"the flag {flag!r} is not one of {known}: left out") for flag in unknown]
     if entry.verdict is not None and entry.verdict.tiers and (options.votes or options.gold):
         entry = _judged_part(entry, notes)
     return replace(entry, models=[None if model is None else pinned(model) for model in entry.models])

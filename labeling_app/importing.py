@@ -10,7 +10,7 @@ from pathlib import Path
 import sqlalchemy as sa
 
 from labeling_app.drafts import AddOptions, Draft, Drafts, KnownModel, draft_tasks
-from labeling_app.schema import prompts, tasks
+from labeling_app.schema import leases, prompts, tasks, users
 from labeling_app.settings import QUEUE
 from labeling_app.store import Added, Store, Tx, UnknownUser, User
 from labeling_app.store.adding import add_tasks
@@ -33,12 +33,16 @@ _REF = re.compile(r"[^/@\s]+/[^/@\s]+@[^/@\s]+")
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of adding tasks. `problems` are rows left out, `notes` are remarks on rows that were used."""
+    """What came of adding tasks. `problems` are rows left out, `notes` are remarks on rows that were used.
+
+    `num_already` are the tasks that the queue had, which is no problem.
+    """
 
     task_ids: list[int]
     num_responses: int
     num_identical: int
     num_votes: int
+    num_already: int
     problems: list[Problem]
     notes: list[Problem]
 
@@ -78,12 +82,12 @@ def known_model(registry: Registry) -> KnownModel:
 
 
 def add_drafts(store: Store, drafts: Drafts, queue: str = QUEUE) -> Outcome:
-    """Add tasks to a queue, each with the answers that came with it. A task that the queue has already is reported.
+    """Add tasks to a queue, each with the answers that came with it. A task that the queue has already is counted.
 
     Raises:
         UserError: the queue's name is malformed.
     """
-    outcome = Outcome([], 0, 0, 0, list(drafts.problems), list(drafts.notes))
+    outcome = Outcome([], 0, 0, 0, 0, list(drafts.problems), list(drafts.notes))
     for start in range(0, len(drafts.tasks), TASKS_A_TRANSACTION):
         batch = drafts.tasks[start : start + TASKS_A_TRANSACTION]
         added, num_votes, notes = store.write(_add_batch, batch, queue)
@@ -92,7 +96,9 @@ def add_drafts(store: Store, drafts: Drafts, queue: str = QUEUE) -> Outcome:
             outcome.num_responses + added.num_responses,
             outcome.num_identical + added.num_identical,
             outcome.num_votes + num_votes,
-            outcome.problems + [batch[one.index].place.problem(one.why) for one in added.rejected],
+            outcome.num_already + sum(one.task_id is not None for one in added.rejected),
+            outcome.problems
+            + [batch[one.index].place.problem(one.why) for one in added.rejected if one.task_id is None],
             outcome.notes + notes,
         )
     problems = sorted(set(outcome.problems), key=_place)
@@ -134,6 +140,13 @@ def _add_batch(tx: Tx, batch: Sequence[Draft], queue: str) -> tuple[Added, int, 
     people: dict[str, User] = {}
     num_votes = 0
     notes = []
+    for one in added.rejected:
+        draft = batch[one.index]
+        known = set() if one.task_id is None else _answered_by(tx, one.task_id)
+        num_new = sum(voter(draft, verdict) not in known for verdict in draft.verdicts)
+        if one.task_id is not None and num_new:
+            what = "an answer" if num_new == 1 else f"{num_new} answers"
+            notes.append(draft.place.problem(f"{one.why}: {what} that it does not have yet left out"))
     for task_id, draft in zip(added.task_ids, kept, strict=True):
         voted: set[str] = set()
         for verdict in draft.verdicts:
@@ -151,6 +164,15 @@ def _add_batch(tx: Tx, batch: Sequence[Draft], queue: str) -> tuple[Added, int, 
             _vote(tx, person, task_id, draft, verdict)
             num_votes += 1
     return added, num_votes, notes
+
+
+def _answered_by(tx: Tx, task_id: int) -> set[str]:
+    found = (
+        sa.select(users.c.name)
+        .join(leases, leases.c.user_id == users.c.id)
+        .where(leases.c.task_id == task_id, leases.c.state == "answered")
+    )
+    return set(tx.connection.execute(found).scalars())
 
 
 def _voter(tx: Tx, name: str) -> User:

@@ -9,7 +9,7 @@ from typing import Any, get_args
 import sqlalchemy as sa
 
 from labeling_app.answers import HIGHEST_RATING, LOWEST_RATING, Mode
-from labeling_app.schema import prompts, responses, task_responses, tasks
+from labeling_app.schema import leases, prompts, responses, task_responses, tasks
 from labeling_app.store.errors import UnknownTask
 from labeling_app.store.transaction import Tx, insert
 from labeling_app.store.values import Added, Content, NewResponse, NewTask, Rejected
@@ -65,22 +65,35 @@ def withdraw(tx: Tx, which: Sequence[int] | str, by: int | None = None) -> int:
     Raises:
         UnknownTask: there is no such task or queue.
     """
+    meant = _to_withdraw(tx, which)
+    gone = sa.update(tasks).where(meant).values(withdrawn_at=tx.now, open_slots=0).returning(tasks.c.id)
+    task_ids = tx.connection.execute(gone).scalars().all()
+    for task_id in sorted(task_ids):
+        tx.record("withdrawn", {}, user_id=by, task_id=task_id)
+    return len(task_ids)
+
+
+def would_withdraw(tx: Tx, which: Sequence[int] | str) -> tuple[int, int]:
+    """How many tasks `withdraw` would take out of circulation, and how many answers to them would stay.
+
+    Raises:
+        UnknownTask: there is no such task or queue.
+    """
+    found = sa.select(tasks.c.id).where(_to_withdraw(tx, which)).subquery()
+    num_tasks = tx.connection.execute(sa.select(sa.func.count()).select_from(found)).scalar_one()
+    answered = sa.select(sa.func.count()).select_from(leases).join(found, found.c.id == leases.c.task_id)
+    num_answers = tx.connection.execute(answered.where(leases.c.state == "answered")).scalar_one()
+    return num_tasks, num_answers
+
+
+def _to_withdraw(tx: Tx, which: Sequence[int] | str) -> sa.ColumnElement[bool]:
     column = tasks.c.queue if isinstance(which, str) else tasks.c.id
     wanted = [which] if isinstance(which, str) else sorted(set(which))
     known = set(tx.connection.execute(sa.select(column).where(column.in_(wanted)).distinct()).scalars())
     unknown = [name for name in wanted if name not in known]
     if unknown:
         raise UnknownTask(f"{', '.join(map(str, unknown))}: there is no such {column.name.replace('id', 'task')}")
-    gone = (
-        sa.update(tasks)
-        .where(column.in_(wanted), tasks.c.withdrawn_at.is_(None))
-        .values(withdrawn_at=tx.now, open_slots=0)
-        .returning(tasks.c.id)
-    )
-    task_ids = tx.connection.execute(gone).scalars().all()
-    for task_id in sorted(task_ids):
-        tx.record("withdrawn", {}, user_id=by, task_id=task_id)
-    return len(task_ids)
+    return sa.and_(column.in_(wanted), tasks.c.withdrawn_at.is_(None))
 
 
 def _problem(task: NewTask) -> str | None:

@@ -1,5 +1,6 @@
 """`rlhf label`: put questions before people, see how far they are, take their answers away."""
 
+import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +14,7 @@ from rlhf.errors import UserError
 
 if TYPE_CHECKING:
     from labeling_app.drafts import AddOptions, Drafts
-    from labeling_app.store import Store
+    from labeling_app.store import Store, StoreSettings
     from rlhf.pipeline.adding import Sampling
 
 app = typer.Typer(
@@ -21,7 +22,9 @@ app = typer.Typer(
 )
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON value and nothing else.")]
-Queue = Annotated[str, typer.Option(help="Which queue; `rlhf label serve` serves one.")]
+Queue = Annotated[
+    str | None, typer.Option(help="Which queue, the config's or `default` when left out; `serve` serves one.")
+]
 
 
 @app.command()
@@ -55,7 +58,10 @@ def add(
         list[str] | None, typer.Option(metavar="FILE", help="Judged rows whose verdict is right: mixed in unmarked.")
     ] = None,
     votes: Annotated[bool, typer.Option("--votes", help="Store what the rows were judged as answers too.")] = False,
-    queue: Queue = "default",
+    config: Annotated[
+        Path | None, typer.Option(help="The YAML file that `serve` is given: its flags are known, its queue is filled.")
+    ] = None,
+    queue: Queue = None,
     mode: Annotated[
         str | None, typer.Option(help="rank, pair, rate or ab; by what the rows hold when left out.")
     ] = None,
@@ -74,12 +80,15 @@ def add(
     """
     from labeling_app.drafts import AddOptions
 
+    settings = label_serve.settings_of(config)
+    queue = queue or settings.queue
     writers = [*(model or []), *(compare or []), *(model_name or [])]
     chosen = _mode("ab" if compare and mode is None else mode)
     if not (files or gold or prompts):
         raise UserError("rlhf label add: name files with completions, or --prompts FILE and who is to write to them")
     _check_writers(prompts, writers, endpoint, model_name, compare and [*compare, *(model or [])])
-    options = AddOptions(chosen, overlap, overlap_share, priority, votes=votes, seed=seed)
+    flags = frozenset(settings.flags)
+    options = AddOptions(chosen, overlap, overlap_share, priority, votes=votes, flags=flags, seed=seed)
     output.quiet_libraries()
     total = Total()
     read = [
@@ -107,7 +116,7 @@ def add(
     if read:
         from labeling_app.importing import add_drafts
 
-        with _store() as store:
+        with _store(settings.store) as store:
             for drafts in read:
                 total.add_outcome(add_drafts(store, drafts, queue))
     total.report(queue, as_json)
@@ -169,6 +178,42 @@ def export(
         output.as_json(summary)
     else:
         show_export(summary)
+
+
+@app.command()
+def withdraw(
+    queue: Annotated[str | None, typer.Argument(metavar="[QUEUE]", help="All tasks of this queue.")] = None,
+    task: Annotated[list[int] | None, typer.Option(metavar="ID", help="This task, by its number. Repeatable.")] = None,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Give tasks to nobody any more.
+
+    What was answered stays and counts, and whoever has a task on the screen may still answer it.
+    """
+    if (queue is None) == (not task):
+        raise UserError("rlhf label withdraw: give a queue or --task ID (repeatable), one of the two")
+    from labeling_app.store.adding import would_withdraw
+
+    which = queue if queue is not None else list(task or [])
+    with _existing_store() as store:
+        num_tasks, num_answers = store.read(would_withdraw, which)
+        stays = (
+            f"{output.counted(num_answers, 'answer')} {'stays and counts' if num_answers == 1 else 'stay and count'}"
+        )
+        if num_tasks and not yes:
+            if as_json or not sys.stdin.isatty():
+                raise UserError(
+                    f"rlhf label withdraw: this cannot be undone ({output.counted(num_tasks, 'task')}; {stays}); "
+                    "say --yes if it is meant"
+                )
+            question = f"Withdraw {output.counted(num_tasks, 'task')}, for good? {stays[:1].upper()}{stays[1:]}."
+            typer.confirm(question, abort=True, err=True)
+        num_tasks = store.withdraw(which)
+    if as_json:
+        output.as_json({"queue": queue, "tasks": task or None, "num_withdrawn": num_tasks, "num_answers": num_answers})
+    else:
+        typer.echo(f"{output.counted(num_tasks, 'task')} withdrawn; {stays}")
 
 
 label_serve.register(app)
@@ -267,11 +312,11 @@ def _add_sampled(sampling: "Sampling", options: "AddOptions", queue: str, total:
 # The store
 
 
-def _store() -> "Store":
-    from labeling_app.store import Store
+def _store(settings: "StoreSettings | None" = None) -> "Store":
+    from labeling_app.store import Store, StoreSettings
     from rlhf.workspace import default_home
 
-    return Store.open(default_home())
+    return Store.open(default_home(), settings=settings or StoreSettings())
 
 
 def _existing_store() -> "Store":

@@ -1,6 +1,5 @@
 """What `rlhf label add`, `status` and `export` print."""
 
-import os
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
@@ -9,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from rlhf.cli import output
+from rlhf.cli.output import counted
 from rlhf.errors import Interrupted, UserError
 
 if TYPE_CHECKING:
@@ -37,6 +37,7 @@ class Total:
         self.num_responses += outcome.num_responses
         self.num_identical += outcome.num_identical
         self.num_votes += outcome.num_votes
+        self.num_already += outcome.num_already
         self.problems += [str(problem) for problem in outcome.problems]
         self.notes += [str(note) for note in outcome.notes]
 
@@ -52,7 +53,7 @@ class Total:
         """Say it; what was left out goes to stderr, a line each.
 
         Raises:
-            UserError: nothing was added.
+            UserError: nothing was added, and not because it is there already.
             Interrupted: who was to write stopped midway.
         """
         if not self.num_tasks and not self.num_already and self.gone != "stopped":
@@ -67,10 +68,13 @@ class Total:
             raise Interrupted(f"{self.gone}; the tasks so far are in the queue, and the same command goes on")
 
     def _in_words(self, queue: str) -> str:
-        words = f"{self.num_tasks:,} tasks added to the queue {queue} ({self.num_responses:,} completions"
-        words += f", {self.num_identical:,} identical ones merged)" if self.num_identical else ")"
-        words += f", with {self.num_votes:,} answers" if self.num_votes else ""
-        words += f"; {self.num_already:,} prompts were written to before" if self.num_already else ""
+        words = f"{counted(self.num_tasks, 'task')} added"
+        if self.num_tasks:
+            words += f" to the queue {queue} ({counted(self.num_responses, 'completion')}"
+            words += f", {counted(self.num_identical, 'identical one')} merged)" if self.num_identical else ")"
+        words += f", with {counted(self.num_votes, 'answer')}" if self.num_votes else ""
+        were = "was" if self.num_already == 1 else "were"
+        words += f"; {self.num_already:,} {were} in the queue already" if self.num_already else ""
         return words + (f"; {len(self.problems):,} left out" if self.problems else "")
 
 
@@ -86,44 +90,51 @@ def _first(lines: Sequence[str]) -> list[str]:
 
 def show_status(found: "QueueStatus") -> None:
     """A queue's state on the screen."""
-    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    counts = {
-        "tasks": found.num_tasks,
-        "done": found.num_done,
-        "in progress": found.num_in_progress,
-        "open": found.num_open,
-        "skipped by all who tried": found.num_skipped_by_all,
-        "answers": found.num_answers,
-        "gold": found.num_gold,
-        "withdrawn": found.num_withdrawn,
-    }
-    console = Console()
-    if not console.is_terminal and "COLUMNS" not in os.environ:
-        console.width = 160  # into a file or another program: names stay in one piece
+    console = output.whole_console()
     console.print(Text(found.queue, style="bold"))
-    console.print(
-        Text("  " + ", ".join(f"{value:,} {name}" for name, value in counts.items() if value or name == "tasks"))
-    )
+    for line in _state_in_words(found):
+        console.print(Text(f"  {line}"))
     table = Table(box=None, pad_edge=False, padding=(0, 2))
-    for name in ("  annotator", "answers", "skipped", "minutes", "last", ""):
-        table.add_column(
-            name, overflow="fold", justify="right" if name in ("answers", "skipped", "minutes") else "left"
-        )
+    for name in ("  annotator", "answers", "skipped", "time", "last", ""):
+        table.add_column(name, overflow="fold", justify="right" if name in ("answers", "skipped", "time") else "left")
     for one in found.by_annotator:
         states = {"simulated": one.simulated, "quarantined": one.quarantined}
         table.add_row(
             Text(f"  {one.name}"),
             f"{one.num_answers:,}",
             f"{one.num_skipped:,}",
-            f"{one.seconds / 60:.0f}",
+            _duration(one.seconds),
             "" if one.last_at is None else f"{one.last_at:%Y-%m-%d %H:%M}",
             ", ".join(word for word, is_so in states.items() if is_so),
         )
     if found.by_annotator:
         console.print(table)
+
+
+def _state_in_words(found: "QueueStatus") -> list[str]:
+    states = {"done": found.num_done, "in progress": found.num_in_progress, "open": found.num_open}
+    tasks = counted(found.num_tasks, "task")
+    if found.num_tasks:
+        tasks += f": {', '.join(f'{number:,} {state}' for state, number in states.items() if number)}"
+    if found.num_skipped_by_all:
+        tasks += f" ({found.num_skipped_by_all:,} of them skipped by all who were given it)"
+    answers = counted(found.num_answers, "answer")
+    lines = [f"{tasks}; {answers}"]
+    if found.num_gold:
+        lines.append(f"besides {counted(found.num_gold, 'gold task')}, not counted above; answers to gold are")
+    if found.num_withdrawn:
+        lines.append(f"{counted(found.num_withdrawn, 'task')} withdrawn")
+    return lines
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02} min"
 
 
 def status_as_dict(found: "QueueStatus") -> dict[str, Any]:
@@ -138,7 +149,10 @@ def show_export(summary: dict[str, Any]) -> None:
     """What was exported, on the screen."""
     for part, counts in summary["parts"].items():
         named = {name.removeprefix("num_").replace("_", " "): count for name, count in counts.items() if count}
-        shown = ", ".join(f"{count:,} {name}" for name, count in named.items())
+        shown = ", ".join(
+            counted(count, name.removesuffix("s")) if name.endswith("s") else f"{count:,} {name}"
+            for name, count in named.items()
+        )
         typer.echo(f"{part}: {shown or 'nothing'}")
     people = ", ".join(f"{one['name']} ({one['num_judgements']:,})" for one in summary["annotators"])
     typer.echo(f"annotators: {people}")
@@ -146,10 +160,10 @@ def show_export(summary: dict[str, Any]) -> None:
         interval = " to ".join(f"{end:.1%}" for end in one["win_rate_ci"])
         typer.echo(
             f"blind A/B: {one['preferred']} preferred to {one['to']} in {one['win_rate']:.1%} ({interval}) "
-            f"of {one['num_judgements']:,}, {one['num_ties']:,} ties counting half"
+            f"of {one['num_judgements']:,}, {counted(one['num_ties'], 'tie')} counting half"
         )
     if summary["quarantined"]:
         typer.echo(f"left out, quarantined: {', '.join(summary['quarantined'])}")
     if summary["num_gold_left_out"]:
-        typer.echo(f"left out, of gold tasks: {summary['num_gold_left_out']:,} answers")
+        typer.echo(f"left out, of gold tasks: {counted(summary['num_gold_left_out'], 'answer')}")
     typer.echo(f"published as {summary['artefact']}" if "artefact" in summary else f"written to {summary['path']}")

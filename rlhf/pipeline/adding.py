@@ -154,7 +154,10 @@ def add_sampled(
         sampled.task_ids += added.task_ids
         sampled.num_responses += added.num_responses
         sampled.num_identical += added.num_identical
-        sampled.problems += [f"{_short(tasks[one.index].prompt)}: {one.why}" for one in added.rejected]
+        sampled.num_already += sum(one.task_id is not None for one in added.rejected)
+        sampled.problems += [
+            f"{_short(tasks[one.index].prompt)}: {one.why}" for one in added.rejected if one.task_id is None
+        ]
         sampled.problems += [
             f"{_short(todo[batch.start + place][0])}: {why}"
             for place, why in enumerate(batch.why)

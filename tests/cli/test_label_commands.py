@@ -1,5 +1,6 @@
 """`rlhf label add`, `status` and `export` as they are typed."""
 
+import io
 import json
 import sys
 from pathlib import Path
@@ -11,8 +12,10 @@ sys.path.append(str(Path(__file__).parents[1] / "pipeline"))
 from chat_server import ChatServer, completion
 from tiny import tiny_model
 
+from labeling_app.answers import Answer
 from labeling_app.simulated import answer_queue
 from labeling_app.store import Store
+from labeling_app.store.claiming import take
 from rlhf.registry import Registry
 
 
@@ -46,12 +49,98 @@ def test_good_rows_are_added_and_bad_ones_reported(rlhf, write, store):
     ended = rlhf("label", "add", "tasks.jsonl", "--votes", "--overlap", "2", "--queue", "q")
     assert (ended.code, ended.out) == (
         0,
-        "2 tasks added to the queue q (5 completions), with 1 answers; 1 left out\n",
+        "2 tasks added to the queue q (5 completions), with 1 answer; 1 left out\n",
     )
     assert ended.err == f"left out: {path}:2: has 1 different completion; rank needs 2\n"
     with store() as opened:
         [queue] = opened.status()
         assert (queue.queue, queue.num_tasks, queue.num_answers) == ("q", 2, 1)
+
+
+def test_the_same_file_again_is_no_mistake(rlhf, write):
+    write("tasks.jsonl", TASKS[::2])
+    rlhf("label", "add", "tasks.jsonl", "--votes")
+    ended = rlhf("label", "add", "tasks.jsonl", "--votes")
+    assert (ended.code, ended.out, ended.err) == (0, "0 tasks added; 2 were in the queue already\n", "")
+    path = write("tasks.jsonl", [*TASKS, {"prompt": "4", "completions": ["a", "b"]}])
+    ended = rlhf("label", "add", "tasks.jsonl", "--votes")
+    assert (ended.code, ended.out) == (
+        0,
+        "1 task added to the queue default (2 completions); 2 were in the queue already; 1 left out\n",
+    )
+    assert ended.err == f"left out: {path}:2: has 1 different completion; rank needs 2\n"
+    found = json.loads(rlhf("label", "add", "tasks.jsonl", "--json").out)
+    assert (found["num_tasks"], found["num_already"], len(found["problems"])) == (0, 3, 1)
+
+
+def test_flags_of_votes_are_kept_or_noted(rlhf, write, store):
+    row = {"prompt": "1", "completions": ["a", "b"], "tiers": [[0], [1]], "annotator": "ann", "flags": [["rude"], []]}
+    path = write("votes.jsonl", [row])
+    ended = rlhf("label", "add", "votes.jsonl", "--votes")
+    assert ended.code == 0 and ended.err == (
+        f"note: {path}:1: the flag 'rude' is not one of broken, harmful, off-topic, untrue: left out\n"
+    )
+    write("labeling.yaml", "flags: {rude: Rude}\nqueue: mine\n")
+    ended = rlhf("label", "add", "votes.jsonl", "--votes", "--config", "labeling.yaml")
+    assert (ended.err, ended.out) == ("", "1 task added to the queue mine (2 completions), with 1 answer\n")
+    with store() as opened:
+        assert [list(one.answer.flags.values()) for one in opened.judgements()] == [[], [["rude"]]]
+    ended = rlhf("label", "add", "votes.jsonl", "--config", "labeling.yaml", "--queue", "another")
+    assert "1 task added to the queue another" in ended.out
+    write("labeling.yaml", "flgs: {}\n")
+    ended = rlhf("label", "add", "votes.jsonl", "--config", "labeling.yaml")
+    assert ended.code == 2 and "labeling.yaml: flgs" in ended.err
+
+
+def test_tasks_are_withdrawn_and_their_answers_stay(rlhf, write, store, monkeypatch):
+    write("tasks.jsonl", [{"prompt": str(number), "completions": ["a", "b"]} for number in range(4)])
+    rlhf("label", "add", "tasks.jsonl", "--queue", "q")
+    with store() as opened:
+        ann = opened.add_user("ann")
+        claimed = opened.claim(ann.id)
+        said = Answer(tiers=[[response] for response, _ in claimed.responses])
+        opened.submit(ann.id, claimed.lease, "key", said, 12_000)
+    ended = rlhf("label", "withdraw", "q")
+    assert ended.code == 2 and "4 tasks; 1 answer stays and counts" in ended.err and "--yes" in ended.err
+    assert rlhf("label", "withdraw", "q", "--json").code == 2
+    monkeypatch.setattr("sys.stdin", Typed("n\n"))
+    assert rlhf("label", "withdraw", "q").code == 1
+    with store() as opened:
+        assert opened.status("q")[0].num_withdrawn == 0
+    monkeypatch.setattr("sys.stdin", Typed("y\n"))
+    ended = rlhf("label", "withdraw", "--task", "2")
+    assert (ended.code, ended.out.strip()) == (0, "1 task withdrawn; 0 answers stay and count")
+    assert "Withdraw 1 task, for good? 0 answers stay and count." in ended.err
+    found = json.loads(rlhf("label", "withdraw", "q", "--yes", "--json").out)
+    assert found == {"queue": "q", "tasks": None, "num_withdrawn": 3, "num_answers": 1}
+    assert rlhf("label", "withdraw", "q").out == "0 tasks withdrawn; 0 answers stay and count\n"
+    assert "4 tasks withdrawn" in rlhf("label", "status").out
+    assert rlhf("label", "export", "t/labels", "--queue", "q").code == 0
+
+
+class Typed(io.StringIO):
+    """What somebody types."""
+
+    def isatty(self):
+        return True
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ([], "give a queue or --task ID"),
+        (["q", "--task", "1"], "one of the two"),
+        (["nope", "--yes"], "nope: there is no such queue"),
+        (["--task", "1", "--task", "7", "--yes"], "7: there is no such task"),
+    ],
+)
+def test_what_cannot_be_withdrawn_is_said(rlhf, write, store, arguments, said):
+    write("tasks.jsonl", TASKS[:1])
+    rlhf("label", "add", "tasks.jsonl", "--queue", "q")
+    ended = rlhf("label", "withdraw", *arguments)
+    assert ended.code == 2 and said in ended.err and ended.out == ""
+    with store() as opened:
+        assert opened.status("q")[0].num_withdrawn == 0
 
 
 def test_without_a_good_row_nothing_is_added_and_that_is_an_error(rlhf, write):
@@ -94,7 +183,7 @@ def test_registry_models_write_completions(rlhf, write, models, store, tmp_path)
     assert "prompts.jsonl:7: `text` input should be a valid string" in ended.err
     assert "t/policy@v1 is a chat model and the prompts are plain text" in ended.err
     again = rlhf("label", "add", *sampling, "--model", "t/policy", "--model", "t/sft", "--num", "3")
-    assert again.code == 0 and "0 tasks added" in again.out and "6 prompts were written to before" in again.out
+    assert (again.code, again.out) == (0, "0 tasks added; 6 were in the queue already; 1 left out\n")
     with store() as opened:
         answer_queue(opened, [Alphabetical()], "default")
         judged = opened.judgements()
@@ -117,6 +206,7 @@ def test_registry_models_write_completions(rlhf, write, models, store, tmp_path)
         ("model", "t/policy@v1"),
     }
     lineage = rlhf("models", "lineage", "t/labels").out
+    assert "tasks of the queue default: 1-6" in lineage
     assert "annotator: sim-a (simulated), 6 judgements" in lineage and "model: t/sft@v1" in lineage
 
 
@@ -189,12 +279,36 @@ def test_status_shows_queues_and_people(rlhf, write, store):
     with store() as opened:
         answer_queue(opened, [Alphabetical()], "q/1")
     shown = rlhf("label", "status").out
-    assert "q/1" in shown and "2 tasks, 2 done, 2 answers" in shown
+    assert "q/1" in shown and "2 tasks: 2 done; 2 answers" in shown
     assert "imported.tasks.ann" in shown and "sim-a" in shown and "simulated" in shown
     [found] = json.loads(rlhf("label", "status", "q/1", "--json").out)
     assert {one["name"]: one["num_answers"] for one in found["by_annotator"]} == {"imported.tasks.ann": 1, "sim-a": 1}
     ended = rlhf("label", "status", "q/2")
     assert ended.code == 2 and "queue 'q/2': there is none" in ended.err
+
+
+def test_status_has_one_word_for_a_state_and_counts_gold_apart(rlhf, write, store):
+    rows = [{"prompt": str(number), "completions": ["a", "b"], "overlap": 2} for number in range(4)]
+    write("tasks.jsonl", [*rows, {"prompt": "g", "completions": ["a", "b"], "gold": [[0], [1]]}])
+    rlhf("label", "add", "tasks.jsonl")
+    with store() as opened:
+        ann, bob = opened.add_user("ann"), opened.add_user("b" * 64)
+        for person, milliseconds in ((ann, 35_000), (bob, 3_900_000)):
+            claimed = opened.claim(person.id, "default")
+            said = Answer(tiers=[[response] for response, _ in claimed.responses])
+            opened.submit(person.id, claimed.lease, "key", said, milliseconds)
+        opened.write(take, ann.id, 2)
+        opened.withdraw([4])
+    lines = rlhf("label", "status").out.splitlines()
+    assert lines[:4] == [
+        "default",
+        "  3 tasks: 1 done, 1 in progress, 1 open; 2 answers",
+        "  besides 1 gold task, not counted above; answers to gold are",
+        "  1 task withdrawn",
+    ]
+    assert lines[4].split() == ["annotator", "answers", "skipped", "time", "last"]
+    assert lines[5].split()[:5] == ["ann", "1", "0", "35", "s"]
+    assert lines[6].split()[:6] == ["b" * 64, "1", "0", "1", "h", "05"]
 
 
 def test_export_writes_a_folder_or_publishes(rlhf, write, store, tmp_path):
@@ -205,6 +319,8 @@ def test_export_writes_a_folder_or_publishes(rlhf, write, store, tmp_path):
     with store() as opened:
         answer_queue(opened, [Alphabetical()], "q")
     assert rlhf("label", "export").errors[0].endswith("one of the two")
+    ended = rlhf("label", "export", "--output", "one", "--queue", "q", "--dev-fraction", "0.5")
+    assert ended.out.startswith("train: 1 ranking, 1 pair\ndev: 1 ranking, 3 pairs\n")
     ended = rlhf("label", "export", "--output", "out", "--queue", "q", "--dev-fraction", "0")
     assert ended.code == 0 and ended.out.splitlines() == [
         "train: 2 rankings, 4 pairs",

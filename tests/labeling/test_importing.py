@@ -82,7 +82,7 @@ def test_bad_rows_are_reported_one_by_one_and_good_ones_are_added(drafts_of, sto
     ]
     assert said(outcome.notes) == [
         "5: completion 0 has 300,000 characters",
-        "6: completion 0 holds control characters (U+0000, U+0007, U+009B), which are shown as such",
+        "6: completion 0 holds control characters (U+0000, U+0007, U+009B)",
         "14: of 3 completions 2 differ: each is shown once",
     ]
     assert len(outcome.task_ids) == 4 and outcome.num_identical == 1
@@ -103,12 +103,50 @@ def test_the_same_file_again_adds_nothing(drafts_of, local):
     options = AddOptions(votes=True)
     assert len(add_drafts(local, drafts_of(rows, options), "q").task_ids) == 2
     again = add_drafts(local, drafts_of(rows, options), "q")
-    assert (again.task_ids, again.num_votes) == ([], 0)
-    assert said(again.problems) == [
-        "1: the queue holds it already, as task 1",
-        "2: the queue holds it already, as task 2",
-    ]
+    assert (again.task_ids, again.num_votes, again.num_already) == ([], 0, 2)
+    assert (again.problems, again.notes) == ([], [])
     assert len(add_drafts(local, drafts_of(rows, options), "another").task_ids) == 2
+
+
+def test_answers_to_a_task_that_is_there_already_are_not_lost_without_a_word(drafts_of, local):
+    rows = [{"prompt": "p", "chosen": "a", "rejected": "b", "annotator": name} for name in ("ann", "bob")]
+    add_drafts(local, drafts_of(rows[:1], AddOptions(votes=True)), "q")
+    again = add_drafts(local, drafts_of(rows, AddOptions(votes=True)), "q")
+    assert (again.num_already, again.num_votes, again.problems) == (1, 0, [])
+    assert said(again.notes) == [
+        "1: the queue holds it already, as task 1: an answer that it does not have yet left out",
+    ]
+
+
+def test_what_hides_in_a_text_and_what_is_long_is_noted(drafts_of):
+    rows = [
+        {"prompt": "1", "completions": ["pay \u202e001\u202c", "\u2066plain\u2069\u200f"]},
+        {"prompt": "\u061c2", "completions": ["x" * 20_001, "y" * 20_000]},
+        {"prompt": "3", "completions": ["a\u200db", "\u05d0"]},
+    ]
+    assert said(drafts_of(rows).notes) == [
+        "1: completion 0 holds bidirectional control characters (U+202C, U+202E)",
+        "1: completion 1 holds bidirectional control characters (U+200F, U+2066, U+2069)",
+        "2: the prompt holds bidirectional control characters (U+061C)",
+        "2: completion 0 has 20,001 characters",
+    ]
+
+
+def test_every_flag_that_a_vote_loses_is_noted_with_its_row(drafts_of, local):
+    row = {"prompt": "p", "completions": ["a", "b"], "tiers": [[0], [1]]}
+    rows = [
+        row | {"annotator": "ann", "flags": [["rude", "harmful"], ["rude"]]},
+        row | {"annotator": "bob", "flags": [["vague"], ["untrue"]]},
+    ]
+    assert drafts_of(rows).notes == []  # what was said is not stored
+    found = drafts_of(rows, AddOptions(votes=True))
+    known = "broken, harmful, off-topic, untrue"
+    assert said(found.notes) == [
+        f"1: the flag 'rude' is not one of {known}: left out",
+        f"2: the flag 'vague' is not one of {known}: left out",
+    ]
+    add_drafts(local, found, "q")
+    assert [list(one.answer.flags.values()) for one in local.judgements("q")] == [[["harmful"]], [["untrue"]]]
 
 
 def test_refs_are_pinned_and_names_from_elsewhere_stay(drafts_of, tmp_path):
