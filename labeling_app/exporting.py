@@ -1,12 +1,13 @@
 """From judgements to what models learn from: rankings, pairs, ratings, demonstrations.
 
-Nothing that is written depends on the store's numbers or on the clock: the same answers make the same files.
+No record depends on the store's numbers or on the clock: the same answers make the same files. Only their description
+names tasks by number.
 """
 
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -39,16 +40,26 @@ class Records:
         """How many there are of each."""
         return {f"num_{name}": len(records) for name, records in vars(self).items()}
 
-    def judged(self) -> set[tuple[str, str]]:
-        """Annotator and task of every judgement that a record here comes from."""
-        kinds = (self.rankings, self.all_bad, self.ratings, self.demonstrations)
-        # tasks and annotators are columns of their own in some records, and unnamed ones in others
-        return {(row["annotator"], row["task"]) for records in kinds for row in (record.row() for record in records)}
+    def num_judgements(self) -> Counter[str]:
+        """How many judgements of each annotator the records here come from.
+
+        Each makes one ranking, or where there was one completion to grade, one rating; the same task may have been
+        judged in two queues.
+        """
+        made = [(row["annotator"], row["task"]) for row in _rows([*self.rankings, *self.all_bad])]
+        ranked = set(made)
+        made += [key for row in _rows(self.ratings) if (key := (row["annotator"], row["task"])) not in ranked]
+        return Counter(annotator for annotator, _ in made)
 
     def files(self, part: str) -> dict[str, Sequence[Record]]:
         """What lies where: the rankings at the top, where a `data:` source looks first, the rest in folders."""
         others = {name: records for name, records in vars(self).items() if name != "rankings" and records}
         return {f"{part}.jsonl": self.rankings} | {f"{name}/{part}.jsonl": others[name] for name in others}
+
+
+def _rows(records: Iterable[Record]) -> Iterator[dict[str, Any]]:
+    """As they are written: tasks are a column of their own in some records, and an unnamed one in others."""
+    return (record.row() for record in records)
 
 
 @dataclass(frozen=True)
@@ -95,7 +106,8 @@ def export_labels(
     if not kept:
         where = ", ".join(options.queues)
         raise UserError(
-            f"queue {where}: nothing to export: {len(every)} answers, none by a trusted annotator beside gold"
+            f"queue {where}: nothing to export: {len(every):,} answer{'s' * (len(every) != 1)}, none by a trusted "
+            "annotator beside gold"
         )
     weights = None
     if options.reliability_weights:
@@ -105,6 +117,7 @@ def export_labels(
     parts = split_by_prompt(to_records(kept, weights, with_all_bad=options.with_all_bad), options.dev_fraction)
     description = describe(kept, parts) | {
         "queues": sorted({one.queue for one in kept}),
+        "tasks": {queue: ranges(one.task_id for one in kept if one.queue == queue) for queue in options.queues},
         "dev_fraction": options.dev_fraction,
         "num_gold_left_out": len(trusted) - len(kept),
         "quarantined": sorted({one.user for one in every if one.quarantined}),
@@ -167,7 +180,7 @@ def describe(judgements: Sequence[Judgement], parts: Mapping[str, Records]) -> d
     """Who judged what, for lineage: annotators by pseudonym, models, tasks, versions of the guidelines."""
     people = {judgement.user: judgement.simulated for judgement in judgements}
     counts = Counter(judgement.user for judgement in judgements)
-    held_out = Counter(judge for judge, _ in parts["dev"].judged()) if "dev" in parts else Counter[str]()
+    held_out = parts["dev"].num_judgements() if "dev" in parts else Counter[str]()
     tasks = sorted({task_name(judgement) for judgement in judgements})
     return {
         "annotators": [
@@ -186,6 +199,17 @@ def describe(judgements: Sequence[Judgement], parts: Mapping[str, Records]) -> d
         "guidelines_versions": sorted({one.guidelines_version for one in judgements if one.guidelines_version}),
         "parts": {part: records.counts() for part, records in parts.items()},
     }
+
+
+def ranges(numbers: Iterable[int]) -> str:
+    """Numbers in a compact form: `1-40,52`."""
+    runs: list[list[int]] = []
+    for number in sorted(set(numbers)):
+        if runs and number == runs[-1][-1] + 1:
+            runs[-1][1:] = [number]
+        else:
+            runs.append([number])
+    return ",".join("-".join(map(str, run)) for run in runs)
 
 
 def models_of(judgements: Iterable[Judgement]) -> list[str]:

@@ -154,10 +154,15 @@ def lineage_tree(root: "LineageNode") -> "Tree":
     def hang(node: "LineageNode", below: "Tree") -> None:
         for judge in node.annotators:
             simulated = " (simulated)" if judge.get("simulated", node.simulated) else ""
-            counts = {name: judge.get(f"num_{name}") for name in ("judgements", "rankings")}
-            count = next((f", {number} {name}" for name, number in counts.items() if number is not None), "")
+            counts = {name: judge.get(f"num_{name}s") for name in ("judgement", "ranking")}
+            told = (f", {output.counted(number, name)}" for name, number in counts.items() if number is not None)
+            count = next(told, "")
             held_out = f", {judge['num_held_out']} of them held out" if judge.get("num_held_out") else ""
             below.add(_plain(f"annotator: {judge.get('name', '?')}{simulated}{count}{held_out}"))
+        for queue, numbers in node.tasks.items():
+            below.add(_plain(f"tasks of the queue {queue}: {_shortened(numbers)}"))
+        if node.artefact.kind == "preferences" and node.artefact.run_id and not node.tasks and not node.repeated:
+            below.add(_plain(f"tasks: all that the run {node.artefact.run_id} made"))
         for scorer in [] if node.repeated else node.scorers:
             below.add(_plain(f"rewarded by: {_scorer(scorer)}"))
         for child in node.children:
@@ -165,6 +170,12 @@ def lineage_tree(root: "LineageNode") -> "Tree":
 
     hang(root, tree)
     return tree
+
+
+def _shortened(numbers: str, limit: int = 80) -> str:
+    if len(numbers) <= limit:
+        return numbers
+    return f"{numbers[:limit].rpartition(',')[0]}, ... (--json has all of them)"
 
 
 def _label(node: "LineageNode") -> str:

@@ -77,6 +77,12 @@ class LineageNode:
         return list(known) if self.artefact.kind == "preferences" else []
 
     @property
+    def tasks(self) -> dict[str, str]:
+        """What was judged, as a `preferences` artefact has it: a queue's name and its tasks' numbers (`1-40,52`)."""
+        known = self.artefact.metadata.get("tasks", {})
+        return dict(known) if self.artefact.kind == "preferences" else {}
+
+    @property
     def simulated(self) -> bool:
         """Whether the annotators were a program."""
         return bool(self.artefact.metadata.get("simulated", False))
@@ -108,6 +114,8 @@ class LineageNode:
             return node | {"repeated": True}
         if self.annotators:
             node |= {"annotators": self.annotators, "simulated": self.simulated}
+        if self.tasks:
+            node["tasks"] = self.tasks
         if self.scorers:
             node["scorers"] = self.scorers
         return node | {"parents": [child.as_dict() for child in self.children]}

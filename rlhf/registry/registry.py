@@ -92,7 +92,7 @@ class Registry:
             kind: what it is; a name holds artefacts of one kind.
             name: `group/name`.
             parents: pairs (role, artefact or ref) in the order in which lineage shows them.
-            metadata: anything that JSON can hold; `annotators` and `simulated` are shown by lineage.
+            metadata: anything that JSON can hold; `annotators`, `tasks` and `simulated` are shown by lineage.
             alias: moved to the version returned, wherever it stood.
             run_id: the run that made it.
 

@@ -9,7 +9,7 @@ from label_tools import as_shown, new_task
 from tiny import tiny_model
 
 from labeling_app.answers import Answer, Edit
-from labeling_app.exporting import ExportOptions, export_labels, split_by_prompt, to_records
+from labeling_app.exporting import ExportOptions, export_labels, ranges, split_by_prompt, to_records
 from labeling_app.store import NewResponse, NewTask
 from rlhf.datasets import DataConfig, DataSource, load
 from rlhf.errors import UserError
@@ -126,7 +126,7 @@ def test_grades_make_ratings_and_the_order_that_follows(judge, records):
 def test_an_edited_response_is_a_demonstration(judge, records):
     prompt = [{"role": "user", "content": "u"}]
     judge(new_task(prompt), [["a"], ["b"], ["c"]], edit=("a", "better"))
-    judge(new_task("text"), [["a"], ["b"], ["c"]], edit=("b", "best"), by="bob")
+    judge(new_task("text"), [["c"], ["b"], ["a"]], edit=("b", "best"), by="bob", all_bad=True)
     first, second = records().demonstrations
     assert [turn.content for turn in first.completion] == ["better"] and first.completion[0].role == "assistant"
     assert (second.prompt, second.completion, second.annotator) == ("text", "best", "bob")
@@ -213,6 +213,7 @@ def test_the_artefact_names_tasks_models_and_people(answered, local, registry):
     assert artefact.metadata["simulated"] is True
     assert artefact.metadata["models"] == [answered]
     assert (artefact.metadata["num_tasks"], artefact.metadata["queues"]) == (34, ["q"])
+    assert artefact.metadata["tasks"] == {"q": "1-34"} == registry.lineage(artefact.ref).tasks
     assert [(parent.role, parent.ref) for parent in artefact.parents] == [("model", answered)]
     assert sorted(file["path"] for file in registry.files(artefact)) == [
         "all_bad/train.jsonl",
@@ -221,6 +222,27 @@ def test_the_artefact_names_tasks_models_and_people(answered, local, registry):
         "ratings/train.jsonl",
         "train.jsonl",
     ]
+
+
+def test_numbers_are_told_in_ranges():
+    assert ranges([52, 3, 1, 2, 2, 40, 41]) == "1-3,40-41,52"
+    assert ranges([]) == ""
+
+
+def test_the_same_task_in_two_queues_is_two_judgements(local, registry):
+    ann = local.add_user("ann")
+    for queue in ("q", "r"):
+        local.add_tasks([new_task("1"), new_task("2", mode="rate"), new_task("3", ["a"], mode="rate")], queue)
+        while (claimed := local.claim(ann.id, queue)) is not None:
+            grades = {response: 4 for response, _ in claimed.responses}
+            said = Answer(ratings=grades) if claimed.mode == "rate" else as_shown(claimed)
+            local.submit(ann.id, claimed.lease, f"key-{claimed.task_id}", said, 0)
+    options = ExportOptions(queues=("q", "r"), dev_fraction=0.9)
+    summary = export_labels(local, options, registry, name="support/preferences")
+    assert summary["parts"]["train"]["num_rankings"] == summary["parts"]["train"]["num_ratings"] == 0
+    [person] = summary["annotators"]
+    assert (person["num_judgements"], person["num_held_out"]) == (6, 6)
+    assert summary["tasks"] == {"q": "1-3", "r": "4-6"}
 
 
 def test_the_same_answers_are_the_same_artefact(answered, local, registry):
