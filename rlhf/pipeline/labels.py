@@ -4,6 +4,7 @@ They claim tasks and submit answers as people do; what the stage publishes is wh
 """
 
 import logging
+from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
@@ -118,7 +119,9 @@ def _add_tasks(store: Store, queue: str, part: _Part, writer: ModelWriter, confi
         for prompt, row, one in zip(prompts, rows, written, strict=True)
         if len({response.content for response in one.responses}) > 1
     ]
-    store.add_tasks(tasks, queue)
-    if len(tasks) < len(prompts):
-        logger.warning("%d of %d prompts got no two different completions", len(prompts) - len(tasks), len(prompts))
-    return len(prompts) - len(tasks)
+    refused = Counter(one.why for one in store.add_tasks(tasks, queue).rejected if one.task_id is None)
+    without = refused + Counter({"no two different completions": len(prompts) - len(tasks)})
+    if without.total():
+        why = "; ".join(f"{number} x {reason}" for reason, number in without.most_common())
+        logger.warning("%d of %d prompts are without a choice: %s", without.total(), len(prompts), why)
+    return without.total()

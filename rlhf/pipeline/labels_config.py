@@ -4,6 +4,7 @@ from typing import Annotated, Self
 
 from pydantic import Field, model_validator
 
+from labeling_app.store.adding import MAX_RESPONSES
 from rlhf.config import Section, StageConfig
 from rlhf.datasets import DataConfig
 from rlhf.evaluation.config import GenerationSection
@@ -35,7 +36,7 @@ class LabelsConfig(LabelledPrompts, StageConfig):
 
     held_out: LabelledPrompts | None = None
     """Judgements to measure the reward model by, in the artefact's `dev` part; they may come from somebody else."""
-    num_completions: Annotated[int, Field(ge=2, le=16)] = 4
+    num_completions: Annotated[int, Field(ge=2, le=MAX_RESPONSES)] = 4
     generation: GenerationSection = GenerationSection(temperature=1.0)
     tracking: TrackingConfig = TrackingConfig()
 

@@ -1,6 +1,7 @@
 """`simulate_labels`: what the model writes passes through the label store, and comes out as an artefact."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -139,6 +140,23 @@ def test_completions_are_written_on_the_accelerator_and_blank_ones_are_not_shown
     assert (summary["num_rankings"], summary["num_without_choice"]) == (11, 1)
     assert {tuple(row["completions"]) for row in rows_of(workspace, "train.jsonl")} == {("a", "b")}
     assert seen == {"device": "meta", "dtype": torch.bfloat16}
+
+
+def test_tasks_that_the_store_refuses_are_counted_and_said(labels, monkeypatch, caplog):
+    kept = Store.add_tasks
+
+    def without_the_first(store, tasks, queue):
+        return kept(store, [replace(tasks[0], overlap=0), *tasks[1:]], queue)
+
+    monkeypatch.setattr(Store, "add_tasks", without_the_first)
+    summary, workspace = labels()
+    assert summary["num_without_choice"] == 12 - len({row["prompt"] for row in rows_of(workspace, "train.jsonl")})
+    assert "1 x overlap: 0 is less than 1" in caplog.text and "prompts are without a choice" in caplog.text
+
+
+def test_no_more_completions_than_a_page_can_show(labels):
+    with pytest.raises(UserError, match=r"num_completions = 10: .* less than or equal to 9"):
+        labels("", "num_completions=10")
 
 
 @pytest.mark.parametrize(
