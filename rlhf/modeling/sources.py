@@ -215,11 +215,17 @@ def _download(hub_id: str, revision: str | None, key: str) -> Path:
             "(or it is private: log in with `hf auth login`)"
         ) from None
     except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
-        what = " ".join(str(error).split())[:160]
         raise UserError(
-            f"{key} = {hub_id!r}: not in the registry, not a folder, and the Hub cannot be reached "
-            f"({type(error).__name__}: {what}); give a local folder, or download it first where there is a network"
+            f"{key} = {hub_id!r}: not in the registry, not a folder, and the Hub cannot be reached{_why(error)}; "
+            "give a local folder, or download it first where there is a network"
         ) from None
+
+
+def _why(error: OSError) -> str:
+    """What the Hub or the system has said; the text of the Hub's exceptions is for programmers."""
+    status = getattr(getattr(error, "response", None), "status_code", None)
+    why = f"it answered {status}" if status is not None else error.strerror
+    return f" ({why})" if why else ""
 
 
 def _name_for(name: str) -> str:

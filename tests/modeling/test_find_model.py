@@ -74,7 +74,7 @@ def test_a_name_that_is_nowhere_shows_what_was_meant(base, registry):
 def test_a_hub_id_without_a_network(registry):
     problems = problem_of("nobody/no-such-model", registry)
     assert problems[0].startswith("model.ref = 'nobody/no-such-model': not in the registry, not a folder, and the Hub")
-    assert "give a local folder, or download it first where there is a network" in problems[0]
+    assert "the Hub cannot be reached; give a local folder, or download it first" in problems[0]
 
 
 @pytest.mark.parametrize(
