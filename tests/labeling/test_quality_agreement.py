@@ -1,3 +1,5 @@
+from typing import Literal
+
 import pytest
 from judging import Sheet
 
@@ -180,13 +182,42 @@ def test_sizes_of_tasks_are_no_agreement():
     assert value is not None and value < -0.5
 
 
-def test_a_bootstrap_needs_two_tasks():
+def of_tasks(num: int, num_opposite: int) -> Sheet:
+    """Two people order two responses: either way in turn, in some tasks the other way round."""
     sheet = Sheet()
-    sheet.add("ana", 1, [[1], [2], [3]])
-    sheet.add("ben", 1, [[1], [3], [2]])
-    alpha = krippendorff_alpha(sheet.judgements, "places")
-    assert alpha.value is not None
-    assert (alpha.low, alpha.high) == (None, None)
+    for task in range(num):
+        order = [[1], [2]] if task % 2 else [[2], [1]]
+        sheet.add("ana", task, order)
+        sheet.add("ben", task, order[::-1] if task < num_opposite else order)
+    return sheet
+
+
+def test_a_bootstrap_needs_ten_tasks():
+    few = krippendorff_alpha(of_tasks(9, 2).judgements, "places")
+    assert few.value is not None
+    assert (few.low, few.high) == (None, None)
+    assert few.why_no_interval == "no interval: only 9 tasks with two people, 10 are needed"
+    enough = krippendorff_alpha(of_tasks(10, 2).judgements, "places")
+    assert enough.low is not None and enough.high is not None
+    assert enough.low < enough.high
+    assert enough.why_no_interval is None
+
+
+@pytest.mark.parametrize("level", ["places", "pairs"])
+def test_full_agreement_has_no_interval_for_nothing_tells_how_far_it_may_be_off(level: Literal["places", "pairs"]):
+    alpha = krippendorff_alpha(of_tasks(40, 0).judgements, level)
+    assert (alpha.value, alpha.low, alpha.high) == (1.0, None, None)
+    assert alpha.why_no_interval == "no interval: full agreement in all 40 tasks"
+
+
+def test_alpha_says_what_it_lacks_where_it_has_no_value():
+    alone, alike = Sheet(), Sheet()
+    alone.add("ana", 1, [[1], [2]])
+    for name in ("ana", "ben"):
+        alike.add(name, 1, [[1, 2]])
+    assert krippendorff_alpha(alone.judgements, "pairs").why_no_interval == "no task that two people answered"
+    why = krippendorff_alpha(alike.judgements, "pairs").why_no_interval
+    assert why == "in 1 task with two people all said one and the same"
 
 
 def test_grades_are_compared_with_those_of_others_and_with_gold():
