@@ -10,15 +10,19 @@ from typing import TYPE_CHECKING
 from labeling_app.quality.intervals import Share
 from labeling_app.quality.report import AnnotatorQuality, Quality
 from labeling_app.store import Judgement
+from labeling_app.store.values import IMPORTED
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-BLUE, ORANGE, RED = "#2f5d8c", "#c2692a", "#b3261e"
+BLUE, ORANGE, RED, PALE = "#2f5d8c", "#c2692a", "#b3261e", "#b3bcc6"
 INK, MUTED, RULE = "#1c2127", "#5e6873", "#dfe3e8"
 
 MAX_PEOPLE = 40
 """Rows of a plot that has one a person; the rest are told, not shown."""
+
+_LONGEST_NAME = 16
+"""Characters that there is room for."""
 
 _MAX_BARS = 45
 _WIDTH, _HEIGHT, _ROW = 4.8, 2.9, 0.24
@@ -26,18 +30,28 @@ _WIDTH, _HEIGHT, _ROW = 4.8, 2.9, 0.24
 
 
 def answers_by_day(judgements: Sequence[Judgement]) -> str | None:
-    """Answers a day (UTC), or a week where the days are too many; None without an answer."""
-    days = Counter(judgement.created_at.date() for judgement in judgements)
-    if not days:
+    """Answers a day (UTC), or a week where the days are too many; None without an answer.
+
+    Those that came in files stand on the day of the import, in grey.
+    """
+    if not judgements:
         return None
+    days = [judgement.created_at.date() for judgement in judgements]
     length = 1 if (max(days) - min(days)).days < _MAX_BARS else 7
-    bars: Counter[date] = Counter()
-    for day, number in days.items():
-        bars[day - timedelta(days=day.weekday() if length == 7 else 0)] += number
-    with _figure("Answers a day" if length == 1 else "Answers a week, by its Monday") as (axes, document):
-        first = min(bars)
-        places = {day: (day - first).days // length for day in bars}
-        axes.bar(list(places.values()), [bars[day] for day in places], color=BLUE, width=0.8)
+    given, imported = Counter[date](), Counter[date]()
+    for day, judgement in zip(days, judgements, strict=True):
+        start = day - timedelta(days=day.weekday() if length == 7 else 0)
+        (imported if judgement.is_imported else given)[start] += 1
+    title = "Answers a day (UTC)" if length == 1 else "Answers a week, by its Monday"
+    with _figure(title, legend=bool(imported)) as (axes, document):
+        first = min(given | imported)
+        places = {day: (day - first).days // length for day in sorted(given | imported)}
+        below = [given[day] for day in places]
+        axes.bar(list(places.values()), below, color=BLUE, width=0.8, label="given here" if given else None)
+        if imported:
+            from_files = [imported[day] for day in places]
+            axes.bar(list(places.values()), from_files, bottom=below, color=PALE, width=0.8, label="imported")
+        axes.set_ylabel("answers", color=MUTED, fontsize=9)
         last = max(places.values())
         shown = sorted({round(last * part / 4) for part in range(5)})
         labels = [f"{day.day} {day:%b}" for day in (first + timedelta(days=length * place) for place in shown)]
@@ -54,12 +68,16 @@ def time_by_annotator(quality: Quality) -> str | None:
     if not people:
         return None
     people.sort(key=lambda each: -(each.times.median or 0))
-    with _figure("Seconds a task: median and middle half", rows=len(people)) as (axes, document):
+    marked = any(each.quarantined or each.signals for each in people[:MAX_PEOPLE])
+    with _figure("Seconds a task: median and middle half", rows=len(people), legend=marked) as (axes, document):
         shown = _rows(axes, people)
         for row, each in enumerate(shown):
             axes.plot([each.times.low or 0, each.times.high or 0], [row, row], color=_colour(each), linewidth=2)
-            axes.plot([each.times.median or 0], [row], "o", color=_colour(each), markersize=5)
-        axes.set_xlim(left=0)
+            axes.plot([each.times.median or 0], [row], "o", color=_colour(each), markersize=5, clip_on=False)
+        axes.set_xlim(0, max(axes.get_xlim()[1], 1.0))
+        axes.locator_params(axis="x", nbins=6)
+        _explain_colours(axes, shown)
+        axes.set_xlabel(_and_more("seconds", people, shown), color=MUTED, fontsize=9)
     return document[0]
 
 
@@ -75,6 +93,8 @@ def agreement_by_annotator(quality: Quality) -> str | None:
             _interval(axes, each.others.with_ties, row - 0.12, _colour(each), "o")
             _interval(axes, each.gold.with_ties, row + 0.2, ORANGE, "D")
         axes.plot([], [], "o", color=BLUE, markersize=5, label="with the others")
+        _explain_colours(axes, shown)
+        axes.set_xlabel(_and_more("of pairs, a tie as a half", people, shown), color=MUTED, fontsize=9)
         if any(each.gold.with_ties.num for each in people):
             axes.plot([], [], "D", color=ORANGE, markersize=4, label="with gold")
         if quality.longest.value is not None:
@@ -99,6 +119,7 @@ def position_bias(quality: Quality) -> str | None:
         axes.set_xlim(0.3, max(len(quality.places), 4) + 0.7)
         axes.set_ylim(bottom=0)
         axes.set_xlabel("place on the screen", color=MUTED, fontsize=9)
+        axes.set_ylabel("of answers", color=MUTED, fontsize=9)
         axes.yaxis.set_major_formatter(_percent)
         axes.grid(axis="y", color=RULE, linewidth=0.8)
     return document[0]
@@ -122,11 +143,12 @@ def drift(quality: Quality) -> str | None:
             answers, shares = zip(*points, strict=True)
             (line,) = axes.plot(answers, shares, color=BLUE, alpha=0.45, marker="o", markersize=3)
             if falls:
-                line.set(color=RED, alpha=1, linewidth=2, zorder=3, label=_short(name))
+                line.set(color=RED, alpha=1, linewidth=2, zorder=3, label=short_name(name))
         if not all(falls for _, falls, _ in lines):
             axes.plot([], [], color=BLUE, alpha=0.45, marker="o", markersize=3, label="an annotator")
         axes.set_ylim(0, 1.02)
         axes.set_xlabel("answers given", color=MUTED, fontsize=9)
+        axes.set_ylabel("of pairs", color=MUTED, fontsize=9)
         axes.yaxis.set_major_formatter(_percent)
         axes.grid(axis="y", color=RULE, linewidth=0.8)
     return document[0]
@@ -135,16 +157,27 @@ def drift(quality: Quality) -> str | None:
 def _rows(axes: "Axes", people: list[AnnotatorQuality]) -> list[AnnotatorQuality]:
     """Name the rows of a plot, the first at the top; returns who is shown."""
     shown = people[:MAX_PEOPLE]
-    axes.set_yticks(range(len(shown)), [_short(each.name) for each in shown])
+    axes.set_yticks(range(len(shown)), [short_name(each.name) for each in shown])
     axes.set_ylim(len(shown) - 0.4, -0.6)
     axes.grid(axis="x", color=RULE, linewidth=0.8)
-    if len(people) > len(shown):
-        axes.set_xlabel(f"the first {len(shown)} of {len(people)}", color=MUTED, fontsize=9)
     return shown
 
 
-def _short(name: str) -> str:
-    return name if len(name) <= 16 else name[:15] + "…"
+def _and_more(unit: str, people: list[AnnotatorQuality], shown: list[AnnotatorQuality]) -> str:
+    return unit if len(people) == len(shown) else f"{unit}; the first {len(shown)} of {len(people)} people"
+
+
+def _explain_colours(axes: "Axes", shown: list[AnnotatorQuality]) -> None:
+    if any(each.signals and not each.quarantined for each in shown):
+        axes.plot([], [], "o", color=RED, markersize=5, label="needs a look")
+    if any(each.quarantined for each in shown):
+        axes.plot([], [], "o", color=MUTED, markersize=5, label="quarantined")
+
+
+def short_name(name: str) -> str:
+    """Names from one file differ at the end only, so that the middle is left out."""
+    name = name.removeprefix(IMPORTED)
+    return name if len(name) <= _LONGEST_NAME else f"{name[: _LONGEST_NAME - 10]}…{name[-9:]}"
 
 
 def _colour(each: AnnotatorQuality) -> str:
@@ -154,7 +187,7 @@ def _colour(each: AnnotatorQuality) -> str:
 def _interval(axes: "Axes", each: Share, row: float, colour: str, marker: str) -> None:
     if each.value is not None and each.low is not None and each.high is not None:
         axes.plot([each.low, each.high], [row, row], color=colour, linewidth=1.8)
-        axes.plot([each.value], [row], marker, color=colour, markersize=5 if marker == "o" else 4)
+        axes.plot([each.value], [row], marker, color=colour, markersize=5 if marker == "o" else 4, clip_on=False)
 
 
 def _percent(value: float, _: object) -> str:
@@ -173,7 +206,9 @@ def _figure(title: str, rows: int = 0, *, legend: bool = False) -> Iterator[tupl
     axes = figure.subplots()
     document: list[str] = []
     yield axes, document
-    axes.set_title(title, loc="left", color=INK, fontsize=11, pad=26 if legend else 10)
+    columns = 2 if rows else 3  # names of people take a part of the width
+    in_legend = -(-len(axes.get_legend_handles_labels()[1]) // columns) if legend else 0
+    axes.set_title(title, loc="left", color=INK, fontsize=11, pad=10 + 16 * in_legend)
     axes.tick_params(colors=MUTED, labelsize=9, length=0)
     axes.set_axisbelow(True)
     for side in ("top", "right", "left"):
@@ -181,7 +216,7 @@ def _figure(title: str, rows: int = 0, *, legend: bool = False) -> Iterator[tupl
     axes.spines["bottom"].set_color(RULE)
     if legend:
         axes.legend(
-            frameon=False, labelcolor=INK, fontsize=9, loc="lower left", bbox_to_anchor=(-0.01, 1.0), ncols=3,
+            frameon=False, labelcolor=INK, fontsize=9, loc="lower left", bbox_to_anchor=(-0.01, 1.0), ncols=columns,
             handlelength=1.2, columnspacing=1.4, borderaxespad=0.1,
         )  # fmt: skip
     buffer = io.StringIO()

@@ -32,6 +32,7 @@ class AnnotatorQuality:
     """What is known of one annotator.
 
     Attributes:
+        imported: the answers came in a file; nobody logs in under this name.
         others: agreement on pairs with those who are not quarantined.
         gold: agreement with what is known to be right.
         grades: the same for grades (mode `rate`), with others and with gold.
@@ -43,6 +44,7 @@ class AnnotatorQuality:
     """
 
     name: str
+    imported: bool
     simulated: bool
     quarantined: bool
     num_answers: int
@@ -109,6 +111,7 @@ def assess(judgements: Sequence[Judgement]) -> Quality:
         annotators.append(
             AnnotatorQuality(
                 name=name,
+                imported=own[0].is_imported,
                 simulated=own[0].simulated,
                 quarantined=own[0].quarantined,
                 num_answers=len(own),

@@ -9,28 +9,37 @@ import gc
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
 from threading import Lock
 from typing import Any, cast
 
 import gradio as gr
-import sqlalchemy as sa
 from gradio.components.plot import PlotData
 from gradio.context import LocalContext
 
-from labeling_app.quality import Pace, Quality, assess, pace, plots
-from labeling_app.schema import leases, tasks
+from labeling_app.quality import AnnotatorQuality, plots
 from labeling_app.settings import LabelingConfig
-from labeling_app.store import QueueStatus, Store, StoreError, Tx, User, reading
-from labeling_app.store.status import status
+from labeling_app.store import Store, StoreError, User
 from labeling_app.web import dashboard_text
+from labeling_app.web.dashboard_data import measure, set_quarantined
 from labeling_app.web.replies import Refused
 from labeling_app.web.security import current_user
 
 ALL_QUEUES = "all queues"
 
-NUM_PLOTS = 5
+IMPORTED_VOTES = "### Imported votes\n\nThese came in files; the names are no accounts, and nobody logs in under them."
+
+PLOTS = (
+    ("Answers a day", "no answer yet"),
+    ("Agreement on pairs", "needs a task that two people answered, or an answered one with gold"),
+    ("Seconds a task", "no answer was timed; those that came in files are not"),
+    ("Where the best was shown", "no answer given on the page has a best; those that came in files tell no places"),
+    ("Agreement over time", "needs 100 answers of one person, on tasks that others answered too"),
+)
+"""What is plotted, in this order, and what is missing where it cannot be."""
+
+MAX_REASON = 200
+"""Characters."""
 
 _QUIETLY: dict[str, Any] = {"api_visibility": "private", "show_progress": "minimal"}
 
@@ -40,6 +49,7 @@ class Person:
     """An annotator, with their figures as HTML."""
 
     name: str
+    imported: bool
     quarantined: bool
     figures: str
 
@@ -57,34 +67,55 @@ class View:
     plots: list[str | None]
 
 
-Handler = Callable[[str | None, gr.Request], list[Any]]
+Handler = Callable[[str | None, str | None, gr.Request], list[Any]]
 
 
 class Handlers:
-    """What the page asks for; each handler first asks who wants it."""
+    """What the page asks for; each handler first asks who wants it. `served` is the queue that people are given."""
 
-    def __init__(self, store: Store) -> None:
-        self._store = store
+    def __init__(self, store: Store, served: str) -> None:
+        self._store, self._served = store, served
         self._look = _Looker(store)
 
     def refresh(self, queue: str | None, request: gr.Request) -> list[Any]:
         """Everything anew, of one queue or of all."""
         with _refusals_shown():
             authorise(request, self._store)
-            return _shown(self._look(queue), queue)
+            return self._shown(queue)
 
     def set_quarantined(self, name: str, quarantined: bool) -> Handler:
         """A handler that quarantines somebody or trusts them again, and shows what that changes."""
 
-        def handler(queue: str | None, request: gr.Request) -> list[Any]:
+        def handler(queue: str | None, reason: str | None, request: gr.Request) -> list[Any]:
             with _refusals_shown():
                 by = authorise(request, self._store).id
-                self._store.set_quarantined(self._store.user(name).id, quarantined, by=by, reason="on the dashboard")
-                done = "Exports leave their answers out." if quarantined else "Their answers count again."
-                gr.Info(done, duration=5, title=f"{name} is {'quarantined' if quarantined else 'released'}")
-                return _shown(self._look(queue), queue)
+                done = self._store.write(set_quarantined, name, quarantined, by, in_one_line(reason or ""))
+                return self._shown(queue, done)
 
         return handler
+
+    def _shown(self, queue: str | None, done: str = "") -> list[Any]:
+        """What goes into the components of the page, in their order."""
+        view = self._look(queue)
+        choices = [ALL_QUEUES, *sorted({self._served, *view.queues})]
+        missing = [plot for plot, svg in zip(PLOTS, view.plots, strict=True) if svg is None]
+        return [
+            gr.Dropdown(choices, value=queue if queue in choices else ALL_QUEUES),
+            view.as_of,
+            view.overview,
+            view.queue_table,
+            view.agreement,
+            done,
+            gr.Textbox("", visible=bool(view.annotators)),
+            view.annotators,
+            dashboard_text.missing_plots(missing),
+            *(gr.Plot(None if svg is None else _image(svg), visible=svg is not None) for svg in view.plots),
+        ]
+
+
+def in_one_line(reason: str) -> str:
+    """A reason as it is kept: without line breaks and what cannot be seen, which no database has to swallow."""
+    return " ".join("".join(each if each.isprintable() else " " for each in reason).split())[:MAX_REASON]
 
 
 def authorise(request: gr.Request | None, store: Store) -> User:
@@ -111,39 +142,61 @@ def _refusals_shown() -> Iterator[None]:
 
 def build_dashboard(store: Store, config: LabelingConfig) -> gr.Blocks:
     """The admins' page, to be mounted with `dashboard_mount_options()`; `config` gives it its title."""
-    handlers = Handlers(store)
+    handlers = Handlers(store, config.queue)
     with gr.Blocks(title=f"{config.title} – quality", analytics_enabled=False, fill_width=True) as page:
         with gr.Row(elem_id="dashboard-header"):
             gr.Markdown("# Quality of the judgements", elem_id="dashboard-title")
             as_of = gr.Markdown(elem_id="as-of")
             queue = gr.Dropdown(
-                [ALL_QUEUES], value=ALL_QUEUES, label="Queue", show_label=False, container=False, elem_id="queue"
+                [ALL_QUEUES, config.queue],
+                value=config.queue,
+                label="Queue",
+                show_label=False,
+                container=False,
+                elem_id="queue",
             )
             refresh = gr.Button("Refresh", elem_id="refresh", size="sm")
+            gr.Button("Tasks", link="../label/", link_target="_self", elem_id="to-tasks", size="sm")
         overview = gr.Markdown(elem_id="overview")
         queue_table = gr.Markdown(elem_id="queues")
         gr.Markdown("## Agreement")
         agreement = gr.Markdown(elem_id="agreement")
         gr.Markdown("## Annotators")
-        people = gr.State()
+        with gr.Column(elem_id="decision"):
+            done = gr.Markdown(elem_id="done")
+            reason = gr.Textbox(
+                label="Reason for the next click on a button below",
+                show_label=False,
+                container=False,
+                placeholder="Reason for the next click (optional)",
+                visible=False,
+                max_lines=1,
+                max_length=MAX_REASON,
+                interactive=True,
+                elem_id="reason",
+            )
+        annotated = gr.State()
         rendered = gr.Column(elem_id="annotators")
         gr.Markdown("## Plots")
         with gr.Row(elem_id="plots"):
-            figures = [gr.Plot(show_label=False, container=False, elem_classes="plot") for _ in range(NUM_PLOTS)]
-        outputs = [queue, as_of, overview, queue_table, agreement, people, *figures]
+            figures = [gr.Plot(show_label=False, container=False, elem_classes="plot") for _ in PLOTS]
+        missing = gr.Markdown(elem_id="missing")
+        outputs = [queue, as_of, overview, queue_table, agreement, done, reason, annotated, missing, *figures]
 
         with rendered:
 
-            @gr.render(people, triggers=[people.change], show_progress="hidden")  # type: ignore[untyped-decorator]
+            @gr.render(annotated, triggers=[annotated.change], show_progress="hidden")  # type: ignore[untyped-decorator]
             def annotators(found: list[Person]) -> None:
                 with _refusals_shown():
                     authorise(LocalContext.request.get(None), store)
                 if not found:
                     gr.Markdown("Nobody has answered yet.")
-                for each in found:
+                for number, each in enumerate(found):
+                    if each.imported and not (number and found[number - 1].imported):
+                        gr.Markdown(IMPORTED_VOTES, elem_classes="imported-votes", key="imported votes")
                     button = _annotator(each)
                     handler = handlers.set_quarantined(each.name, not each.quarantined)
-                    button.click(handler, queue, outputs, show_progress_on=as_of, **_QUIETLY)
+                    button.click(handler, [queue, reason], outputs, show_progress_on=as_of, **_QUIETLY)
 
         for event in (page.load, refresh.click, queue.input):
             event(handlers.refresh, queue, outputs, show_progress_on=as_of, **_QUIETLY)
@@ -152,12 +205,13 @@ def build_dashboard(store: Store, config: LabelingConfig) -> gr.Blocks:
 
 def _annotator(each: Person) -> gr.Button:
     """One annotator's line; returns its button."""
-    with gr.Row(elem_classes="annotator", key=f"row {each.name}"):
+    action = "Release" if each.quarantined else "Quarantine"
+    with gr.Row(elem_classes="annotator", elem_id=dashboard_text.person_id(each.name), key=f"row {each.name}"):
         gr.Markdown(each.figures, key=f"text {each.name} {each.figures}")
         return gr.Button(
-            "Release" if each.quarantined else "Quarantine",
+            f"{action} {each.name}",
             size="sm",
-            elem_classes="release" if each.quarantined else "quarantine",
+            elem_classes=action.lower(),
             key=f"button {each.name} {each.quarantined}",
         )
 
@@ -166,33 +220,6 @@ def dashboard_mount_options() -> dict[str, Any]:
     """Keywords of `gr.mount_gradio_app` for this page."""
     theme = gr.themes.Base(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"])
     return {"css_paths": Path(__file__).parent / "static" / "dashboard.css", "theme": theme}
-
-
-@dataclass(frozen=True)
-class Measured:
-    """What the store holds, at one moment."""
-
-    now: datetime
-    statuses: list[QueueStatus]
-    remaining: dict[str, int]
-    quality: Quality
-    pace: Pace
-    answers_by_day: str | None
-
-
-def measure(tx: Tx, queue: str | None) -> Measured:
-    """Take the figures of one queue, or of all; the judgements themselves are let go of here."""
-    statuses, remaining = status(tx), _remaining(tx)
-    judgements = reading.judgements(tx, queue, with_quarantined=True)
-    to_come = sum(number for name, number in remaining.items() if queue in (None, name))
-    return Measured(
-        tx.now,
-        statuses,
-        remaining,
-        assess(judgements),
-        pace(judgements, to_come, tx.now),
-        plots.answers_by_day(judgements),
-    )
 
 
 class _Looker:
@@ -220,11 +247,16 @@ class _Looker:
             queues=[each.queue for each in found.statuses],
             as_of=f"as of {found.now.day} {found.now:%b %Y}, {found.now:%H:%M:%S} UTC",
             overview=dashboard_text.overview(own, to_come, quality, found.pace),
-            queue_table=dashboard_text.queues(own, found.remaining),
-            agreement=dashboard_text.agreement(quality),
+            queue_table=dashboard_text.queues(own, found.remaining, name, len(found.statuses)),
+            agreement=dashboard_text.agreement(quality, sum(each.num_gold for each in own)),
             annotators=[
-                Person(each.name, each.quarantined, dashboard_text.annotator(each))
-                for each in sorted(quality.annotators, key=lambda each: (each.quarantined, not each.signals, each.name))
+                Person(
+                    each.name,
+                    each.imported,
+                    each.quarantined,
+                    dashboard_text.annotator(each, found.because.get(each.name, "")),
+                )
+                for each in sorted(quality.annotators, key=_in_order)
             ],
             plots=drawn,
         )
@@ -246,31 +278,11 @@ def _no_halts() -> Iterator[None]:
             gc.enable()
 
 
-def _shown(view: View, queue: str | None) -> list[Any]:
-    """What goes into the components of the page, in their order."""
-    chosen = queue if queue in view.queues else ALL_QUEUES
-    return [
-        gr.Dropdown([ALL_QUEUES, *view.queues], value=chosen),
-        view.as_of,
-        view.overview,
-        view.queue_table,
-        view.agreement,
-        view.annotators,
-        *(gr.Plot(None if svg is None else _image(svg), visible=svg is not None) for svg in view.plots),
-    ]
+def _in_order(each: AnnotatorQuality) -> tuple[bool, bool, bool, str]:
+    """Accounts before those who came in files; who needs a look first, who counts no more last."""
+    return each.imported, each.quarantined, not each.signals, each.name
 
 
 def _image(svg: str) -> PlotData:
     """As Gradio shows matplotlib's figures: an image, in which nothing can run; sharp at every size."""
     return PlotData(type="matplotlib", plot=f"data:image/svg+xml;base64,{base64.b64encode(svg.encode()).decode()}")
-
-
-def _remaining(tx: Tx) -> dict[str, int]:
-    """How many answers each queue still waits for, those on somebody's screen included."""
-    on_screen = sa.select(sa.func.count()).where(leases.c.task_id == tasks.c.id, leases.c.state == "active")
-    found = (
-        sa.select(tasks.c.queue, sa.func.sum(tasks.c.open_slots + on_screen.scalar_subquery()))
-        .where(tasks.c.gold.is_(None), tasks.c.withdrawn_at.is_(None))
-        .group_by(tasks.c.queue)
-    )
-    return {queue: int(number) for queue, number in tx.connection.execute(found)}

@@ -15,7 +15,10 @@ from labeling_app.quality import Pace, assess, pace, plots
 from labeling_app.settings import LabelingConfig
 from labeling_app.store import Store
 from labeling_app.web import dashboard_text
-from labeling_app.web.dashboard import ALL_QUEUES, Handlers, build_dashboard
+from labeling_app.web.dashboard import ALL_QUEUES, MAX_REASON, Handlers, build_dashboard
+
+QUEUE = "support"
+"""The one that is served."""
 
 
 def request_with(token: str | None) -> gr.Request:
@@ -37,12 +40,12 @@ def test_every_handler_refuses_whoever_is_no_admin(local: Store, who: str):
     tokens = {"nobody": None, "a forged cookie": "x" * 43, "an annotator": session_of(local, "ana")}
     tokens["an admin who was closed"] = session_of(local, "old", role="admin")
     local.set_disabled(local.user("old").id, True)
-    handlers = Handlers(local)
+    handlers = Handlers(local, QUEUE)
     request = request_with(tokens[who])
     before = len(local.events())
     for handler in (handlers.refresh, handlers.set_quarantined("ana", True), handlers.set_quarantined("ana", False)):
         with pytest.raises(gr.Error, match=r"not logged in|needs the role admin"):
-            handler(ALL_QUEUES, request)
+            handler(ALL_QUEUES, *(() if handler == handlers.refresh else (None,)), request)
     assert local.user("ana").quarantined_at is None
     assert len(local.events()) == before
 
@@ -50,20 +53,58 @@ def test_every_handler_refuses_whoever_is_no_admin(local: Store, who: str):
 def test_an_admin_quarantines_and_releases_and_the_events_say_who(local: Store):
     token = session_of(local, "root", role="admin")
     ana = local.add_user("ana")
-    handlers = Handlers(local)
-    handlers.set_quarantined("ana", True)(ALL_QUEUES, request_with(token))
+    handlers = Handlers(local, QUEUE)
+    handlers.set_quarantined("ana", True)(ALL_QUEUES, None, request_with(token))
     assert local.user("ana").quarantined_at is not None
-    handlers.set_quarantined("ana", False)(ALL_QUEUES, request_with(token))
+    handlers.set_quarantined("ana", False)(ALL_QUEUES, None, request_with(token))
     assert local.user("ana").quarantined_at is None
     kinds = [(event.kind, event.user_id, event.body["user_id"]) for event in local.events()[-2:]]
     root = local.user("root").id
     assert kinds == [("quarantined", root, ana.id), ("unquarantined", root, ana.id)]
 
 
+def test_what_a_quarantine_did_is_told_with_its_reason_and_the_way_back(store: Store):
+    token = session_of(store, "root", role="admin")
+    ana = store.add_user("ana")
+    store.add_tasks(new_tasks(3), queue=QUEUE)
+    store.add_tasks(new_tasks(1, gold={"tiers": [[0], [1], [2]]}), queue="gold")
+    for queue in (QUEUE, QUEUE, "gold"):
+        claimed = store.claim(ana.id, queue)
+        assert claimed is not None and claimed.lease is not None
+        store.submit(ana.id, claimed.lease, f"key {claimed.task_id}", as_shown(claimed), 1000)
+    store.claim(ana.id, QUEUE)
+    handlers = Handlers(store, QUEUE)
+    reason = " turns\neverything <b>round</b>\x00 "
+    shown = handlers.set_quarantined("ana", True)(QUEUE, reason, request_with(token))
+    assert (
+        "<strong>ana</strong> is quarantined: 2 answers left out of exports, others are asked for 2 in their place, "
+        "1 task on the screen given back. To undo it, press <a href='#person-ana'>Release ana</a> below, or run "
+        "<code>rlhf label users quarantine ana --undo</code>."
+    ) in shown[5]
+    assert (shown[6].value, shown[6].visible) == ("", True)  # the field is for the next one
+    event = next(event for event in store.events() if event.kind == "quarantined")
+    assert event.body["reason"] == "turns everything <b>round</b>"
+    figures = shown[7][0].figures
+    assert "since 21 Nov, 09:00 by root: turns everything &lt;b&gt;round&lt;/b&gt;" in figures
+    again = handlers.set_quarantined("ana", True)(QUEUE, None, request_with(token))
+    assert "<strong>ana</strong> was quarantined already; nothing has changed." in again[5]
+    back = handlers.set_quarantined("ana", False)(QUEUE, None, request_with(token))
+    assert "<strong>ana</strong> is released: 2 answers in exports again, others are asked for 2 fewer." in back[5]
+    assert "Quarantine ana" in back[5]
+    assert handlers.refresh(QUEUE, request_with(token))[5] == ""
+
+
+def test_a_reason_has_an_end(local: Store):
+    token = session_of(local, "root", role="admin")
+    local.add_user("ana")
+    Handlers(local, QUEUE).set_quarantined("ana", True)(QUEUE, "x" * 10_000, request_with(token))
+    assert local.events()[-1].body["reason"] == "x" * MAX_REASON
+
+
 def test_somebody_unknown_is_told_and_nothing_happens(local: Store):
     token = session_of(local, "root", role="admin")
     with pytest.raises(gr.Error, match="there is none"):
-        Handlers(local).set_quarantined("nobody", True)(ALL_QUEUES, request_with(token))
+        Handlers(local, QUEUE).set_quarantined("nobody", True)(ALL_QUEUES, None, request_with(token))
 
 
 def test_all_events_of_the_page_ask_who_it_is(local: Store):
@@ -89,20 +130,83 @@ def test_what_remains_is_what_is_open_or_on_a_screen(store: Store, clock: Clock)
     assert claimed is not None and claimed.lease is not None
     store.submit(ana.id, claimed.lease, "key", as_shown(claimed), 1000)
     store.claim(ana.id, "support")
-    shown = Handlers(store).refresh("support", request_with(token))
+    shown = Handlers(store, QUEUE).refresh("support", request_with(token))
     assert shown[0].value == "support"
     assert shown[0].choices == [(ALL_QUEUES, ALL_QUEUES), ("support", "support")]
     assert shown[1] == "as of 21 Nov 2026, 09:00:00 UTC"
     assert "<dt>answers to come</dt><dd>3<small>" in shown[2]  # of two tasks by two people each, one has come
-    assert [person.name for person in shown[5]] == ["ana"]
+    assert [person.name for person in shown[7]] == ["ana"]
 
 
 def test_the_page_of_an_empty_store(local: Store):
     token = session_of(local, "root", role="admin")
-    shown = Handlers(local).refresh(None, request_with(token))
-    assert "rlhf label add" in shown[3]
-    assert shown[5] == []
-    assert [plot.visible for plot in shown[6:]] == [False] * 5
+    shown = Handlers(local, QUEUE).refresh(QUEUE, request_with(token))
+    assert shown[0].value == QUEUE
+    assert "No tasks in queue support yet: <code>rlhf label add tasks.jsonl --queue support</code>" in shown[3]
+    assert "No answers yet." in shown[4] and "No tasks with gold" in shown[4]
+    assert "<dt>answers</dt><dd>0<small>by nobody yet</small>" in shown[2]
+    assert not shown[6].visible  # nobody to give a reason for
+    assert shown[7] == []
+    assert shown[8].count("<li>") == 5
+    assert [plot.visible for plot in shown[9:]] == [False] * 5
+
+
+def test_an_empty_queue_tells_that_others_are_not(local: Store):
+    token = session_of(local, "root", role="admin")
+    local.add_tasks(new_tasks(1), queue="other")
+    shown = Handlers(local, QUEUE).refresh(QUEUE, request_with(token))
+    assert [name for name, _ in shown[0].choices] == [ALL_QUEUES, "other", QUEUE]
+    assert "There are tasks in 1 other queue; choose above." in shown[3]
+
+
+def test_what_is_missing_for_agreement_is_said():
+    def said(*answers: tuple[str, int], num_gold: int = 0, quarantined: bool = False) -> str:
+        sheet = Sheet()
+        for name, number in answers:
+            sheet.add(name, number, [[1], [2]], quarantined=quarantined)
+        return dashboard_text.agreement(assess(sheet.judgements), num_gold)
+
+    assert "Only ana has answered: agreement needs two." in said(("ana", 1), ("ana", 2))
+    assert "2 people have answered, but no task was answered by two of them" in said(("ana", 1), ("ben", 2))
+    assert "Everybody who has answered is quarantined" in said(("ana", 1), quarantined=True)
+    assert "No tasks with gold" in said(("ana", 1), ("ben", 1))
+    assert "Nobody has answered one of the 3 tasks with gold yet." in said(("ana", 1), num_gold=3)
+    assert "no task in common" in dashboard_text.annotator(assess(alone().judgements).annotators[0])
+    assert "no gold answered" in dashboard_text.annotator(assess(alone().judgements).annotators[0])
+
+
+def alone() -> Sheet:
+    sheet = Sheet()
+    sheet.add("ana", 1, [[1], [2]])
+    return sheet
+
+
+def test_alpha_without_an_interval_says_why():
+    def alpha_tile(num: int) -> str:
+        sheet = Sheet()
+        for number in range(num):
+            for name in ("ana", "ben"):
+                sheet.add(name, number, [[1], [2]] if number % 2 else [[2], [1]])
+        return dashboard_text.agreement(assess(sheet.judgements), 0)
+
+    assert "<dd>1.00<small>no interval: only 4 tasks with two people, 10 are needed; Krippendorff" in alpha_tile(4)
+    assert "<dd>1.00<small>no interval: full agreement in all 30 tasks; Krippendorff" in alpha_tile(30)
+    assert "1.00 to 1.00" not in alpha_tile(4) + alpha_tile(30)
+
+
+def test_imported_votes_are_called_so_and_stand_apart(local: Store):
+    token = session_of(local, "root", role="admin")
+    local.add_tasks(new_tasks(1, overlap=2), queue=QUEUE)
+    for name in ("imported.file.ann", "zoe"):
+        user = local.add_user(name)
+        claimed = local.claim(user.id, QUEUE)
+        assert claimed is not None and claimed.lease is not None
+        local.submit(user.id, claimed.lease, name, as_shown(claimed), 0)
+    shown = Handlers(local, QUEUE).refresh(QUEUE, request_with(token))
+    assert [(person.name, person.imported) for person in shown[7]] == [("zoe", False), ("imported.file.ann", True)]
+    assert "<span class='badge imported'>imported</span>" in shown[7][1].figures
+    assert "badge" not in shown[7][0].figures
+    assert "by 1 person and 1 imported" in shown[2]
 
 
 def test_names_are_escaped():
@@ -117,7 +221,7 @@ def test_grades_stand_in_where_there_are_no_pairs():
     sheet = Sheet()
     sheet.add("ana", 1, ratings={1: 5})
     sheet.add("ben", 1, ratings={1: 6})
-    assert "<dt>within 1 of others</dt><dd>100%" in dashboard_text.annotator(assess(sheet.judgements).annotators[0])
+    assert "<dt>others within 1</dt><dd>100%" in dashboard_text.annotator(assess(sheet.judgements).annotators[0])
 
 
 # Pace
@@ -184,6 +288,11 @@ def test_a_long_time_is_drawn_by_weeks():
     svg = plots.answers_by_day(sheet.judgements)
     assert svg is not None
     assert svg.count("M ") < 400
+
+
+def test_names_of_one_file_stay_apart_in_the_plots():
+    assert plots.short_name("imported.pandalm_3_annotators.annotator1") == "pandal…nnotator1"
+    assert plots.short_name("imported.pandalm_3_annotators.annotator2") == "pandal…nnotator2"
 
 
 def test_many_annotators_are_cut_off():

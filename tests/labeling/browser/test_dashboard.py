@@ -6,14 +6,14 @@ from typing import Any
 
 import pytest
 from annotator import task
-from serving import App
+from serving import QUEUE, App
 
 from labeling_app.answers import Answer
 
 pytestmark = pytest.mark.browser
 
 NUM_TASKS = 30
-QUEUE = "support/run-1"
+OTHER = "support/run-1"
 PHONE = {"width": 390, "height": 844}
 
 
@@ -72,6 +72,19 @@ class Desk:
         )
         return dict(self.page.eval_on_selector_all(f"{where} dl > div", script))
 
+    def choose(self, queue: str) -> None:
+        self.page.click("#queue input")
+        self.page.get_by_role("option", name=queue, exact=True).click()
+
+    def is_in_window(self, element: Any) -> bool:
+        box = element.bounding_box()
+        return bool(box["y"] >= 0 and box["y"] + box["height"] <= self.page.viewport_size["height"])
+
+    @property
+    def done(self) -> Any:
+        """What the last click did."""
+        return self.page.locator("#done [role=status]")
+
     def line(self, name: str) -> Any:
         return self.page.locator(".annotator", has=self.page.locator(".name strong", has_text=name))
 
@@ -93,7 +106,7 @@ def test_it_shows_how_the_work_stands_and_how_far_it_can_be_trusted(desk: Desk):
     agreement = desk.figures("#agreement")
     # of three pairs of people one agrees, on every pair of responses
     assert agreement["two people agree"].startswith("33%")
-    assert "support/run-1" in desk.page.inner_text("#queues")
+    assert QUEUE in desk.page.inner_text("#queues")
     assert "contradicts the others" in desk.line("mallory").inner_text()
     assert "contradicts" not in desk.line("ana").inner_text()
     shown = desk.page.eval_on_selector_all(
@@ -103,38 +116,60 @@ def test_it_shows_how_the_work_stands_and_how_far_it_can_be_trusted(desk: Desk):
 
 
 def test_one_click_quarantines_and_another_releases(app: App, desk: Desk):
-    desk.line("mallory").get_by_role("button", name="Quarantine").click()
-    desk.line("mallory").get_by_role("button", name="Release").wait_for()
+    desk.page.get_by_placeholder("Reason for the next click").fill("turns every order round")
+    desk.line("mallory").get_by_role("button", name="Quarantine mallory", exact=True).click()
+    desk.line("mallory").get_by_role("button", name="Release mallory", exact=True).wait_for()
+    assert desk.done.inner_text().startswith(
+        "mallory is quarantined: 29 answers left out of exports, others are asked for 29 in their place."
+    )
+    assert "rlhf label users quarantine mallory --undo" in desk.done.inner_text()
+    assert desk.is_in_window(desk.done)
+    assert desk.page.get_by_placeholder("Reason for the next click").input_value() == ""
     assert app.store.user("mallory").quarantined_at is not None
     assert desk.line("mallory").locator(".badge").inner_text() == "quarantined"
+    assert "by root: turns every order round" in desk.line("mallory").inner_text()
     assert desk.figures("#agreement")["two people agree"].startswith("100%")
+    assert desk.figures("#agreement")["alpha of orders"].startswith("1.00 no interval: full agreement in all 2")
     assert desk.figures("#overview")["answers"] == "87 by 3 people, 1 of them quarantined"
     assert {each.user for each in app.store.judgements()} == {"ana", "ben"}
     (event,) = [event for event in app.store.events() if event.kind == "quarantined"]
     assert event.user_id == app.store.user("root").id
-    desk.line("mallory").get_by_role("button", name="Release").click()
-    desk.line("mallory").get_by_role("button", name="Quarantine").wait_for()
+    assert event.body["reason"] == "turns every order round"
+    desk.line("mallory").get_by_role("button", name="Release mallory").click()
+    desk.line("mallory").get_by_role("button", name="Quarantine mallory").wait_for()
+    assert desk.done.inner_text().startswith("mallory is released: 29 answers in exports again")
     assert app.store.user("mallory").quarantined_at is None
 
 
-def test_refresh_and_the_choice_of_a_queue(app: App, desk: Desk):
-    before = desk.figures("#overview")["answers"]
-    app.store.add_tasks([task("another prompt")], "other")
+def test_the_served_queue_is_shown_first_and_another_can_be_chosen(app: App, desk: Desk):
+    app.store.add_tasks([task("another prompt")], OTHER)
     user = app.store.user("ana")
-    claimed = app.store.claim(user.id, "other")
+    claimed = app.store.claim(user.id, OTHER)
     assert claimed is not None and claimed.lease is not None
     tiers = [[response] for response, _ in claimed.responses]
     app.store.submit(user.id, claimed.lease, "other", Answer(tiers=tiers), 5_000)
+    app.store.add_tasks([task("one more")], QUEUE)
     desk.page.click("#refresh")
-    desk.page.locator("#queues td", has_text="other").wait_for()
-    assert before.startswith("87 ")
+    desk.page.locator("#queues td", has_text=str(NUM_TASKS + 1)).wait_for()
+    assert desk.page.input_value("#queue input") == QUEUE
+    assert desk.figures("#overview")["answers"].startswith("87 ")
+    assert desk.page.locator("#queues tbody tr").count() == 1
+    desk.choose("all queues")
+    desk.page.locator("#queues td", has_text=OTHER).wait_for()
     assert desk.figures("#overview")["answers"].startswith("88 ")
-    desk.page.click("#queue input")
-    desk.page.get_by_role("option", name="other").click()
-    desk.page.locator("#queues td", has_text="support/run-1").wait_for(state="detached")
+    desk.choose(OTHER)
+    desk.page.locator("#queues td", has_text=QUEUE).wait_for(state="detached")
     assert desk.figures("#overview")["answers"] == "1 by 1 person"
+    assert "Only ana has answered" in desk.page.inner_text("#agreement")
+    assert "Agreement on pairs: needs a task that two people answered" in desk.page.inner_text("#missing")
     desk.page.locator(".annotator").nth(1).wait_for(state="detached")
     assert desk.line("ana").is_visible()
+
+
+def test_a_link_leads_back_to_the_tasks(app: App, desk: Desk):
+    desk.page.get_by_role("link", name="Tasks").click()
+    desk.page.wait_for_url(f"{app.address}/label/")
+    desk.page.get_by_role("link", name="Dashboard").wait_for()  # and from there back here
 
 
 def test_nothing_runs_over_the_edge_of_a_phone(app: App, browser: Any):
@@ -147,6 +182,12 @@ def test_nothing_runs_over_the_edge_of_a_phone(app: App, browser: Any):
         "all => all.filter(one => one.offsetWidth > 0 && one.getBoundingClientRect().right > 391).length",
     )
     assert wide == 0
+    # whoever stands last in the list: what was done stays in sight
+    desk.page.locator(".annotator button").last.click()
+    desk.done.wait_for()
+    assert desk.is_in_window(desk.done)
+    desk.page.get_by_role("button", name="Release").click()
+    desk.page.get_by_text("is released").wait_for()
     context.close()
     assert desk.problems == []
 
