@@ -149,8 +149,11 @@ def _way_in(store: Store, config: LabelingConfig, mode: Mode, address: str) -> l
     if address.startswith("http://") and config.host not in LOOPBACK_NAMES:
         lines.append("Passwords cross the network in the clear: put a proxy with TLS before it, and set public_url.")
     if not any(user.role == "admin" and user.has_password and user.disabled_at is None for user in store.users()):
-        admin = _open_admin(store, FIRST_ADMIN)
-        lines.append(f"Choose the admin's password (works once): {invite(store, admin, address)}")
+        try:
+            link = invite(store, _open_admin(store, FIRST_ADMIN), address)
+            lines.append(f"Choose the admin's password (works once): {link}")
+        except UserError as error:  # who is to rank can do so nonetheless
+            lines.append(f"Warning: {error}")
     return lines
 
 
@@ -177,13 +180,13 @@ def _open_admin(store: Store, name: str) -> User:
         return store.add_user(name, "admin")
     if found.disabled_at is not None:
         raise UserError(
-            f"user {name}: the account is closed, and nobody else could come in as admin; `rlhf label users disable "
-            f"{name} --undo` opens it again"
+            f"user {name}: the account is closed, so nobody can come in as admin; `rlhf label users disable {name} "
+            "--undo` opens it again"
         )
     if found.role != "admin":
         raise UserError(
-            f"user {name}: is an annotator, and no admin has chosen a password; add one with "
-            "`rlhf label users add ANOTHER-NAME --admin`"
+            f"user {name}: is an annotator, so nobody can come in as admin; `rlhf label users add SOMEBODY --admin` "
+            "adds one"
         )
     return found
 

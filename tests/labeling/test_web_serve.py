@@ -80,20 +80,29 @@ def test_with_accounts_the_first_admin_is_invited_until_there_is_one(
     assert "Choose the admin's" not in str(says(home, monkeypatch, **behind_proxy))
 
 
-@pytest.mark.parametrize(("name", "options"), [("local", {}), ("admin", {"public_url": "https://labels.example.org"})])
-def test_a_closed_account_stays_closed(
-    home: Path, monkeypatch: pytest.MonkeyPatch, name: str, options: dict[str, Any]
-) -> None:
-    says(home, monkeypatch, **options)
-    rlhf("users", "disable", name)
-    with pytest.raises(
-        UserError, match=f"user {name}: the account is closed.*`rlhf label users disable {name} --undo`"
-    ):
-        says(home, monkeypatch, **options)
+def test_on_loopback_a_closed_account_stays_closed(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    says(home, monkeypatch)
+    rlhf("users", "disable", "local")
+    with pytest.raises(UserError, match=r"user local: the account is closed.*`rlhf label users disable local --undo`"):
+        says(home, monkeypatch)
     with Store.open(home) as store:
-        assert store.user(name).disabled_at is not None
-    rlhf("users", "disable", name, "--undo")
-    assert "works once" in says(home, monkeypatch, **options)[1]
+        assert store.user("local").disabled_at is not None
+    rlhf("users", "disable", "local", "--undo")
+    assert "works once" in says(home, monkeypatch)[1]
+
+
+def test_an_admin_who_was_closed_stays_closed_while_others_rank(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for_others = {"public_url": "https://labels.example.org"}
+    says(home, monkeypatch, **for_others)
+    rlhf("users", "disable", "admin")
+    assert says(home, monkeypatch, **for_others)[1] == (
+        "Warning: user admin: the account is closed, so nobody can come in as admin; "
+        "`rlhf label users disable admin --undo` opens it again"
+    )
+    with Store.open(home) as store:
+        assert store.user("admin").disabled_at is not None
+    rlhf("users", "disable", "admin", "--undo")
+    assert "works once" in says(home, monkeypatch, **for_others)[1]
 
 
 def test_an_empty_queue_is_warned_of(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
