@@ -21,6 +21,7 @@ from labeling_app.store.store import TASKS_A_TRANSACTION
 from labeling_app.store.values import IMPORTED
 from labeling_app.task_rows import Verdict, read_entries
 from rlhf.datasets import DataSource
+from rlhf.datasets.rows import RawRow
 from rlhf.datasets.sources import OpenRef
 from rlhf.errors import UserError
 from rlhf.records import Problem
@@ -87,7 +88,8 @@ def add_drafts(store: Store, drafts: Drafts, queue: str = QUEUE) -> Outcome:
     Raises:
         UserError: the queue's name is malformed.
     """
-    outcome = Outcome([], 0, 0, 0, 0, list(drafts.problems), list(drafts.notes))
+    outcome = Outcome([], 0, 0, 0, 0, list(drafts.problems), [])
+    told_before = set()
     for start in range(0, len(drafts.tasks), TASKS_A_TRANSACTION):
         batch = drafts.tasks[start : start + TASKS_A_TRANSACTION]
         added, num_votes, notes = store.write(_add_batch, batch, queue)
@@ -101,10 +103,11 @@ def add_drafts(store: Store, drafts: Drafts, queue: str = QUEUE) -> Outcome:
             + [batch[one.index].place.problem(one.why) for one in added.rejected if one.task_id is None],
             outcome.notes + notes,
         )
+        told_before |= {_place(batch[one.index].place) for one in added.rejected}
     problems = sorted(set(outcome.problems), key=_place)
-    left_out = {_place(problem) for problem in problems}
-    notes = [note for note in outcome.notes if _place(note) not in left_out]
-    return replace(outcome, problems=problems, notes=sorted(notes, key=_place))
+    untold = {_place(problem) for problem in problems} | told_before
+    notes = [note for note in drafts.notes if _place(note) not in untold]
+    return replace(outcome, problems=problems, notes=sorted(notes + outcome.notes, key=_place))
 
 
 def voter(draft: Draft, verdict: Verdict) -> str:
@@ -192,5 +195,5 @@ def _vote(tx: Tx, person: User, task_id: int, draft: Draft, verdict: Verdict) ->
     submit(tx, person.id, claimed.lease, f"imported-{task_id}", answer, 0)
 
 
-def _place(problem: Problem) -> tuple[str, int]:
-    return problem.path, problem.line
+def _place(row: Problem | RawRow) -> tuple[str, int]:
+    return row.path, row.line

@@ -9,7 +9,7 @@ from typing import Any, get_args
 import sqlalchemy as sa
 
 from labeling_app.answers import HIGHEST_RATING, LOWEST_RATING, Mode
-from labeling_app.schema import leases, prompts, responses, task_responses, tasks
+from labeling_app.schema import leases, prompts, responses, task_responses, tasks, users
 from labeling_app.store.errors import UnknownTask
 from labeling_app.store.transaction import Tx, insert
 from labeling_app.store.values import Added, Content, NewResponse, NewTask, Rejected
@@ -74,15 +74,21 @@ def withdraw(tx: Tx, which: Sequence[int] | str, by: int | None = None) -> int:
 
 
 def would_withdraw(tx: Tx, which: Sequence[int] | str) -> tuple[int, int]:
-    """How many tasks `withdraw` would take out of circulation, and how many answers to them would stay.
+    """How many tasks `withdraw` would take out of circulation, and how many answers to them would still count.
 
     Raises:
         UnknownTask: there is no such task or queue.
     """
     found = sa.select(tasks.c.id).where(_to_withdraw(tx, which)).subquery()
     num_tasks = tx.connection.execute(sa.select(sa.func.count()).select_from(found)).scalar_one()
-    answered = sa.select(sa.func.count()).select_from(leases).join(found, found.c.id == leases.c.task_id)
-    num_answers = tx.connection.execute(answered.where(leases.c.state == "answered")).scalar_one()
+    answered = (
+        sa.select(sa.func.count())
+        .select_from(leases)
+        .join(found, found.c.id == leases.c.task_id)
+        .join(users, users.c.id == leases.c.user_id)
+        .where(leases.c.state == "answered", users.c.quarantined_at.is_(None))
+    )
+    num_answers = tx.connection.execute(answered).scalar_one()
     return num_tasks, num_answers
 
 

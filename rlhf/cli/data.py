@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
+from rlhf.cli import output
 from rlhf.errors import UserError
 
 app = typer.Typer(help="Look at data sets, and prepare them.", no_args_is_help=True)
@@ -154,7 +155,7 @@ def _lines(facts: dict[str, Any]) -> list[tuple[str, str]]:
         ("format", facts["format"]),
         ("rows", f"{facts['rows']:,}, {facts['set_aside']:,} of them set aside"),
         *(("", problem) for problem in facts["problems"]),
-        ("records", f"{kinds}; {facts['prompts']:,} prompts"),
+        ("records", f"{kinds}; {output.counted(facts['prompts'], 'prompt')}"),
         ("duplicates", f"{facts['duplicates']:,}"),
     ]
     if "near_duplicates" in facts:

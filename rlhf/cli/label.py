@@ -183,7 +183,9 @@ def export(
 @app.command()
 def withdraw(
     queue: Annotated[str | None, typer.Argument(metavar="[QUEUE]", help="All tasks of this queue.")] = None,
-    task: Annotated[list[int] | None, typer.Option(metavar="ID", help="This task, by its number. Repeatable.")] = None,
+    task: Annotated[
+        list[int] | None, typer.Option(metavar="ID", min=1, max=2**31 - 1, help="This task, by its number. Repeatable.")
+    ] = None,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
     as_json: Json = False,
 ) -> None:

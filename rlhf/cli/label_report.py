@@ -1,5 +1,6 @@
 """What `rlhf label add`, `status` and `export` print."""
 
+import math
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
@@ -131,8 +132,9 @@ def _state_in_words(found: "QueueStatus") -> list[str]:
 
 
 def _duration(seconds: float) -> str:
+    """Nothing for those who were not timed: votes from a file, programs."""
     if seconds < 60:
-        return f"{seconds:.0f} s"
+        return f"{math.ceil(seconds)} s" if seconds else ""
     minutes = round(seconds / 60)
     return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02} min"
 

@@ -99,7 +99,7 @@ def test_long_texts_and_control_characters_come_back_as_they_were(drafts_of, sto
 
 
 def test_the_same_file_again_adds_nothing(drafts_of, local):
-    rows = [{"prompt": "p", "completions": ["a", "b"]}, {"prompt": "p", "chosen": "c", "rejected": "d"}]
+    rows = [{"prompt": "p", "completions": ["a\u0007", "b"]}, {"prompt": "p", "chosen": "c", "rejected": "d"}]
     options = AddOptions(votes=True)
     assert len(add_drafts(local, drafts_of(rows, options), "q").task_ids) == 2
     again = add_drafts(local, drafts_of(rows, options), "q")

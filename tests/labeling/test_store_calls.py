@@ -11,9 +11,21 @@ from label_tools import Clock, as_shown, new_task, new_tasks
 from pydantic import ValidationError
 
 from labeling_app.settings import FLAGS, LabelingConfig
-from labeling_app.store import Claimed, Conflict, NotYours, Receipt, Store, StoreSettings, Tx, UnknownUser, User
+from labeling_app.store import (
+    Claimed,
+    Conflict,
+    NotYours,
+    Receipt,
+    Store,
+    StoreSettings,
+    Tx,
+    UnknownTask,
+    UnknownUser,
+    User,
+)
+from labeling_app.store.adding import would_withdraw
 from labeling_app.store.answering import submit
-from labeling_app.store.claiming import claim
+from labeling_app.store.claiming import claim, take
 from labeling_app.store.people import add_user, all_users
 from rlhf import db
 from rlhf.errors import UserError
@@ -145,3 +157,21 @@ def test_the_store_takes_its_settings_from_the_config(home: Path, clock: Clock) 
 def test_a_config_that_cannot_be_served_is_refused(value: dict[str, object], problem: str) -> None:
     with pytest.raises(ValidationError, match=problem):
         LabelingConfig.model_validate(value)
+
+
+def test_what_withdrawing_would_do_can_be_asked_before(store: Store) -> None:
+    gold = new_task("gold", gold={"tiers": [[0], [1, 2]]})
+    first, second, _ = store.add_tasks([new_task("one", overlap=2), new_task("two"), gold], "q").task_ids
+    people = [store.add_user(name) for name in ("ana", "ben")]
+    for user in people:
+        claimed = store.write(take, user.id, first)
+        store.submit(user.id, claimed.lease, "key", as_shown(claimed), 1)
+    assert store.read(would_withdraw, "q") == (3, 2)
+    assert store.read(would_withdraw, [first, first]) == (1, 2)
+    assert store.read(would_withdraw, [second]) == (1, 0)
+    store.set_quarantined(people[0].id, True)
+    assert store.read(would_withdraw, [first, second]) == (2, 1)
+    assert store.withdraw([first]) == 1
+    assert store.read(would_withdraw, "q") == (2, 0)
+    with pytest.raises(UnknownTask, match="99: there is no such task"):
+        store.read(would_withdraw, [first, 99])
