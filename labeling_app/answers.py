@@ -33,7 +33,7 @@ class Answer(BaseModel):
         strength: how much better the best tier is than the next, from 1 (slightly) to 4 (far).
         flags: complaints about single responses, out of the configured list.
         rationale: why, in the annotator's words.
-        edit: a response, improved by the annotator.
+        edit: one of the best responses, or any where all are bad, improved by the annotator.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -74,7 +74,17 @@ def problem_with(
         return f"flags: {unknown!r} is not one of {', '.join(sorted(known_flags))}"
     if answer.edit is not None and answer.edit.response_id not in shown:
         return "edit: names a response that was not shown"
+    if answer.edit is not None and not answer.all_bad and answer.edit.response_id not in _best(answer):
+        return "edit: is of a response that is not among the best; put it first, or drop the edit"
     return None
+
+
+def _best(answer: Answer) -> Collection[ResponseId]:
+    """The first tier, or all with the highest grade."""
+    if answer.ratings is None:
+        return answer.tiers[0]
+    highest = max(answer.ratings.values())
+    return [response for response, grade in answer.ratings.items() if grade == highest]
 
 
 def _first_unknown(flags: Mapping[ResponseId, Sequence[str]], known: Collection[str]) -> str | None:

@@ -55,7 +55,9 @@ sessions = sa.Table(
 guidelines = sa.Table(
     "guidelines",
     metadata,
-    sa.Column("version", sa.Integer, primary_key=True),
+    # Empty: they hold in every queue that has none of its own.
+    sa.Column("queue", sa.String(100), primary_key=True),
+    sa.Column("version", sa.Integer, primary_key=True, autoincrement=False),
     sa.Column("text", sa.Text, nullable=False),
     sa.Column("created_at", UtcDateTime, nullable=False),
 )
@@ -144,7 +146,7 @@ submissions = sa.Table(
     sa.Column(
         "wall_ms", sa.BigInteger, nullable=False
     ),  # since the claim or the revision before, by the server's clock
-    sa.Column("guidelines_version", sa.ForeignKey("guidelines.version")),
+    sa.Column("guidelines_version", sa.Integer),  # of those for the task's queue
     sa.Column("created_at", UtcDateTime, nullable=False),
     sa.UniqueConstraint("user_id", "idempotency_key"),
     sa.UniqueConstraint("task_id", "user_id", "revision"),
@@ -192,4 +194,5 @@ sa.Index(
     submissions.c.created_at,
     submissions.c.revision,
     submissions.c.active_ms,
+    submissions.c.task_id,
 )

@@ -67,7 +67,8 @@ def _people() -> None:
     )
     op.create_table(
         "guidelines",
-        sa.Column("version", sa.Integer, primary_key=True),
+        sa.Column("queue", sa.String(100), primary_key=True),
+        sa.Column("version", sa.Integer, primary_key=True, autoincrement=False),
         sa.Column("text", sa.Text, nullable=False),
         sa.Column("created_at", MOMENT, nullable=False),
     )
@@ -142,7 +143,7 @@ def _answers() -> None:
         sa.Column("presented", sa.JSON, nullable=False),
         sa.Column("active_ms", sa.BigInteger, nullable=False),
         sa.Column("wall_ms", sa.BigInteger, nullable=False),
-        sa.Column("guidelines_version", sa.Integer, sa.ForeignKey("guidelines.version")),
+        sa.Column("guidelines_version", sa.Integer),
         sa.Column("created_at", MOMENT, nullable=False),
         sa.UniqueConstraint("user_id", "idempotency_key"),
         sa.UniqueConstraint("task_id", "user_id", "revision"),
@@ -172,4 +173,5 @@ def _indexes() -> None:
     op.create_index("ix_tasks_prompt", "tasks", ["prompt_id"])
     op.create_index("ix_leases_of_user", "leases", ["user_id", "state", "queue", "ended_at"])
     op.create_index("ix_leases_in_force", "leases", ["expires_at"], sqlite_where=in_force, postgresql_where=in_force)
-    op.create_index("ix_submissions_of_user", "submissions", ["user_id", "created_at", "revision", "active_ms"])
+    of_user = ["user_id", "created_at", "revision", "active_ms", "task_id"]
+    op.create_index("ix_submissions_of_user", "submissions", of_user)

@@ -7,11 +7,11 @@ from typing import Any
 import sqlalchemy as sa
 
 from labeling_app.answers import Answer, problem_with
-from labeling_app.schema import guidelines, leases, submissions, tasks, users
+from labeling_app.schema import leases, submissions, tasks, users
 from labeling_app.store import slots
 from labeling_app.store.claiming import LAST_SUBMISSION
 from labeling_app.store.errors import BadAnswer, Conflict, LeaseLost, NotYours, UnknownTask, UnknownUser
-from labeling_app.store.people import check_active, lock
+from labeling_app.store.people import check_active, guidelines_of, lock
 from labeling_app.store.prepared import Prepared
 from labeling_app.store.transaction import KEY, TASK, USER, Tx
 from labeling_app.store.values import Receipt, Skipped
@@ -184,7 +184,7 @@ _DETAILS = (
     tasks.c.gold.is_not(None).label("is_gold"),
     users.c.disabled_at,
     users.c.quarantined_at,
-    sa.select(sa.func.max(guidelines.c.version)).scalar_subquery().label("guidelines_version"),
+    guidelines_of(tasks.c.queue).label("guidelines_version"),
     submissions.c.id.label("submission_id"),
     submissions.c.task_id.label("submission_task_id"),
     submissions.c.answer,

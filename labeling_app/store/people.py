@@ -1,5 +1,6 @@
 """Users, and what they are told."""
 
+import hashlib
 import re
 from collections.abc import Sequence
 from typing import Any
@@ -9,7 +10,7 @@ import sqlalchemy as sa
 from labeling_app.schema import guidelines, leases, sessions, users
 from labeling_app.store.errors import Disabled, Quarantined, UnknownUser
 from labeling_app.store.slots import expire, recount_answered
-from labeling_app.store.transaction import ACTIVE, USER, Tx
+from labeling_app.store.transaction import ACTIVE, QUEUE, USER, Tx
 from labeling_app.store.values import Role, User
 from rlhf.errors import UserError
 
@@ -80,8 +81,13 @@ def set_disabled(tx: Tx, user_id: int, disabled: bool, by: int | None = None) ->
     return _set(tx, user_id, "disabled_at", disabled, by, {})
 
 
-def set_guidelines(tx: Tx, text: str) -> int:
+def set_guidelines(tx: Tx, text: str, queue: str | None = None) -> int:
     """The version of these guidelines: a new one if they differ from those in force.
+
+    Args:
+        tx: the transaction.
+        text: Markdown.
+        queue: the one they are for; None for all that have none of their own.
 
     Raises:
         UserError: the text holds the character NUL, which PostgreSQL cannot keep.
@@ -90,20 +96,47 @@ def set_guidelines(tx: Tx, text: str) -> int:
         raise UserError("guidelines: the text holds the character NUL; is it a text file?")
     if tx.on_server:
         tx.connection.execute(sa.select(sa.func.pg_advisory_xact_lock(sa.func.hashtext("guidelines"))))
-    found = current_guidelines(tx)
-    if found is not None and found[1] == text:
-        return found[0]
-    version = 1 if found is None else found[0] + 1
-    tx.connection.execute(sa.insert(guidelines).values(version=version, text=text, created_at=tx.now))
-    tx.record("guidelines_changed", {"version": version})
+    key = queue or ALL_QUEUES
+    found = tx.connection.execute(_GUIDELINES, {"queue": key}).first()
+    if found is not None and found.queue == key and found.text == text:
+        return int(found.version)
+    # counted on from the common ones, so that within a queue a number means one text
+    version = 1 if found is None else found.version + 1
+    row = {"queue": key, "version": version, "text": text, "created_at": tx.now}
+    tx.connection.execute(sa.insert(guidelines).values(row))
+    tx.record("guidelines_changed", {"queue": key, "version": version, "sha256": sha256(text)})
     return version
 
 
-def current_guidelines(tx: Tx) -> tuple[int, str] | None:
-    """Version and text of the guidelines in force."""
-    newest = sa.select(guidelines.c.version, guidelines.c.text).order_by(guidelines.c.version.desc()).limit(1)
-    row = tx.connection.execute(newest).one_or_none()
+def current_guidelines(tx: Tx, queue: str | None = None) -> tuple[int, str] | None:
+    """Version and text of the guidelines in force in a queue: its own, else the common ones."""
+    row = tx.connection.execute(_GUIDELINES, {"queue": queue or ALL_QUEUES}).first()
     return None if row is None else (row.version, row.text)
+
+
+def sha256(text: str) -> str:
+    """Of a text's UTF-8, in hexadecimal."""
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def guidelines_of(queue: sa.ColumnElement[str]) -> sa.ColumnElement[int]:
+    """The version in force in the queue of a row."""
+    versions = [
+        sa.select(sa.func.max(guidelines.c.version)).where(guidelines.c.queue == one).scalar_subquery()
+        for one in (queue, sa.literal_column("''"))
+    ]
+    return sa.func.coalesce(*versions)
+
+
+ALL_QUEUES = ""
+"""No queue has this name."""
+
+_GUIDELINES = (
+    sa.select(guidelines)
+    .where(guidelines.c.queue.in_([QUEUE, ALL_QUEUES]))
+    .order_by((guidelines.c.queue == ALL_QUEUES), guidelines.c.version.desc())
+    .limit(1)
+)
 
 
 def check_active(row: Any) -> None:

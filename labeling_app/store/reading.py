@@ -14,11 +14,12 @@ PREVIEW = 120
 """Characters of a prompt in a list."""
 
 
-def history(tx: Tx, user_id: int, limit: int = 50) -> list[Handled]:
-    """The tasks this person is done with, the last one first."""
+def history(tx: Tx, user_id: int, queue: str | None = None, limit: int = 50) -> list[Handled]:
+    """The tasks this person is done with, in one queue or in all, the last one first."""
+    where = [] if queue is None else [leases.c.queue == queue]
     done = (
         sa.select(leases.c.id, leases.c.task_id, leases.c.user_id, leases.c.ended_at, leases.c.state)
-        .where(leases.c.user_id == user_id, leases.c.state.in_(["answered", "skipped"]))
+        .where(leases.c.user_id == user_id, leases.c.state.in_(["answered", "skipped"]), *where)
         .order_by(leases.c.ended_at.desc(), leases.c.id.desc())
         .limit(limit)
         .subquery()

@@ -7,7 +7,8 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from labeling_app.schema import leases, submissions, task_responses, tasks, users
+from labeling_app.schema import guidelines, leases, submissions, task_responses, tasks, users
+from labeling_app.store.people import sha256
 from labeling_app.store.reading import all_events
 from labeling_app.store.transaction import Tx
 from labeling_app.store.values import Event
@@ -25,6 +26,7 @@ class State:
         sources: by task and response id: all that wrote it for this task.
         leases: by task and user: state, presented.
         submissions: by task, user and revision: everything that was submitted.
+        guidelines: by queue ("" for all) and version: the text's sha256.
     """
 
     users: dict[int, Fields] = field(default_factory=dict)
@@ -32,6 +34,7 @@ class State:
     sources: dict[tuple[int, int], list[Fields]] = field(default_factory=dict)
     leases: dict[tuple[int, int], Fields] = field(default_factory=dict)
     submissions: dict[tuple[int, int, int], Fields] = field(default_factory=dict)
+    guidelines: dict[tuple[str, int], Fields] = field(default_factory=dict)
 
 
 def replay(events: Iterable[Event]) -> State:
@@ -47,7 +50,7 @@ def audit(tx: Tx) -> list[str]:
     """Where the tables are not what the events lead to, one line each; empty when all is well."""
     told, found = replay(all_events(tx)), _state(tx)
     problems = []
-    for table in ("users", "tasks", "sources", "leases", "submissions"):
+    for table in ("users", "tasks", "sources", "leases", "submissions", "guidelines"):
         by_events, by_tables = getattr(told, table), getattr(found, table)
         for key in sorted(by_events.keys() | by_tables.keys()):
             one, other = by_events.get(key), by_tables.get(key)
@@ -67,6 +70,10 @@ def _user_set(column: str, to: bool) -> Any:
         state.users[event.body["user_id"]][column] = to
 
     return apply
+
+
+def _guidelines_changed(state: State, event: Event) -> None:
+    state.guidelines[event.body["queue"], event.body["version"]] = {"sha256": event.body["sha256"]}
 
 
 def _added(state: State, event: Event) -> None:
@@ -134,6 +141,7 @@ _KINDS = {
     "unquarantined": _user_set("quarantined", False),
     "disabled": _user_set("disabled", True),
     "enabled": _user_set("disabled", False),
+    "guidelines_changed": _guidelines_changed,
     "added": _added,
     "withdrawn": _withdrawn,
     "claimed": _claimed,
@@ -175,4 +183,6 @@ def _state(tx: Tx) -> State:
     for row in rows(sa.select(submissions)):
         details = {column: getattr(row, column) for column in _SUBMISSION_COLUMNS}
         state.submissions[row.task_id, row.user_id, row.revision] = details | {"submission_id": row.id}
+    for row in rows(sa.select(guidelines)):
+        state.guidelines[row.queue, row.version] = {"sha256": sha256(row.text)}
     return state

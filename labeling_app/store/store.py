@@ -164,11 +164,11 @@ class Store:
     def set_disabled(self, user_id: int, disabled: bool, by: int | None = None) -> User:
         return self.write(people.set_disabled, user_id, disabled, by)
 
-    def set_guidelines(self, text: str) -> int:
-        return self.write(people.set_guidelines, text)
+    def set_guidelines(self, text: str, queue: str | None = None) -> int:
+        return self.write(people.set_guidelines, text, queue)
 
-    def guidelines(self) -> tuple[int, str] | None:
-        return self.read(people.current_guidelines)
+    def guidelines(self, queue: str | None = None) -> tuple[int, str] | None:
+        return self.read(people.current_guidelines, queue)
 
     # Tasks
 
@@ -214,8 +214,8 @@ class Store:
     def progress(self, user_id: int, queue: str | None = None) -> Progress:
         return self.read(progress, user_id, queue)
 
-    def history(self, user_id: int, limit: int = 50) -> list[Handled]:
-        return self.read(reading.history, user_id, limit)
+    def history(self, user_id: int, queue: str | None = None, limit: int = 50) -> list[Handled]:
+        return self.read(reading.history, user_id, queue, limit)
 
     def status(self, queue: str | None = None) -> list[QueueStatus]:
         return self.read(status, queue)

@@ -131,6 +131,23 @@ class Progress:
 
 
 @dataclass(frozen=True)
+class Outlook:
+    """Why there is no task for somebody in a queue, and what may come.
+
+    Attributes:
+        num_tasks: all there are, gold included, what was withdrawn not.
+        num_with_others: on others' screens just now, and never given to this person.
+        seconds_to_next: until the first of those comes back if it is neither answered nor prolonged.
+        num_for_others: lack answers which only others can give: this person has answered or skipped them.
+    """
+
+    num_tasks: int
+    num_with_others: int
+    seconds_to_next: float | None
+    num_for_others: int
+
+
+@dataclass(frozen=True)
 class Handled:
     """A task somebody is done with; `at` is when they last touched it, `revision` is 0 for a skipped one."""
 

@@ -9,7 +9,8 @@ from label_tools import as_shown, new_task
 from tiny import tiny_model
 
 from labeling_app.answers import Answer, Edit
-from labeling_app.exporting import ExportOptions, export_labels, ranges, split_by_prompt, to_records
+from labeling_app.converting import split_by_prompt, to_records
+from labeling_app.exporting import ExportOptions, export_labels, ranges
 from labeling_app.store import NewResponse, NewTask
 from rlhf.datasets import DataConfig, DataSource, load
 from rlhf.errors import UserError

@@ -18,6 +18,7 @@ from labeling_app.store import (
     NewResponse,
     NewTask,
     NotYours,
+    Outlook,
     Quarantined,
     Rejected,
     Response,
@@ -27,6 +28,7 @@ from labeling_app.store import (
     UnknownUser,
 )
 from labeling_app.store.claiming import take
+from labeling_app.store.progress import outlook
 from rlhf import db
 from rlhf.errors import UserError
 
@@ -241,6 +243,7 @@ def test_an_answer_must_fit_the_task(store: Store) -> None:
         (Answer(tiers=[[a, b], [c, 99]]), "tiers: every response has to be placed exactly once"),
         (Answer(ratings={a: 1, b: 2, c: 3}), "ratings: this task is ordered, not rated"),
         (Answer(tiers=[[a, b, c]], flags={a: ["ugly"]}), "flags: 'ugly' is not one of broken, harmful"),
+        (Answer(tiers=[[a, b], [c]], edit=Edit(response_id=c, text="x")), "edit: is of a response that is not among"),
     ]:
         with pytest.raises(BadAnswer, match=problem):
             store.submit(ana.id, claimed.lease, "key", answer, 1)
@@ -249,6 +252,21 @@ def test_an_answer_must_fit_the_task(store: Store) -> None:
             store.submit(ana.id, claimed.lease, key, as_shown(claimed), active_ms)
     assert len(store.events()) == before
     store.submit(ana.id, claimed.lease, "x" * 64, Answer(tiers=[[a, b], [c]], flags={c: ["harmful"]}), 0)
+
+
+def test_an_edit_is_of_one_of_the_best_or_of_any_where_all_are_bad(store: Store) -> None:
+    ana = store.add_user("ana")
+    store.add_tasks([new_task(), new_task(mode="rate")])
+    for number in range(2):
+        claimed = store.claim(ana.id)
+        (a, _), (b, _), (c, _) = claimed.responses
+        said = Answer(ratings={a: 5, b: 6, c: 6}) if claimed.mode == "rate" else Answer(tiers=[[b, c], [a]])
+        of_best = said.model_copy(update={"edit": Edit(response_id=c, text="better")})
+        of_worst = said.model_copy(update={"edit": Edit(response_id=a, text="better")})
+        store.submit(ana.id, claimed.lease, f"first {number}", of_best, 1)
+        with pytest.raises(BadAnswer, match="not among the best"):
+            store.revise(ana.id, claimed.task_id, f"second {number}", of_worst, 1)
+        store.revise(ana.id, claimed.task_id, f"third {number}", of_worst.model_copy(update={"all_bad": True}), 1)
 
 
 def test_a_task_can_be_rated(store: Store) -> None:
@@ -600,14 +618,42 @@ def test_progress_and_history_are_of_one_person(store: Store, clock: Clock) -> N
     assert (progress.num_answered, progress.num_today, progress.num_skipped) == (2, 1, 1)
     assert (progress.num_open_for_me, progress.seconds_today) == (3, 12.5)
     assert store.progress(ana.id).num_open_for_me == 4
+    elsewhere = store.claim(ana.id, "other")
+    store.submit(ana.id, elsewhere.lease, "k5", as_shown(elsewhere), 60_000)
+    assert store.progress(ana.id, "default") == progress
+    assert (store.progress(ana.id).num_today, store.progress(ana.id).seconds_today) == (2, 72.5)
+    assert [one.prompt_preview for one in store.history(ana.id, "other")] == ["elsewhere"]
     assert store.progress(ben.id, "default").num_open_for_me == 6
-    assert [(one.prompt_preview, one.kind, one.revision) for one in store.history(ana.id)] == [
+    assert [(one.prompt_preview, one.kind, one.revision) for one in store.history(ana.id, "default")] == [
         ("prompt 2", "answered", 2),
         ("prompt 1", "skipped", 0),
         ("prompt 0", "answered", 1),
     ]
     assert len(store.history(ana.id, limit=1)) == 1
     assert store.history(ben.id) == []
+
+
+def test_why_there_is_nothing_to_do_and_what_may_come(store: Store, clock: Clock) -> None:
+    ana, ben = store.add_user("ana"), store.add_user("ben")
+    assert store.read(outlook, ana.id, "default") == Outlook(0, 0, None, 0)
+    store.add_tasks(new_tasks(2))
+    store.add_tasks(new_tasks(5), queue="other")
+    mine = store.claim(ana.id, "default")
+    clock.advance(600)
+    theirs = store.claim(ben.id, "default")
+    store.claim(store.add_user("chi").id, "other")
+    store.submit(ana.id, mine.lease, "k1", as_shown(mine), 1)
+    assert store.claim(ana.id, "default") is None
+    assert store.read(outlook, ana.id, "default") == Outlook(2, 1, 1800.0, 0)
+    clock.advance(1000)
+    assert store.read(outlook, ana.id, "default").seconds_to_next == 800.0
+    store.skip(ben.id, theirs.lease, "k2", "no")
+    assert store.claim(ben.id, "default") is None
+    assert store.read(outlook, ben.id, "default") == Outlook(2, 0, None, 1)
+    again = store.claim(ana.id, "default")
+    assert store.read(outlook, ben.id, "default") == Outlook(2, 0, None, 1)  # nothing that could come back to ben
+    store.submit(ana.id, again.lease, "k3", as_shown(again), 1)
+    assert store.read(outlook, ana.id, "default") == Outlook(2, 0, None, 0)
 
 
 def test_the_state_of_a_queue(store: Store) -> None:
@@ -653,6 +699,28 @@ def test_guidelines_get_a_new_version_when_they_differ(store: Store) -> None:
         store.set_guidelines("\x00")
 
 
+def test_guidelines_of_a_queue_hold_there_alone_and_the_common_ones_elsewhere(store: Store) -> None:
+    ana = store.add_user("ana")
+    for queue in ("own", "other"):
+        store.add_tasks(new_tasks(2), queue=queue)
+
+    def version_of_next_answer(queue: str) -> int | None:
+        claimed = store.claim(ana.id, queue)
+        receipt = store.submit(ana.id, claimed.lease, f"key {claimed.task_id}", as_shown(claimed), 1)
+        return next(one for one in store.judgements() if one.task_id == receipt.task_id).guidelines_version
+
+    assert version_of_next_answer("own") is None
+    assert store.set_guidelines("common") == 1
+    assert store.guidelines("own") == store.guidelines("other") == (1, "common")
+    # a number stands for one text within a queue, and the same text is pinned all the same
+    assert [store.set_guidelines(text, "own") for text in ("common", "mine", "mine")] == [2, 3, 3]
+    assert [store.set_guidelines(text) for text in ("common", "new", "newer", "newest")] == [1, 2, 3, 4]
+    assert store.set_guidelines("theirs", "other") == 5
+    assert [store.guidelines(queue) for queue in ("own", "other", None)] == [(3, "mine"), (5, "theirs"), (4, "newest")]
+    assert [version_of_next_answer("own"), version_of_next_answer("other")] == [3, 5]
+    assert store.audit() == []
+
+
 @pytest.mark.parametrize("statement", ["UPDATE events SET kind = 'x'", "DELETE FROM events"])
 def test_what_happened_cannot_be_changed(store: Store, url: str, statement: str) -> None:
     store.add_user("ana")
@@ -669,10 +737,13 @@ def test_a_change_past_the_store_shows(store: Store, url: str) -> None:
     store.add_tasks([new_task()])
     claimed = store.claim(ana.id)
     store.submit(ana.id, claimed.lease, "key", as_shown(claimed), 5)
+    store.set_guidelines("Be fair.", "default")
     with db.write(db.engine(url)) as connection:
         connection.execute(sa.text("UPDATE submissions SET active_ms = 6"))
-    (problem,) = store.audit()
-    assert problem.startswith("submissions (1, 1, 1): the events say")
+        connection.execute(sa.text("UPDATE guidelines SET text = 'Be kind.'"))
+    (answer, rules) = store.audit()
+    assert answer.startswith("submissions (1, 1, 1): the events say")
+    assert rules.startswith("guidelines ('default', 1): the events say")
 
 
 def test_events_can_be_read_from_where_one_stopped(store: Store) -> None:
