@@ -8,8 +8,9 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
+from labeling_app.converting import to_records
 from labeling_app.drafts import takes_overlap
-from labeling_app.exporting import describe, publish, to_records
+from labeling_app.exporting import describe, publish
 from labeling_app.simulated import Judge, answer_queue, explained
 from labeling_app.store import Judgement, NewTask, Store, StoreSettings
 from rlhf.datasets import Loaded, load
