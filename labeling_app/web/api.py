@@ -16,13 +16,14 @@ from starlette.routing import Route
 
 from labeling_app.answers import Answer
 from labeling_app.settings import LabelingConfig
-from labeling_app.store import Claimed, Content, Progress, Quarantined, Receipt, Store, Tx, User
+from labeling_app.store import Claimed, Content, Outlook, Progress, Quarantined, Receipt, Store, Tx, User
 from labeling_app.store.answering import skip, submit
 from labeling_app.store.claiming import claim, reopen
+from labeling_app.store.progress import holds_task, outlook
 from labeling_app.web.login import Login
 from labeling_app.web.rendering import Renderer, tree
 from labeling_app.web.replies import Refused, as_json
-from labeling_app.web.security import Sessions
+from labeling_app.web.security import Mode, Sessions
 
 T = TypeVar("T")
 BodyT = TypeVar("BodyT", bound=BaseModel)
@@ -39,8 +40,10 @@ class _Body(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
 
-class Nothing(_Body):
-    """`{}`."""
+class Claim(_Body):
+    """The next task; `arriving`: the page was just opened, perhaps to look at it only."""
+
+    arriving: bool = False
 
 
 class Submission(_Body):
@@ -86,9 +89,12 @@ class Reopening(_Body):
 class Api:
     """Everything below /api/."""
 
-    def __init__(self, store: Store, config: LabelingConfig, sessions: Sessions, login: Login) -> None:
+    def __init__(
+        self, store: Store, config: LabelingConfig, sessions: Sessions, login: Login, mode: Mode = "accounts"
+    ) -> None:
         self._store, self._config, self._sessions, self._login = store, config, sessions, login
         self._queue = config.queue
+        self._mode = mode
         self._render = Renderer()
         self._progress = ProgressBook(store, config.queue)
         self._guidelines: tuple[int, list[Any]] | None = None
@@ -125,30 +131,30 @@ class Api:
         )
 
     async def claim(self, request: Request) -> Response:
-        """The task in hand, or else a new one."""
+        """The task in hand, or else a new one; an admin who arrives takes none from the annotators unasked."""
         user = await self._sessions.user(request)
-        await _body(request, Nothing)
-        claimed, now = await self._store.call(_at, claim, user.id, self._queue)
-        return as_json({"task": await self._task(claimed, now), "progress": await self._progress.of(user)})
+        body = await _body(request, Claim)
+        asks_first = body.arriving and user.role == "admin" and self._mode == "accounts"
+        given, now = await self._store.call(_at, _arrive if asks_first else _give, user.id, self._queue)
+        return as_json(await self._next(given, now) | {"progress": await self._progress.of(user)})
 
     async def submit(self, request: Request) -> Response:
         """Store an answer; with the receipt comes the next task."""
         user = await self._sessions.user(request)
         body = await _body(request, Submission)
         given = (user.id, body.lease, body.key, body.answer, body.active_ms)
-        (receipt, claimed), now = await self._store.call(_at, _submit_and_claim, self._queue, *given)
+        (receipt, following), now = await self._store.call(_at, _submit_and_give, self._queue, *given)
         progress = await self._progress.answered(user, receipt, body.active_ms)
-        task = await self._task(claimed, now)
-        return as_json({"receipt": receipt, "task": task, "progress": progress})
+        return as_json(await self._next(following, now) | {"receipt": receipt, "progress": progress})
 
     async def skip(self, request: Request) -> Response:
         """Put the task aside; the next one comes with the answer."""
         user = await self._sessions.user(request)
         body = await _body(request, Skip)
         given = (user.id, body.lease, body.key, body.reason, body.note)
-        claimed, now = await self._store.call(_at, _skip_and_claim, self._queue, *given)
+        following, now = await self._store.call(_at, _skip_and_give, self._queue, *given)
         progress = await self._progress.fresh(user)
-        return as_json({"task": await self._task(claimed, now), "progress": progress})
+        return as_json(await self._next(following, now) | {"progress": progress})
 
     async def extend(self, request: Request) -> Response:
         """Keep the task for longer."""
@@ -159,7 +165,7 @@ class Api:
     async def history(self, request: Request) -> Response:
         """What this person did last."""
         user = await self._sessions.user(request)
-        handled = await self._store.call("history", user.id)
+        handled = await self._store.call("history", user.id, self._queue)
         return as_json({"handled": handled})
 
     async def reopen(self, request: Request) -> Response:
@@ -180,6 +186,9 @@ class Api:
         """End the session."""
         headers = await self._login.end_session(request)
         return as_json({}, headers=headers)
+
+    async def _next(self, given: "_Given", now: datetime) -> dict[str, Any]:
+        return {"task": await self._task(given.claimed, now), "outlook": given.outlook, "asked": given.asked}
 
     async def _task(self, claimed: Claimed | None, now: datetime) -> dict[str, Any] | None:
         if claimed is None:
@@ -208,7 +217,7 @@ class Api:
         return await asyncio.to_thread(self._render, content)
 
     async def _current_guidelines(self) -> dict[str, Any] | None:
-        found: tuple[int, str] | None = await self._store.call("guidelines")
+        found: tuple[int, str] | None = await self._store.call("guidelines", self._queue)
         if found is None:
             return None
         if self._guidelines is None or self._guidelines[0] != found[0]:
@@ -277,24 +286,42 @@ def _at(tx: Tx, operation: Callable[..., T], *args: Any) -> tuple[T, datetime]:
     return operation(tx, *args), tx.now
 
 
-def _submit_and_claim(
+@dataclass(frozen=True)
+class _Given:
+    """The next task, or why there is none; `asked`: there may be one, and the person is to say whether to begin."""
+
+    claimed: Claimed | None = None
+    outlook: Outlook | None = None
+    asked: bool = False
+
+
+def _give(tx: Tx, user_id: int, queue: str) -> _Given:
+    claimed = claim(tx, user_id, queue)
+    return _Given(claimed) if claimed is not None else _Given(outlook=outlook(tx, user_id, queue))
+
+
+def _arrive(tx: Tx, user_id: int, queue: str) -> _Given:
+    return _give(tx, user_id, queue) if holds_task(tx, user_id, queue) else _Given(asked=True)
+
+
+def _submit_and_give(
     tx: Tx, queue: str, user_id: int, lease: str, key: str, answer: Answer, active_ms: int
-) -> tuple[Receipt, Claimed | None]:
+) -> tuple[Receipt, _Given]:
     """One transaction, and so one sync of the disk: the answer is stored, and the next task is given out."""
-    return submit(tx, user_id, lease, key, answer, active_ms), _next(tx, user_id, queue)
+    return submit(tx, user_id, lease, key, answer, active_ms), _give_next(tx, user_id, queue)
 
 
-def _skip_and_claim(tx: Tx, queue: str, user_id: int, lease: str, key: str, reason: str, note: str) -> Claimed | None:
+def _skip_and_give(tx: Tx, queue: str, user_id: int, lease: str, key: str, reason: str, note: str) -> _Given:
     skip(tx, user_id, lease, key, reason, note)
-    return _next(tx, user_id, queue)
+    return _give_next(tx, user_id, queue)
 
 
-def _next(tx: Tx, user_id: int, queue: str) -> Claimed | None:
+def _give_next(tx: Tx, user_id: int, queue: str) -> _Given:
     """The next task; none for somebody quarantined since, whose request was stored and is only sent again."""
     try:
-        return claim(tx, user_id, queue)
+        return _give(tx, user_id, queue)
     except Quarantined:
-        return None
+        return _Given()
 
 
 async def _body(request: Request, model: type[BodyT]) -> BodyT:

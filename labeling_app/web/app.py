@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import logging
 import os
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +36,7 @@ from labeling_app.web.api import Api
 from labeling_app.web.guard import GradioGuard
 from labeling_app.web.login import Login
 from labeling_app.web.passwords import Passwords
-from labeling_app.web.replies import Refused
+from labeling_app.web.replies import Refused, as_json
 from labeling_app.web.security import Gate, Mode, Sessions, Site
 
 logger = logging.getLogger(__name__)
@@ -75,11 +75,12 @@ def create_app(
     site = Site.of(config, mode)
     sessions = Sessions(store)
     login = Login(store, config, site, sessions, passwords or Passwords())
-    api = Api(store, config, sessions, login)
+    api = Api(store, config, sessions, login, mode)
     app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None, lifespan=_sweeping(store))
     app.state.sessions = sessions
     app.router.routes += [*api.routes, *login.routes]
     app.router.routes.append(Route("/favicon.ico", _icon, methods=["GET"]))
+    app.router.routes.append(Route("/manifest.json", _manifest_of(config), methods=["GET"]))
     app.router.routes.append(Mount("/static", _Static(directory=STATIC)))
     _inside_a_loop(lambda: _mount_gradio(app, store, config, sessions))
     for kind in (StoreError, DBAPIError, Refused, HTTPException):
@@ -137,6 +138,17 @@ CLOSED: dict[str, Any] = {
 
 async def _icon(_request: Request) -> Response:
     return FileResponse(STATIC / "icon.svg", headers={"cache-control": "max-age=86400"})
+
+
+def _manifest_of(config: LabelingConfig) -> Callable[[Request], Awaitable[Response]]:
+    """What a phone needs to put the app among its others; Gradio's pages ask for it at this address."""
+    icon = {"src": "/static/icon.svg", "sizes": "any", "type": "image/svg+xml"}
+    manifest = {"name": config.title, "start_url": "/label/", "display": "minimal-ui", "icons": [icon]}
+
+    async def answer(_request: Request) -> Response:
+        return as_json(manifest, headers={"content-type": "application/manifest+json"})
+
+    return answer
 
 
 class _Static(StaticFiles):

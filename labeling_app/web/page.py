@@ -36,7 +36,7 @@ def build_page(config: LabelingConfig) -> gr.Blocks:
             gr.Column(elem_id="page-clock", min_width=0)
             with gr.Row(elem_id="page-menu"):
                 gr.Button("Guidelines", elem_id="open-guidelines", size="sm")
-                gr.Button("Earlier answers", elem_id="open-history", size="sm")
+                gr.Button("Earlier tasks", elem_id="open-history", size="sm")
                 gr.Button("Keys", elem_id="open-help", size="sm")
         with gr.Row(elem_id="page-body"):
             gr.Column(elem_id="page-surface", min_width=0)
@@ -45,17 +45,10 @@ def build_page(config: LabelingConfig) -> gr.Blocks:
 
 
 def page_mount_options() -> dict[str, Any]:
-    """Keywords of `gr.mount_gradio_app` that make the page fast, private and plain."""
+    """Keywords of `gr.mount_gradio_app` for this page alone; `app.CLOSED` has those that hold for every page."""
     return {
         "app_kwargs": {"middleware": [Middleware(HeadStart)]},
         "theme": gr.themes.Base(font=_FONTS, font_mono=_MONO_FONTS),
-        "footer_links": [],
-        "run_history": False,
-        "ssr_mode": False,
-        "show_error": False,
-        "allowed_paths": [],
-        "mcp_server": False,
-        "pwa": False,
     }
 
 

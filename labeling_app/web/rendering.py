@@ -6,6 +6,7 @@ shown as text; `ol` may carry `start`, `pre` `lang`, and `message` (one of a con
 
 import hashlib
 import json
+import re
 from collections import OrderedDict
 from collections.abc import Iterable, MutableMapping, Sequence
 from typing import Any
@@ -34,10 +35,16 @@ MAX_NODES = 30_000
 MAX_LINES = 10_000
 MAX_STEPS = 25_000
 """Markdown has texts that take a parser time by the square of their length, such as `[[[[...`."""
+MAX_PLAIN = 10_000
+"""Characters; a plain text as long as this is within all other limits."""
 MAX_FORMULA = 5_000
 """Characters."""
 
 _FORMULAS = {"\\(": "\\)", "\\[": "\\]", "$$": "$$", "$": "$"}
+_PLAIN_LINE = r"[^\W\d_](?:[^\x00-\x1f\x7f\\`*_\[\]<&~$|]*[^\s\x00-\x1f\x7f\\`*_\[\]<&~$|])?"
+_PLAIN = re.compile(rf" ?({_PLAIN_LINE}(?:\n{{1,2}}{_PLAIN_LINE})*)\n*")
+"""Lines that begin with a letter and hold nothing that Markdown could take for anything else."""
+
 _TEXT_TYPES = {"text", "text_special", "html_inline", "html_block"}
 _TAGS = {"paragraph": "p", "bullet_list": "ul", "ordered_list": "ol", "list_item": "li"}
 
@@ -56,6 +63,12 @@ def tree(text: str) -> list[Node]:
     """The nodes of a Markdown text; one that is too large or nests too deep is shown as it is."""
     if len(text) > MAX_MARKDOWN or text.count("\n") > MAX_LINES:
         return _as_it_is(text)
+    if len(text) <= MAX_PLAIN and (plain := _PLAIN.fullmatch(text)) is not None:
+        return [{"t": "p", "c": _lines(paragraph)} for paragraph in plain[1].split("\n\n")]
+    return _parsed(text)
+
+
+def _parsed(text: str) -> list[Node]:
     try:
         tokens = _MARKDOWN.parse(text)
         if sum(1 + len(token.children or ()) for token in tokens) > MAX_NODES:

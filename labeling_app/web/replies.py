@@ -12,11 +12,13 @@ NO_STORE = {"cache-control": "no-store"}
 
 
 class Refused(Exception):
-    """A request that is not done; `message` is for people, `code` for programs."""
+    """A request that is not done; `message` is for people, `code` for programs, `instead` an address that works."""
 
-    def __init__(self, status: int, code: str, message: str, headers: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self, status: int, code: str, message: str, headers: Mapping[str, str] | None = None, instead: str | None = None
+    ) -> None:
         super().__init__(message)
-        self.status, self.code, self.message = status, code, message
+        self.status, self.code, self.message, self.instead = status, code, message, instead
         self.headers = dict(headers or {})
 
 
@@ -26,11 +28,22 @@ def as_json(value: Any, status: int = 200, headers: Mapping[str, str] | None = N
     return Response(body, status, NO_STORE | dict(headers or {}), "application/json")
 
 
-def error(request: Request, status: int, code: str, message: str, headers: Mapping[str, str] | None = None) -> Response:
+def error(
+    request: Request,
+    status: int,
+    code: str,
+    message: str,
+    headers: Mapping[str, str] | None = None,
+    instead: str | None = None,
+) -> Response:
     """A refusal in the form that the one who asked can read."""
-    if wants_page(request):
-        return page(_TITLES.get(status, "Sorry"), f"<p>{html.escape(message)}</p>", status, headers)
-    return as_json({"error": code, "message": message}, status, headers)
+    if not wants_page(request):
+        said = message if instead is None else f"{message} Use {instead}"
+        return as_json({"error": code, "message": said}, status, headers)
+    body = f"<p>{html.escape(message)}</p>"
+    if instead is not None:
+        body += f'<p>Use <a href="{html.escape(instead)}">{html.escape(instead)}</a></p>'
+    return page(_TITLES.get(code) or _TITLES.get(status, "Sorry"), body, status, headers)
 
 
 def wants_page(request: Request) -> bool:
@@ -61,7 +74,14 @@ def redirect(to: str, headers: Mapping[str, str] | None = None) -> Response:
     return RedirectResponse(to, 303, NO_STORE | dict(headers or {}))
 
 
-_TITLES = {401: "Please log in", 403: "Not allowed", 404: "Not found", 429: "Too many attempts", 503: "Not available"}
+_TITLES: dict[int | str, str] = {
+    401: "Please log in",
+    403: "Not allowed",
+    404: "Not found",
+    429: "Too many attempts",
+    503: "Not available",
+    "foreign_host": "This is the wrong address",
+}
 
 _PAGE = """<!doctype html>
 <html lang="en">

@@ -34,6 +34,9 @@ before it: browsers then take it from this very host alone, and not from a neigh
 LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
 WILDCARDS = frozenset({"", "0.0.0.0", "::", "*"})  # noqa: S104 - to be refused
 
+LOOKS = frozenset({"/static/login.css", "/static/icon.svg"})
+"""What the page that refuses a foreign name looks like; it holds nothing that anybody could use."""
+
 MAX_BODY = {"/api/": 3 << 20, "/admin": 1 << 20, "/label": 1 << 20}
 MAX_OTHER_BODY = 64 << 10
 
@@ -95,6 +98,14 @@ class Site:
         """Whether a request with this Host header is for us."""
         return _name(host) in self.names
 
+    def address(self, host: str) -> str:
+        """Where to go instead of a host that is not ours; forwarded ports differ, so the one of `host` is kept."""
+        if self.origin is not None:
+            return f"{self.origin}/"
+        name = "127.0.0.1" if "127.0.0.1" in self.names else next(iter(self.names))
+        port = _port_in(host)
+        return f"http://{f'[{name}]' if ':' in name else name}{'' if port == '80' else f':{port}'}/"
+
     def is_own(self, origin: str, host: str) -> bool:
         """Whether a request that comes from a page of `origin` comes from our own page."""
         return origin.lower() == (self.origin or _without_default_port(f"http://{host.lower()}"))
@@ -134,14 +145,18 @@ class Gate:
             if not isinstance(error, Refused):
                 logger.exception("%s %s failed", scope["method"], scope["path"])
                 error = Refused(500, "internal", "The server made a mistake; it has been written to its log.")
-            answer = replies.error(Request(scope), error.status, error.code, error.message, error.headers)
+            answer = replies.error(
+                Request(scope), error.status, error.code, error.message, error.headers, error.instead
+            )
             await answer(scope, receive, send_with_headers)
 
     def _check(self, scope: Scope, limit: int) -> None:
         headers = Headers(scope=scope)
         host = headers.get("host", "")
-        if len(headers.getlist("host")) != 1 or not self._site.answers_to(host):
-            raise Refused(403, "foreign_host", "This server does not answer to that name.")
+        is_look = scope["path"] in LOOKS and scope["method"] in ("GET", "HEAD")
+        if not is_look and (len(headers.getlist("host")) != 1 or not self._site.answers_to(host)):
+            message = "The ranking app does not answer to this name."
+            raise Refused(403, "foreign_host", message, instead=self._site.address(host))
         if scope["method"] not in ("GET", "HEAD"):
             if not self._site.is_own(headers.get("origin", ""), host) or len(headers.getlist("origin")) != 1:
                 raise Refused(403, "foreign_origin", "This request does not come from a page of this server.")
@@ -279,7 +294,11 @@ def _name(host: str) -> str:
 
 def _port(request: HTTPConnection) -> str:
     """The port in the Host header; 80 if there is none."""
-    port = request.headers.get("host", "").rpartition(":")[2]
+    return _port_in(request.headers.get("host", ""))
+
+
+def _port_in(host: str) -> str:
+    port = host.rpartition(":")[2]
     return port if port.isascii() and port.isdigit() else "80"
 
 

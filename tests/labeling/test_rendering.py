@@ -73,6 +73,22 @@ def test_markdown_becomes_nodes(text: str, expected: list[Any]) -> None:
     assert tree(text) == expected
 
 
+WORDS = ["A", "word", "Zürich", "é", "1", "9.", " ", "  ", "    ", "\n", "\n\n", ".", ",", "!", "(", ")", ":", "-", "=",
+         "+", "#", ">", "*", "_", "`", "[", "]", "|", "~~", "$", "\\", "&amp;", "<b>", "http://x.y", "\t", "\r", "\x00",
+         "\xa0", "\u2028", "\u200b", "\x0b", "\ud800"]  # fmt: skip
+
+
+@given(st.lists(st.sampled_from(WORDS), max_size=12).map("".join))
+def test_a_plain_text_needs_no_parser_and_becomes_what_the_parser_makes_of_it(text: str) -> None:
+    assert tree(text) == rendering._parsed(text)
+
+
+def test_what_is_read_most_often_is_plain(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rendering, "_parsed", lambda _text: pytest.fail("was parsed"))
+    text = " Dear Ms Li,\nYour order (no. 48-213) has left; it will come on Friday!\n\nIs that all right?\n"
+    assert [node["t"] for node in tree(text)] == ["p", "p"]
+
+
 @pytest.mark.parametrize(
     "text",
     [

@@ -226,6 +226,28 @@ def test_foreign_hosts_are_refused(web: WebApp, host: str) -> None:
             assert status in (400, 403), (path, status, body)
 
 
+def test_only_the_looks_of_the_refusal_are_served_under_a_foreign_name(web: WebApp) -> None:
+    headers = {"Host": "evil.example", "Accept": "text/html"}
+    paths = ("/static/login.css", "/static/icon.svg", "/static/page.css", "/static/../static/login.css", "/login")
+    assert [web.raw("GET", path, headers)[0] for path in paths] == [200, 200, 403, 403, 403]
+    assert web.raw("POST", "/static/login.css", headers)[0] == 403
+    status, body = web.raw("GET", "/label/", headers)
+    assert (status, b'<a href="http://127.0.0.1/">' in body) == (403, True)
+
+
+@pytest.mark.parametrize(
+    ("options", "address"),
+    [
+        ({"public_url": "https://labels.example.org"}, "https://labels.example.org/"),
+        ({"host": "192.168.1.5"}, "http://192.168.1.5:7999/"),
+        ({"host": "fe80::1"}, "http://[fe80::1]:7999/"),
+        ({}, "http://127.0.0.1:7999/"),
+    ],
+)
+def test_where_whoever_comes_to_another_name_is_sent(options: dict[str, Any], address: str) -> None:
+    assert Site.of(LabelingConfig(**options), "accounts").address("evil.example:7999") == address
+
+
 def test_a_missing_host_is_refused(web: WebApp) -> None:
     assert web.raw("GET", "/login", {})[0] in (400, 403)
 

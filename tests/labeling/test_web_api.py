@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -103,6 +104,63 @@ def test_the_last_answer_comes_with_no_next_task(web: WebApp) -> None:
     with web.annotator() as bob:
         reply = bob.post("/api/submit", json=submission(claim(bob))).json()
     assert (reply["task"], reply["progress"]["num_open_for_me"]) == (None, 0)
+
+
+def test_with_no_next_task_comes_why(web: WebApp) -> None:
+    add_tasks(web.store, 2)
+    with web.annotator() as bob, web.annotator() as eve:
+        first = claim(bob)
+        web.clock.advance(100)
+        other = claim(eve)
+        reply = bob.post("/api/submit", json=submission(first)).json()
+        assert (reply["task"], reply["asked"]) == (None, False)
+        waiting = {"num_tasks": 2, "num_with_others": 1, "seconds_to_next": 600.0, "num_for_others": 0}
+        assert reply["outlook"] == waiting
+        assert bob.post("/api/claim", json={}).json()["outlook"] == waiting
+        reply = eve.post("/api/skip", json={"lease": other["lease"], "key": "k", "reason": "Other"}).json()
+        done = waiting | {"num_with_others": 0, "seconds_to_next": None}
+        assert reply["outlook"] == done | {"num_for_others": 1}
+        last = bob.post("/api/claim", json={}).json()
+        assert last["outlook"] is None
+        assert bob.post("/api/submit", json=submission(last["task"], "key-2")).json()["outlook"] == done
+
+
+def test_an_admin_who_arrives_is_asked_before_a_task_is_taken(web: WebApp) -> None:
+    add_tasks(web.store, 1)
+    with web.admin() as admin, web.annotator() as bob:
+        with nothing_changes(web.store):
+            reply = admin.post("/api/claim", json={"arriving": True}).json()
+        assert (reply["task"], reply["asked"], reply["progress"]["num_open_for_me"]) == (None, True, 1)
+        task = claim(admin)
+        assert admin.post("/api/claim", json={"arriving": True}).json()["task"] == task
+        assert bob.post("/api/claim", json={"arriving": True}).json()["asked"] is False
+
+
+def test_on_loopback_the_one_who_arrives_begins_at_once(tmp_path: Path) -> None:
+    with running(tmp_path, "loopback") as web:
+        add_tasks(web.store, 1)
+        with web.admin() as local:
+            assert local.post("/api/claim", json={"arriving": True}).json()["task"] is not None
+
+
+def test_two_servers_of_one_store_keep_their_queues_apart(web: WebApp) -> None:
+    add_tasks(web.store, 1)
+    web.store.add_tasks([NewTask("elsewhere", [NewResponse("a"), NewResponse("b")])], "side")
+    web.store.set_guidelines("Be brief.", "side")
+    config = CONFIG.model_copy(update={"queue": "side"})
+    user = web.new_user()
+    token = web.session(user)
+    with serving(web.store, web.clock, config=config) as side, side.client(token) as there, web.client(token) as here:
+        assert there.post("/api/submit", json=submission(claim(there), "side-1")).status_code == 200
+        assert there.get("/api/me").json()["guidelines"]["tree"] == [{"t": "p", "c": ["Be brief."]}]
+        assert here.get("/api/me").json()["guidelines"]["tree"] != [{"t": "p", "c": ["Be brief."]}]
+        progress = [client.get("/api/me").json()["progress"] for client in (there, here)]
+        assert [(one["num_answered"], one["num_today"], one["seconds_today"]) for one in progress] == [
+            (1, 1, 1.5),
+            (0, 0, 0.0),
+        ]
+        handled = [client.get("/api/history").json()["handled"] for client in (there, here)]
+        assert [[one["prompt_preview"] for one in rows] for rows in handled] == [["elsewhere"], []]
 
 
 def test_the_same_submission_sent_again_is_one_answer(web: WebApp, ana: httpx.Client) -> None:
@@ -247,6 +305,8 @@ def answered(**changes: Any) -> Any:
         answered(flags={"1": ["no such flag"]}),
         answered(ratings={"1": 8}),
         answered(edit={"response_id": 1, "text": ""}),
+        lambda body: body | {"answer": body["answer"] | {"edit": {"response_id": body["answer"]["tiers"][-1][0],
+                                                                  "text": "of the worst"}}},
         lambda body: {key: value for key, value in body.items() if key != "lease"},
     ],
 )  # fmt: skip

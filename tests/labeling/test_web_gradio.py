@@ -106,6 +106,10 @@ def test_our_own_files_are_served_to_anybody(web: WebApp) -> None:
         assert (styles.status_code, styles.headers["cache-control"]) == (200, "no-cache")
         assert client.get("/static/login.css", headers={"if-none-match": styles.headers["etag"]}).status_code == 304
         assert client.get("/favicon.ico").headers["content-type"] == "image/svg+xml"
+        manifest = client.get("/manifest.json")
+        assert manifest.headers["content-type"] == "application/manifest+json"
+        assert (manifest.json()["name"], manifest.json()["start_url"]) == (CONFIG.title, "/label/")
+        assert client.get(manifest.json()["icons"][0]["src"]).headers["content-type"] == "image/svg+xml"
 
 
 @pytest.mark.parametrize("mount", ["/label", "/admin"])
