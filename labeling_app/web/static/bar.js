@@ -1,11 +1,10 @@
 // The bar at the foot of the page: the order so far, how far the best leads, and what sends it off.
 
 import { button, el, fill, keycap, setText } from "./dom.js";
-import { numLeft } from "./draft.js";
+import { isOrderOptional, numLeft, without } from "./draft.js";
 import { move, tierOf } from "./ranking.js";
 
 const COARSE = window.matchMedia("(pointer: coarse)");
-const STILL = window.matchMedia("(prefers-reduced-motion: reduce)");
 const STRENGTHS = ["slightly", "clearly", "much", "far"];
 
 export class Bar {
@@ -29,19 +28,23 @@ export class Bar {
     this.submit = button("", actions.submit, { class: "submit" });
     this.submitLabel = el("span");
     this.submit.append(this.submitLabel, keycap("↵"));
-    this.state = el("span", { class: "saved", role: "status" });
+    this.state = el("span", { class: "saved" });
+    this.missing = el("p", { class: "missing", hidden: true });
     this.node = el(
       "footer",
       { class: "bar" },
       this.order,
       el("div", { class: "choices" }, this.strength, this.allBad),
-      el("div", { class: "send" }, this.state, this.skip, this.submit),
+      this.state,
+      el("div", { class: "send" }, this.skip, this.submit),
+      this.missing,
     );
   }
 
   setTask() {
     const { task } = this.session;
     this.node.hidden = task === null;
+    this.missing.hidden = true;
     if (task === null) return;
     this.strength.hidden = task.mode === "rate";
     this.numbers = new Map(task.cards.map((card, index) => [card.id, index + 1]));
@@ -66,25 +69,35 @@ export class Bar {
     const left = numLeft(draft, task);
     this.submit.setAttribute("aria-disabled", String(frozen || left > 0));
     setText(this.submitLabel, phase === "waiting" ? "Saving…" : task.lease ? "Submit" : "Save change");
-    setText(this.state, this.stateText(left));
+    const [state, isMinor] = this.stateText(left);
+    setText(this.state, state);
+    this.state.classList.toggle("minor", isMinor);
     this.state.title = session.savedAt ? `Saved at ${session.savedAt.toLocaleTimeString()}` : "";
   }
 
-  /** Not yet. */
-  blink() {
-    if (!STILL.matches) this.node.animate([{ opacity: 0.5 }, { opacity: 1 }], 200);
+  /** Says, until something changes, what the answer lacks. */
+  complain(text) {
+    setText(this.missing, text);
+    this.missing.hidden = false;
   }
 
+  /** What there is to say, and whether it can be left out where there is little room. */
   stateText(left) {
-    const { phase, savedAt, drafts } = this.session;
-    if (phase === "waiting") return "Not saved yet";
-    if (drafts.full) return "This browser keeps no drafts";
-    return [savedAt && "Saved", left > 0 && `${left} to go`].filter(Boolean).join(" · ");
+    const { phase, saved, draft, drafts, task, lookingBack } = this.session;
+    if (phase === "waiting") return ["Not saved yet", false];
+    if (drafts.full) return ["This browser keeps no drafts", false];
+    if (draft.savedAt === 0 && saved && !lookingBack) return [saved, false];
+    const num = task.cards.length;
+    if (left === 0 || num - left === 0) return ["", true];
+    return [`${num - left} of ${num} ${task.mode === "rate" ? "graded" : "placed"}`, true];
   }
 
   hint() {
-    const { task } = this.session;
+    const { draft, task } = this.session;
     const last = task.cards.length;
+    if (isOrderOptional(draft, task)) {
+      return el("span", { class: "hint gap last", "data-gap": 0 }, "All bad: an order is optional.", !COARSE.matches && [" ", keycap("↵"), " submits"]);
+    }
     const words = {
       rank: [keycap("1"), "–", keycap(last), " best first, ", keycap("="), " ties the next, or drag"],
       pair: [keycap("1"), " or ", keycap("2"), " is better, ", keycap("="), " equally good"],
@@ -103,7 +116,7 @@ export class Bar {
 
   /** best [gap] tier [gap] tier [gap] worst; gaps and tiers take what is dropped. */
   drawOrder() {
-    const { draft } = this.session;
+    const { draft, task } = this.session;
     if (draft.tiers.length === 0) {
       fill(this.order, this.hint());
       return;
@@ -113,7 +126,8 @@ export class Bar {
       el("span", { class: "gap", "data-gap": index }, index > 0 ? "›" : ""),
       el("span", { class: "tier", role: "group" }, ...tier.flatMap((id, at) => [at > 0 && "=", this.chip(id)])),
     ]);
-    const last = el("span", { class: "gap last", "data-gap": draft.tiers.length }, draft.tieNext ? "= …" : "");
+    const rest = isOrderOptional(draft, task) && without(draft, task).length > 0 && "› the others";
+    const last = el("span", { class: "gap last", "data-gap": draft.tiers.length }, draft.tieNext ? "= …" : rest);
     fill(this.order, ...parts, last);
     if (focused) this.order.querySelector(`[data-drag="${focused}"]`)?.focus();
   }

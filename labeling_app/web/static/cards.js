@@ -1,11 +1,13 @@
 // The cards: one response each, blind, in the order in which the server shows them to this person.
 
 import { button, el, fill, keycap, setText } from "./dom.js";
+import { isEditKept, numLeft } from "./draft.js";
 import { markdown, numSuspicious, raw } from "./render.js";
 import { move, place, placeName, remove, tieWithNeighbour, tierOf } from "./ranking.js";
 
 const GRADES = [1, 2, 3, 4, 5, 6, 7];
 const HUGE = 20_000;
+const STILL = window.matchMedia("(prefers-reduced-motion: reduce)");
 
 export class Card {
   /** @param {number} number the key that stands for it */
@@ -112,8 +114,24 @@ export class Card {
     const { draft, me } = this.session;
     const label = (name) => me.flags.find((flag) => flag.name === name)?.label ?? name;
     const flags = (draft.flags[this.id] ?? []).map((name) => el("span", { class: "chip flag" }, label(name)));
-    const edited = draft.edit?.response_id === this.id && el("span", { class: "chip" }, "edited");
+    const edited = draft.edit?.response_id === this.id && this.editChip();
     const unseen = numSuspicious(this.rendered) > 0 && el("span", { class: "chip warn", title: "The raw view shows them" }, "hidden characters");
     return [...flags, edited, unseen];
+  }
+
+  /** While an order is in the making it is too early to say whether it is of the best. */
+  editChip() {
+    const { session, number } = this;
+    const isStray = !isEditKept(session.draft, session.task) && numLeft(session.draft, session.task) === 0;
+    const drop = button("×", () => session.dropEdit(), { title: "Drop the edit", "aria-label": `Drop the edit of card ${number}` });
+    drop.disabled = session.frozen;
+    return el("span", { class: isStray ? "chip edit warn" : "chip edit" }, isStray ? "edited, not the best" : "edited", drop);
+  }
+
+  /** Here something is missing. */
+  shake() {
+    if (STILL.matches) return;
+    const moved = [0, -6, 6, -4, 4, 0].map((x) => ({ transform: `translateX(${x}px)` }));
+    this.node.animate(moved, 300);
   }
 }

@@ -1,4 +1,4 @@
-// What opens over the page: skip, flags, edit the best, earlier answers, the keys.
+// What opens over the page: skip, flags, edit the best, earlier tasks, the keys.
 
 import { button, count, el, fill, keycap } from "./dom.js";
 import { HELP, isTyping } from "./keys.js";
@@ -21,14 +21,19 @@ function open(title, content, { onkey, wide } = {}) {
     } else onkey?.(event);
   });
   document.querySelector(".surface").append(dialog);
+  if (!document.activeElement.matches(":focus-visible")) byPointer.add(dialog);
   dialog.showModal();
   return dialog;
 }
+
+/** Opened by a click or a letter: afterwards the keys speak of the task again, not of the button that was clicked. */
+const byPointer = new WeakSet();
 
 /** At once: the focus must not linger in what is no longer seen. */
 function shut(dialog) {
   dialog.close();
   dialog.remove();
+  if (byPointer.has(dialog)) document.activeElement.blur();
 }
 
 const digit = (event) => (/^[1-9]$/.test(event.key) && !isTyping(event.target) ? Number(event.key) : null);
@@ -116,33 +121,59 @@ export function flagDialog(session, id, numbers) {
 }
 
 /** Writing the best response as it should be; every keystroke is in the draft. */
-export function editDialog(session, id, number) {
+export function editDialog(session, id, numbers) {
+  const number = numbers.get(id);
   const original = session.task.cards.find((card) => card.id === id).rendered.raw;
   const box = el("textarea", { rows: 14, maxlength: 200_000, dir: "auto", "aria-label": `Card ${number}, as it should be` });
   const had = session.draft.edit?.response_id === id;
+  const another = had ? null : session.draft.edit; // there is one edit an answer
   box.value = had ? session.draft.edit.text : original;
   const untouched = original.replace(/\r\n?/g, "\n"); // as a textarea has it
   box.addEventListener("input", () => {
     const same = box.value === untouched || box.value.trim() === "";
-    session.change((draft) => (draft.edit = same ? null : { response_id: id, text: box.value }));
+    session.change((draft) => (draft.edit = same ? another : { response_id: id, text: box.value }));
   });
   const drop = () => {
-    session.change((draft) => (draft.edit = null), "The edit is dropped.");
     shut(dialog);
+    session.dropEdit();
   };
   const done = button("Done", () => shut(dialog), { class: "submit" });
   const dialog = open(`Card ${number}, as it should be`, [
-    el("p", { class: "quiet" }, "Becomes an example to learn from. The order above stays as it is."),
+    el("p", { class: "quiet" }, "Becomes an example to learn from. The order of the cards stays as it is."),
+    another && el("p", { class: "warn" }, `What you write here takes the place of your edit of card ${numbers.get(another.response_id)}.`),
     box,
-    el("footer", {}, button("Drop the edit", drop, { class: "quiet-button" }), done),
-  ], { wide: true, onkey: (event) => event.key === "Enter" && (event.ctrlKey || event.metaKey) && shut(dialog) });
+    el("footer", {}, had && button("Drop the edit", drop, { class: "quiet-button" }), done),
+  ].filter(Boolean), { wide: true, onkey: (event) => event.key === "Enter" && (event.ctrlKey || event.metaKey) && shut(dialog) });
   box.focus();
-  box.setSelectionRange(0, 0);
+  box.setSelectionRange(box.value.length, box.value.length);
+  box.scrollTop = box.scrollHeight;
+}
+
+/** Before an answer goes off without the edit that was written for it. */
+export function strayEditDialog(session, number) {
+  const go = () => {
+    shut(dialog);
+    session.change((draft) => (draft.edit = null));
+    session.submit();
+  };
+  const words = `You have edited card ${number}, and now another one is the best. Only an edit of the best is taken.`;
+  const send = button("Submit without the edit", go, { class: "submit" });
+  send.append(keycap("↵"));
+  const dialog = open(`Submit without your edit of card ${number}?`, [
+    el("p", {}, words),
+    el("footer", {}, button("Back to the cards", () => shut(dialog), { class: "quiet-button" }), send),
+  ], {
+    onkey: (event) => {
+      if (event.key !== "Enter" || event.target.matches("button")) return;
+      event.preventDefault();
+      if (!event.repeat) go();
+    },
+  });
 }
 
 export async function historyDialog(session) {
   const list = el("div", { class: "history" }, el("p", { class: "quiet" }, "Loading…"));
-  const dialog = open("Earlier answers", [list], { wide: true });
+  const dialog = open("Earlier tasks", [list], { wide: true });
   const handled = await session.loadHistory();
   if (handled === null) shut(dialog);
   else if (handled.length === 0) fill(list, el("p", { class: "quiet" }, "Nothing yet."));
@@ -151,14 +182,15 @@ export async function historyDialog(session) {
 
 function historyRow(session, item, index, dialog) {
   const when = new Date(item.at).toLocaleString([], { dateStyle: "medium", timeStyle: "short" });
-  const changes = item.revision > 1 ? `, ${count(item.revision - 1, "change")}` : "";
+  const changes = item.revision > 1 && `, ${count(item.revision - 1, "change")}`;
+  const kind = item.kind === "skipped" ? el("span", { class: "chip warn" }, "skipped") : "answered";
   const go = () => {
     shut(dialog);
     session.lookAt(index);
   };
   const row = button("", go, { class: "option" });
   const preview = el("span", { class: "preview", dir: "auto" }, item.prompt_preview);
-  return fill(row, el("span", { class: "quiet" }, `${when} · ${item.kind}${changes}`), preview);
+  return fill(row, el("span", { class: "quiet" }, `${when} · `, kind, changes), preview);
 }
 
 export function helpDialog() {

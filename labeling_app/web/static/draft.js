@@ -66,11 +66,12 @@ export function newDraft(task) {
   };
 }
 
-/** The body's `answer`, as the server takes it. */
+/** The body's `answer`, as the server takes it. Where all are bad, those without a place tie behind the others. */
 export function answerOf(draft, task) {
   const rated = task.mode === "rate";
+  const rest = rated ? [] : without(draft, task);
   return {
-    tiers: rated ? [] : draft.tiers,
+    tiers: rated ? [] : rest.length > 0 ? [...draft.tiers, rest] : draft.tiers,
     ratings: rated ? Object.fromEntries(draft.ratings) : null,
     all_bad: draft.allBad,
     strength: !rated && draft.tiers.length > 1 ? draft.strength : null,
@@ -80,17 +81,37 @@ export function answerOf(draft, task) {
   };
 }
 
-/** How many cards still want a place or a grade. */
-export function numLeft(draft, task) {
-  const done = task.mode === "rate" ? draft.ratings.length : draft.tiers.flat().length;
-  return task.cards.length - done;
+/** The cards without a place or a grade: ids. */
+export function without(draft, task) {
+  const done = new Set(task.mode === "rate" ? draft.ratings.map(([id]) => id) : draft.tiers.flat());
+  return task.cards.map((card) => card.id).filter((id) => !done.has(id));
 }
 
-/** The response "edit the best" means: first of the best tier, or the first with the highest grade. */
-export function bestOf(draft, task) {
-  if (task.mode !== "rate") return draft.tiers[0]?.[0] ?? null;
+/** Whether cards may stay without a place: where all are bad, an order is optional. */
+export const isOrderOptional = (draft, task) => draft.allBad && task.mode !== "rate";
+
+/** How many cards still want a place or a grade before the answer can be sent. */
+export function numLeft(draft, task) {
+  return isOrderOptional(draft, task) ? 0 : without(draft, task).length;
+}
+
+/** The best tier, or all with the highest grade. */
+function bestOnes(draft, task) {
+  if (task.mode !== "rate") return draft.tiers[0] ?? [];
   const highest = Math.max(...draft.ratings.map(([, grade]) => grade));
-  return draft.ratings.find(([, grade]) => grade === highest)?.[0] ?? null;
+  return draft.ratings.filter(([, grade]) => grade === highest).map(([id]) => id);
+}
+
+/** The response "edit the best" means; of several the one edited already, or else the one the keys speak of. */
+export function bestOf(draft, task, current) {
+  const best = bestOnes(draft, task);
+  const among = best.length === 0 && draft.allBad ? task.cards.map((card) => card.id) : best;
+  return [draft.edit?.response_id, current, among[0]].find((id) => among.includes(id)) ?? null;
+}
+
+/** Whether an edit belongs to the answer: it is of one of the best, or all are bad, which any can be made better of. */
+export function isEditKept(draft, task) {
+  return draft.edit === null || draft.allBad || bestOnes(draft, task).includes(draft.edit.response_id);
 }
 
 /** Fixes the request of this draft once: every repetition has the same key and the same body. */

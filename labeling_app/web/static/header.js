@@ -1,5 +1,6 @@
 // The head of the page (a Gradio row): title, progress, time, guidelines.
 
+import { call } from "./api.js";
 import { count, el, fill, setText } from "./dom.js";
 import { hours } from "./clock.js";
 import { keep, storage } from "./draft.js";
@@ -7,6 +8,8 @@ import { markdown } from "./render.js";
 
 const SEEN = "rlhf.guidelines-seen";
 const OPEN = "rlhf.guidelines-open";
+const ROOM = window.matchMedia("(min-width: 1200px)");
+const LOGIN = new URL("../login", import.meta.url);
 
 export class Header {
   constructor(session) {
@@ -35,8 +38,9 @@ export class Header {
     const { me } = this.session;
     if (me === null || !this.panel) return;
     setText(this.title, me.title);
-    const link = (name, path) => el("a", { href: new URL(path, import.meta.url) }, name);
-    fill(this.links, me.user.role === "admin" && link("Dashboard", "../admin/"), link("Log out", "../logout"));
+    const link = (name, path, onclick) => el("a", { href: new URL(path, import.meta.url), onclick }, name);
+    const logOut = link("Log out", "../logout", (event) => this.logOut(event));
+    fill(this.links, me.user.role === "admin" && link("Dashboard", "../admin/"), logOut);
     this.links.title = `You are ${me.user.name}`;
     const { version, tree } = me.guidelines ?? { version: null };
     const opener = document.getElementById("open-guidelines");
@@ -46,18 +50,32 @@ export class Header {
     opener.classList.toggle("news", storage.getItem(SEEN) !== String(version));
     const heading = el("header", {}, el("h2", {}, "Guidelines"), el("span", { class: "quiet" }, `version ${version}`));
     fill(this.panel, heading, markdown({ tree }));
-    if (storage.getItem(OPEN)) this.showGuidelines(true);
+    const chosen = storage.getItem(OPEN);
+    this.showGuidelines(chosen === null ? ROOM.matches : chosen === "yes");
+  }
+
+  async logOut(event) {
+    event.preventDefault();
+    try {
+      await call("POST", "logout", "{}");
+    } catch (error) {
+      if (error.status !== 401) {
+        this.session.inform(error);
+        return;
+      }
+    }
+    location.assign(LOGIN);
   }
 
   toggleGuidelines() {
     if (!this.session.me?.guidelines) return;
-    this.showGuidelines(!document.body.classList.contains("guidelines-open"));
+    const open = !document.body.classList.contains("guidelines-open");
+    keep(OPEN, open ? "yes" : "no");
+    this.showGuidelines(open);
   }
 
   showGuidelines(open) {
     document.body.classList.toggle("guidelines-open", open);
-    if (open) keep(OPEN, "yes");
-    else storage.removeItem(OPEN);
     const opener = document.getElementById("open-guidelines");
     opener.setAttribute("aria-expanded", String(open));
     if (!open) return;

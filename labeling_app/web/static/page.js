@@ -1,8 +1,8 @@
 // Starts the annotators' page: the first task is fetched while Gradio lays out the page, and moves in when it has.
 
 import { Clock } from "./clock.js";
-import { editDialog, flagDialog, helpDialog, historyDialog, skipDialog } from "./dialogs.js";
-import { bestOf, numLeft } from "./draft.js";
+import { editDialog, flagDialog, helpDialog, historyDialog, skipDialog, strayEditDialog } from "./dialogs.js";
+import { bestOf, isOrderOptional, numLeft, without } from "./draft.js";
 import { enableDrag } from "./drag.js";
 import { Header } from "./header.js";
 import { listen } from "./keys.js";
@@ -65,7 +65,7 @@ function tie() {
   const ids = session.task.cards.map((card) => card.id);
   if (session.task.mode !== "rank") {
     session.change((draft) => (draft.tiers = [ids]), "Equally good. Enter submits.");
-  } else if (session.draft.tiers.length > 0 && numLeft(session.draft, session.task) > 0) {
+  } else if (session.draft.tiers.length > 0 && without(session.draft, session.task).length > 0) {
     session.change((draft) => (draft.tieNext = !draft.tieNext), () => session.draft.tieNext ? "The next one ties." : "No tie.");
   }
 }
@@ -94,9 +94,20 @@ function lead(step) {
 
 function edit() {
   if (!session.open) return;
-  const id = bestOf(session.draft, session.task);
-  if (id === null) session.say("Say first which one is the best.");
-  else editDialog(session, id, numberOf(id));
+  const id = bestOf(session.draft, session.task, session.current);
+  if (id === null) {
+    session.say("Say first which one is the best.");
+    return;
+  }
+  if (session.notice?.undo) session.setPhase(session.phase); // what comes now is not to be undone with it
+  editDialog(session, id, surface.numbers);
+}
+
+function allBad() {
+  session.change((draft) => (draft.allBad = !draft.allBad), () => {
+    if (!session.draft.allBad) return "Not all bad.";
+    return isOrderOptional(session.draft, session.task) ? "All bad. An order is optional; Enter submits." : "All bad." + whatIsLeft();
+  });
 }
 
 function submit() {
@@ -122,7 +133,7 @@ const actions = {
   },
   flag: (id) => session.open && flagDialog(session, id, surface.numbers),
   skip: () => session.open && session.task.lease && skipDialog(session),
-  allBad: () => session.change((draft) => (draft.allBad = !draft.allBad), () => session.draft.allBad ? "All bad." : "Not all bad."),
+  allBad,
   history: () => session.me && historyDialog(session),
 };
 
@@ -135,6 +146,7 @@ const clock = new Clock(session, () => {
 session.addEventListener("me", () => header.setMe());
 session.addEventListener("task", () => clock.restart());
 session.addEventListener("stranger", () => location.reload());
+session.addEventListener("stray", () => strayEditDialog(session, numberOf(session.draft.edit.response_id)));
 session.addEventListener("progress", () => header.update(clock.activeMs));
 
 listen({
@@ -147,7 +159,7 @@ listen({
   stronger: () => lead(+1),
   up: () => mark(-1),
   down: () => mark(+1),
-  allBad: actions.allBad,
+  allBad,
   flag: () => actions.flag(session.current),
   rationale: () => surface.rationale.focus(),
   raw: () => {

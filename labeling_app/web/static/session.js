@@ -1,16 +1,16 @@
 // The course of a sitting: tasks in, answers out. No element is touched here; the page listens to the events.
 //
 // Events: "task" (another task, or none), "draft" (the answer in the making), "state" (phase or notice), "progress";
-// "say" carries a sentence for screen readers; "stranger": somebody else has signed in.
+// "say" carries a sentence for screen readers; "stranger": somebody else has signed in; "incomplete": sent too early;
+// "stray": there is an edit, and it is not of the best.
 
 import { ApiError, call, deliver } from "./api.js";
-import { Drafts, answerOf, keep, numLeft, seal, storage } from "./draft.js";
-import { count } from "./dom.js";
+import { Drafts, answerOf, isEditKept, keep, numLeft, seal, storage } from "./draft.js";
 
 const RECHECK_MS = 15_000;
 const SLOW_MS = 500;
 
-/** @typedef {"loading"|"working"|"sending"|"waiting"|"empty"|"lost"|"signed-out"|"stopped"} Phase */
+/** @typedef {"loading"|"idle"|"working"|"sending"|"waiting"|"empty"|"lost"|"signed-out"|"stopped"} Phase */
 
 export class Session extends EventTarget {
   constructor() {
@@ -21,14 +21,18 @@ export class Session extends EventTarget {
     this.draft = null;
     /** @type {Phase} */
     this.phase = "loading";
-    this.notice = null; // {text, problem: boolean}
+    this.notice = null; // {text, problem: boolean, undo?: () => void}
+    this.outlook = null; // why there is no task, and what may come
+    this.asked = false; // whether this person first says that they begin
     this.progress = null;
     this.deadline = 0; // performance.now() when the lease ends
     this.savedAt = null;
+    this.saved = ""; // what was
     this.current = null; // the card that keys speak of: a response id
     this.handled = []; // earlier tasks, newest first
     this.back = -1; // which of them is on the page
     this.held = null; // {task, deadline} that was left to look back
+    this.turn = Promise.resolve();
   }
 
   tell(name, detail) {
@@ -68,12 +72,12 @@ export class Session extends EventTarget {
     try {
       const [me, claimed] = await Promise.all([
         deliver("GET", "me", undefined, (error) => this.wait(error, "Opening")),
-        deliver("POST", "claim", "{}"),
+        deliver("POST", "claim", JSON.stringify({ arriving: true })),
       ]);
       this.me = me;
       this.drafts = new Drafts(me.user.name);
       this.tell("me");
-      this.setProgress(claimed.progress);
+      this.hear(claimed);
       const { next, problem } = await this.sendLeftOver();
       this.setTask(next === undefined ? claimed.task : next);
       if (problem) this.setPhase(this.phase, { text: problem, problem: true });
@@ -92,8 +96,8 @@ export class Session extends EventTarget {
       try {
         const reply = await deliver("POST", draft.pending.path, draft.pending.body, (error) => this.wait(error));
         if (reply.task !== undefined) next = reply.task;
-        if (reply.progress) this.setProgress(reply.progress);
-        this.savedAt = new Date();
+        this.hear(reply);
+        this.noteSaved(draft.pending.path);
         storage.removeItem(key);
       } catch (error) {
         if (!(error instanceof ApiError) || error.status === 401) throw error;
@@ -102,6 +106,19 @@ export class Session extends EventTarget {
       }
     }
     return { next, problem };
+  }
+
+  /** What comes with a task, or instead of one. */
+  hear(reply) {
+    if (reply.progress) this.setProgress(reply.progress);
+    if (reply.task === undefined) return;
+    this.asked = reply.asked;
+    this.outlook = reply.outlook && { ...reply.outlook, at: Date.now() };
+  }
+
+  noteSaved(path) {
+    this.savedAt = new Date();
+    this.saved = { submit: "Last answer saved", revise: "Change saved", skip: "Skipped" }[path];
   }
 
   wait(error, what = "Not saved yet") {
@@ -120,12 +137,16 @@ export class Session extends EventTarget {
     }
   }
 
+  phaseAt(task) {
+    return task ? "working" : this.asked ? "idle" : "empty";
+  }
+
   setTask(task, deadline = task?.seconds_left ? performance.now() + 1000 * task.seconds_left : 0) {
     this.task = task;
     this.draft = task && this.drafts.load(task);
     this.current = task?.cards[0].id ?? null;
     this.deadline = deadline;
-    this.phase = task ? "working" : "empty";
+    this.phase = this.phaseAt(task);
     this.notice = null;
     this.tell("task");
     this.tell("state");
@@ -150,12 +171,26 @@ export class Session extends EventTarget {
   async claim() {
     try {
       const reply = await deliver("POST", "claim", "{}", (error) => this.wait(error, "No task yet"));
-      this.setProgress(reply.progress);
+      this.hear(reply);
       if (reply.task || this.phase !== "empty") this.setTask(reply.task);
-      else this.lookAgainLater();
+      else {
+        this.tell("state");
+        this.lookAgainLater();
+      }
     } catch (error) {
       this.fail(error);
     }
+  }
+
+  async lookAgain() {
+    await this.claim();
+    if (this.phase === "empty") this.say("Still nothing to do.");
+  }
+
+  /** Takes the first task of somebody who came to look. */
+  begin() {
+    this.asked = false;
+    return this.claim();
   }
 
   /** Changes the draft, keeps it in the browser, and says what was done. */
@@ -178,16 +213,30 @@ export class Session extends EventTarget {
 
   submit() {
     if (!this.open) return;
-    const left = numLeft(this.draft, this.task);
-    if (left > 0) {
+    if (numLeft(this.draft, this.task) > 0) {
       this.tell("incomplete");
-      this.say(`${count(left, "card")} still without a ${this.task.mode === "rate" ? "grade" : "place"}.`);
+      return;
+    }
+    if (!isEditKept(this.draft, this.task)) {
+      this.tell("stray");
       return;
     }
     const content = { answer: answerOf(this.draft, this.task), active_ms: Math.round(this.draft.activeMs) };
     if (this.task.lease) seal(this.draft, "submit", { lease: this.task.lease, ...content });
     else seal(this.draft, "revise", { task_id: this.task.task_id, ...content });
     this.send();
+  }
+
+  /** What was written by hand can be had back, as long as the task is on the page. */
+  dropEdit() {
+    if (!this.open || this.draft.edit === null) return;
+    const { edit } = this.draft;
+    this.change((draft) => (draft.edit = null), "The edit is dropped.");
+    const undo = () => {
+      this.change((draft) => (draft.edit = edit), "The edit is back.");
+      this.setPhase(this.phase);
+    };
+    this.setPhase(this.phase, { text: "The edit is dropped.", undo });
   }
 
   skip(reason, note) {
@@ -204,9 +253,9 @@ export class Session extends EventTarget {
     try {
       const reply = await deliver("POST", draft.pending.path, draft.pending.body, (error) => this.wait(error));
       this.drafts.remove(task);
-      this.savedAt = new Date();
-      this.say(draft.pending.path === "skip" ? "Skipped." : "Saved.");
-      if (reply.progress) this.setProgress(reply.progress);
+      this.noteSaved(draft.pending.path);
+      this.say(`${this.saved}.`);
+      this.hear(reply);
       if (reply.task === undefined) await this.goForward(true);
       else this.leaveThePast(reply.task);
     } catch (error) {
@@ -254,7 +303,7 @@ export class Session extends EventTarget {
     if (me === null || this.phase !== "signed-out") return;
     if (me.user.name !== this.me.user.name) this.tell("stranger");
     else if (this.draft?.pending) this.send();
-    else this.setPhase(this.task ? "working" : "empty");
+    else this.setPhase(this.phaseAt(this.task));
   }
 
   /** Gives up the task that was lost to somebody else. */
@@ -266,8 +315,22 @@ export class Session extends EventTarget {
     await this.claim();
   }
 
-  async goBack() {
-    if (this.phase !== "working" && this.phase !== "empty") return;
+  /** Steps through what was before are taken one by one, however fast the keys come. */
+  inTurn(step) {
+    this.turn = this.turn.then(step, step);
+    return this.turn;
+  }
+
+  goBack() {
+    return this.inTurn(() => this.stepBack());
+  }
+
+  goForward(home = false) {
+    return this.inTurn(() => this.stepForward(home));
+  }
+
+  async stepBack() {
+    if (!["working", "empty", "idle"].includes(this.phase)) return;
     if (!this.lookingBack && (await this.loadHistory()) === null) return;
     if (!(await this.look(this.back + 1, 1))) this.say("There is nothing earlier.");
   }
@@ -283,13 +346,13 @@ export class Session extends EventTarget {
   }
 
   /** One task nearer to the one in hand; `home`: all the way. */
-  async goForward(home = false) {
+  async stepForward(home) {
     if (!this.lookingBack) return;
     if (!home && (await this.look(this.back - 1, -1))) return;
     if (this.held) this.leaveThePast(this.held.task, this.held.deadline);
     else {
       this.leaveThePast(null);
-      await this.claim();
+      if (!this.asked) await this.claim();
     }
   }
 

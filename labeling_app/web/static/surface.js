@@ -1,10 +1,11 @@
 // The ranking surface: the prompt, the cards, what else there is to say, the bar; and what to show when there is no task.
 
-import { Bar } from "./bar.js";
-import { Card } from "./cards.js";
 import { retryNow } from "./api.js";
+import { Bar } from "./bar.js";
+import { Blank } from "./blank.js";
+import { Card } from "./cards.js";
 import { button, count, el, fill, keycap, setText } from "./dom.js";
-import { bestOf } from "./draft.js";
+import { bestOf, without } from "./draft.js";
 import { markdown } from "./render.js";
 
 const SIGN_IN = new URL("../login", import.meta.url);
@@ -34,20 +35,42 @@ export class Surface {
     this.editButton.append(keycap("E"));
     this.more = el("div", { class: "more" }, this.rationale, this.editButton);
     this.bar = new Bar(session, actions);
-    this.blank = el("div", { class: "blank" });
+    this.blank = new Blank(session, actions);
     const head = el("header", { class: "task-head" }, this.title, this.lease, this.backButton);
     this.work = el("section", { class: "work", "aria-label": "Task" }, head, this.past, this.prompt, this.list, this.more);
-    this.node = el("div", { class: "surface" }, this.notice, this.work, this.blank, this.bar.node, this.live);
+    this.node = el("div", { class: "surface" }, this.notice, this.work, this.blank.node, this.bar.node, this.live);
     this.watch();
   }
 
   watch() {
     const { session } = this;
     session.addEventListener("task", () => this.setTask());
-    session.addEventListener("draft", () => this.update());
+    session.addEventListener("draft", () => {
+      this.bar.missing.hidden = true;
+      if (document.activeElement.matches(".card")) document.activeElement.blur(); // it was pointed out; now it is known
+      this.update();
+    });
     session.addEventListener("state", () => this.setState());
     session.addEventListener("say", (event) => this.say(event.detail));
-    session.addEventListener("incomplete", () => this.bar.blink());
+    session.addEventListener("incomplete", () => this.complain());
+  }
+
+  /** Says what is missing, for the eye and the ear, and shows the first card that it is missing of. */
+  complain() {
+    const { session } = this;
+    const { draft, task } = session;
+    const left = without(draft, task);
+    const numbers = left.map((id) => this.numbers.get(id)).join(", ");
+    const what = task.mode === "rate" ? "without a grade" : "unplaced";
+    const text = ["pair", "ab"].includes(task.mode)
+      ? "Say which one is better, or that they are equally good."
+      : `${left.length} of ${task.cards.length} ${left.length === 1 ? "is" : "are"} still ${what}: ${numbers}`;
+    this.bar.complain(text);
+    this.say(text);
+    if (task.mode === "rate") session.current = left[0];
+    this.update();
+    this.show(left[0]);
+    this.cards.find((card) => card.id === left[0]).shake();
   }
 
   /** A new node each time: the same sentence twice is read twice. */
@@ -83,7 +106,7 @@ export class Surface {
     const { rationale } = session.draft;
     if (this.rationale.value !== rationale) this.rationale.value = rationale; // another tab's, or an earlier answer's
     this.rationale.readOnly = !session.open;
-    this.editButton.disabled = session.frozen || bestOf(session.draft, session.task) === null;
+    this.editButton.disabled = session.frozen || bestOf(session.draft, session.task, session.current) === null;
   }
 
   setState() {
@@ -93,9 +116,8 @@ export class Surface {
     this.work.hidden = task === null;
     this.node.dataset.phase = phase;
     this.work.setAttribute("aria-busy", String(busy));
-    this.blank.hidden = task !== null;
+    this.blank.draw();
     this.bar.node.hidden = task === null || session.readOnly;
-    if (task === null) this.drawBlank();
     this.drawPast();
     this.drawNotice(notice);
     this.update();
@@ -110,6 +132,7 @@ export class Surface {
 
   wayOut() {
     const { session } = this;
+    if (session.notice.undo) return [button("Undo", session.notice.undo)];
     switch (session.phase) {
       case "waiting":
         return [button("Try now", retryNow)];
@@ -145,21 +168,6 @@ export class Surface {
     forward.append(keycap("N"));
     const again = session.readOnly && button("Answer it after all", () => session.takeAgain());
     fill(this.past, el("span", {}, what), again, forward);
-  }
-
-  drawBlank() {
-    const { session } = this;
-    const { phase, progress } = session;
-    if (phase === "empty") {
-      fill(
-        this.blank,
-        el("h2", {}, "Nothing to do just now"),
-        el("p", {}, `You have answered ${count(progress.num_answered, "task")}, ${progress.num_today} of them today. New ones appear here by themselves.`),
-        el("p", {}, button("Look again", () => session.claim()), " ", button("Earlier answers", this.actions.history)),
-      );
-    } else {
-      fill(this.blank, el("p", { class: "quiet opening" }, phase === "loading" ? "Opening…" : ""));
-    }
   }
 
   setLease(text) {

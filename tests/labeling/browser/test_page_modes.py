@@ -1,5 +1,6 @@
 """The other modes of the annotators' page, the phone, and what is shown when there is nothing to do."""
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -69,6 +70,8 @@ def test_on_a_phone_cards_are_placed_by_tapping_and_nothing_is_wider_than_the_sc
     page.get_by_role("button", name="much").tap()
     widths = page.evaluate("[document.documentElement.scrollWidth, window.innerWidth]")
     assert widths[0] == widths[1] == 390
+    assert page.locator(".bar").bounding_box()["height"] <= 100
+    assert page.get_by_text("Best leads").is_visible()
     page.get_by_role("button", name="Submit").tap()
     annotator.wait_saved(1)
     assert annotator.orders == {"Where is my parcel?": [[text] for text in shown]}
@@ -99,9 +102,59 @@ def test_an_empty_queue_says_so_and_fills_by_itself(app: App, sit_down: SitDown)
     first, second = sit_down(), sit_down()
     assert first.prompt == "First"
     second.page.locator("h2", has_text="Nothing to do just now").wait_for()
+    why = second.page.inner_text(".why")
+    assert re.fullmatch(r"One task is with somebody else; it comes back if it is not answered by \d\d:\d\d.*", why)
     app.add_tasks(task("Second"))
     second.page.get_by_role("button", name="Look again").click()
     second.wait_prompt("Second")
+
+
+def test_an_empty_queue_says_why(app: App, sit_down: SitDown) -> None:
+    annotator = sit_down()
+    page = annotator.page
+
+    def look_again() -> str:
+        with page.expect_response("**/api/claim"):
+            page.get_by_role("button", name="Look again").click()
+        why: str = page.inner_text(".why")
+        return why
+
+    assert page.inner_text(".why") == "There are no tasks here yet."
+    app.add_tasks(task("First"), task("Second"))
+    page.get_by_role("button", name="Look again").click()
+    annotator.wait_prompt("First")
+    annotator.press("s", "2", "Enter")
+    annotator.wait_prompt("Second")
+    other = sit_down()
+    assert other.prompt == "First"
+    annotator.rank(*BEST_TO_WORST)
+    annotator.press("Enter")
+    page.wait_for_selector("text=Nothing to do just now")
+    assert (
+        page.inner_text(".why") == "You have answered or skipped all that are here; one still waits for somebody else."
+    )
+    assert "You have answered 1 task, today. You skipped 1" in page.inner_text(".blank")
+    other.rank(*BEST_TO_WORST)
+    other.press("Enter")
+    other.wait_saved(1)
+    assert look_again() == "Everything here is done. Thank you!"
+
+
+def test_an_admin_takes_no_task_before_saying_so(app: App, sit_down: SitDown) -> None:
+    app.add_tasks(task())
+    admin = sit_down(open_page=False)
+    admin.user = app.store.add_user("boss", "admin")
+    admin.sign_in()
+    admin.open()
+    page = admin.page
+    assert "There is 1 task for you. None is taken" in page.inner_text(".why")
+    annotator = sit_down()
+    assert annotator.prompt == "Where is my parcel?"
+    app.add_tasks(task("Another"))
+    page.get_by_role("button", name="Start ranking").click()
+    admin.wait_prompt("Another")
+    page.reload()
+    admin.wait_prompt("Another")  # what was begun is at hand
 
 
 def test_two_browsers_never_share_a_task(app: App, sit_down: SitDown) -> None:

@@ -93,8 +93,93 @@ def test_enter_before_all_are_placed_submits_nothing_and_says_what_is_missing(ap
     annotator = sit_down()
     annotator.rank(A, B)
     annotator.press("Enter")
-    assert annotator.page.inner_text(".live") == "2 cards still without a place."
+    left = sorted(annotator.number(text) for text in (C, D))
+    missing = annotator.page.locator(".missing")
+    assert missing.inner_text() == annotator.page.inner_text(".live") == f"2 of 4 are still unplaced: {', '.join(left)}"
+    first = annotator.page.locator(".card").nth(int(left[0]) - 1)
+    assert first.evaluate("node => node === document.activeElement")
     assert annotator.judgements == []
+    annotator.rank(C)
+    assert missing.is_hidden()
+    assert annotator.page.inner_text(".saved") == "3 of 4 placed"
+
+
+def test_all_bad_needs_no_order_and_those_unplaced_tie_behind_the_others(app: App, sit_down: SitDown) -> None:
+    app.add_tasks(task("First"), task("Second"), task("Third", [A, B], mode="pair"))
+    annotator = sit_down()
+    annotator.press("b")
+    assert "an order is optional" in annotator.page.inner_text(".order")
+    annotator.press("Enter")
+    annotator.wait_prompt("Second")
+    annotator.rank(C)
+    annotator.press("b", "Enter")
+    annotator.wait_prompt("Third")
+    annotator.press("b", "Enter")
+    annotator.wait_saved(3)
+    assert annotator.orders == {"First": [[A, B, C, D]], "Second": [[C], [A, B, D]], "Third": [[A, B]]}
+    assert [one.answer.all_bad for one in annotator.judgements] == [True, True, True]
+    assert app.store.audit() == []
+
+
+def test_an_edit_that_is_no_longer_of_the_best_is_shown_and_not_sent_unasked(app: App, sit_down: SitDown) -> None:
+    app.add_tasks(task())
+    annotator = sit_down()
+    page = annotator.page
+    annotator.rank(A, B, C, D)
+    annotator.press("e")
+    page.keyboard.type(", I promise")  # the caret stands behind the text
+    annotator.press("Escape")
+    assert annotator.card(A).locator(".chip.edit").inner_text().startswith("edited")
+    annotator.card(B).get_by_role("button", name="Move up").click()
+    assert annotator.card(A).locator(".chip.edit").inner_text().startswith("edited, not the best")
+    annotator.press("Enter")
+    assert f"You have edited card {annotator.number(A)}" in page.inner_text("dialog")
+    annotator.press("Escape")
+    assert annotator.judgements == []
+    annotator.press("b", "Enter")  # where all are bad, any may be made better
+    annotator.wait_saved(1)
+    [judgement] = annotator.judgements
+    assert judgement.answer.edit is not None
+    assert judgement.answer.edit.text == f"{A}, I promise"
+    annotator.press("u")
+    page.wait_for_selector("text=An earlier answer of yours")
+    annotator.press("b", "Enter", "Enter")  # asked, and answered
+    page.wait_for_selector("text=Nothing to do just now")
+    [judgement] = annotator.judgements
+    assert (judgement.revision, judgement.answer.edit) == (2, None)
+
+
+def test_an_edit_is_dropped_on_its_card_and_can_be_had_back(app: App, sit_down: SitDown) -> None:
+    app.add_tasks(task())
+    annotator = sit_down()
+    page = annotator.page
+    annotator.rank(A, "=", B, C, D)
+    annotator.card(B).locator(".body").click()
+    annotator.press("e")  # of two that tie, the one that was clicked
+    page.keyboard.type("!")
+    annotator.press("Escape")
+    annotator.card(B).get_by_role("button", name="Drop the edit").click()
+    page.locator(".notice", has_text="The edit is dropped.").wait_for()
+    assert page.locator(".chip.edit").count() == 0
+    page.click("text=Undo")
+    assert page.locator(".notice").is_hidden()
+    annotator.press("Enter")
+    annotator.wait_saved(1)
+    [judgement] = annotator.judgements
+    assert judgement.answer.edit is not None
+    assert (text_of(judgement, judgement.answer.edit.response_id), judgement.answer.edit.text) == (B, f"{B}!")
+
+
+def test_enter_submits_after_a_dialog_was_opened_and_closed_with_the_mouse(app: App, sit_down: SitDown) -> None:
+    app.add_tasks(task())
+    annotator = sit_down()
+    annotator.rank(A, B, C, D)
+    annotator.card(D).locator("button", has_text="Flag").click()
+    annotator.page.click("dialog >> text=Untrue")
+    annotator.page.click("dialog >> text=Done")
+    annotator.press("Enter")
+    annotator.wait_saved(1)
+    assert list(annotator.judgements[0].answer.flags.values()) == [["untrue"]]
 
 
 def test_cards_are_dragged_into_the_order_between_others_onto_others_and_out(app: App, sit_down: SitDown) -> None:
@@ -179,7 +264,6 @@ def test_what_goes_beside_the_order_is_stored(app: App, sit_down: SitDown) -> No
     annotator.press("r")
     page.keyboard.type("1 = 2, see above? S")  # keys are letters here
     annotator.press("Escape", "e")
-    page.keyboard.press("Control+End")
     page.keyboard.type(" and with a voucher")
     annotator.press("Escape", "Enter")
     annotator.wait_saved(1)
@@ -262,6 +346,7 @@ def test_a_task_is_skipped_with_a_reason_and_answered_after_all(app: App, sit_do
     [event] = [event for event in app.store.events() if event.kind == "skipped" and event.user_id == annotator.user.id]
     assert event.body["reason"] == "I cannot decide"
     page.click("#open-history")
+    assert page.locator("dialog .option", has_text=first).locator(".chip").inner_text() == "skipped"
     page.click(f"dialog >> text={first}")
     page.wait_for_selector("text=You skipped this one")
     annotator.rank(*BEST_TO_WORST)
@@ -293,7 +378,7 @@ def test_looking_back_at_a_skipped_task_takes_nothing_and_goes_on_to_older_ones(
     annotator.press("u")
     annotator.wait_prompt("Answered")
     assert annotator.badges == {A: "Best", B: "2nd", C: "3rd", D: "4th"}
-    page.click("text=Back to the task in hand")
+    annotator.press("n", "n")  # two steps, however fast
     annotator.wait_prompt("In hand")
     annotator.rank(*BEST_TO_WORST)
     annotator.press("Enter")
@@ -317,13 +402,48 @@ def test_an_earlier_task_that_is_refused_is_passed_over(app: App, sit_down: SitD
 def test_the_guidelines_stand_beside_the_task_with_their_version(app: App, sit_down: SitDown) -> None:
     app.add_tasks(task())
     annotator = sit_down()
+    page = annotator.page
+    panel = page.locator("#page-guidelines")
+    assert "version 1" in panel.inner_text()
+    assert "right before friendly" in panel.inner_text()
+    edges = page.evaluate(
+        "['#page-surface', '#page-guidelines'].map((name) => document.querySelector(name).getBoundingClientRect())"
+    )
+    assert edges[0]["right"] <= edges[1]["left"]
+    annotator.press("g")
+    assert not panel.is_visible()
+    page.reload()
+    page.wait_for_selector(".card")
+    assert not panel.is_visible()  # as it was left
+    annotator.press("g")
+    assert panel.is_visible()
+
+
+def test_the_guidelines_wait_to_be_asked_for_where_there_is_no_room_beside(app: App, sit_down: SitDown) -> None:
+    app.add_tasks(task())
+    annotator = sit_down(viewport={"width": 1100, "height": 800})
     panel = annotator.page.locator("#page-guidelines")
     assert not panel.is_visible()
     annotator.press("g")
-    assert "version 1" in panel.inner_text()
-    assert "right before friendly" in panel.inner_text()
-    annotator.press("g")
-    assert not panel.is_visible()
+    assert panel.is_visible()
+
+
+def test_beside_the_guidelines_the_bar_is_one_row(app: App, sit_down: SitDown) -> None:
+    texts = [f"reply {letter}" for letter in "abcdef"]
+    app.add_tasks(task(texts=texts), task(texts=texts, prompt="Next"))
+    annotator = sit_down()
+    bar = annotator.page.locator(".bar")
+    heights = []
+    for keys in ([], texts, ["Enter"]):
+        annotator.press("Enter") if keys == ["Enter"] else annotator.rank(*keys)
+        heights.append(bar.bounding_box()["height"])
+    annotator.wait_prompt("Next")
+    assert annotator.page.inner_text(".saved").split() == ["Last", "answer", "saved"]
+    assert max([*heights, bar.bounding_box()["height"]]) <= 62
+    tops = annotator.page.locator(".bar > :not(.missing)").evaluate_all(
+        "nodes => nodes.map((node) => { const box = node.getBoundingClientRect(); return box.top + box.height / 2; })"
+    )
+    assert max(tops) - min(tops) <= 2
 
 
 def test_the_keys_are_explained(app: App, sit_down: SitDown) -> None:

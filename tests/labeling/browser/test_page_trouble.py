@@ -178,6 +178,16 @@ def test_whoever_is_signed_out_signs_in_again_and_finds_the_answer_saved(app: Ap
     assert annotator.orders == {prompt: RANKED}
 
 
+def test_one_click_logs_out(app: App, sit_down: SitDown) -> None:
+    app.add_tasks(task())
+    annotator = sit_down()
+    annotator.page.click("text=Log out")
+    annotator.page.wait_for_url("**/login")
+    assert annotator.context.cookies() == []
+    annotator.page.goto(f"{app.address}/label/")
+    annotator.page.wait_for_url("**/login")
+
+
 def test_a_page_left_open_goes_on_when_its_owner_has_signed_in_elsewhere(app: App, sit_down: SitDown) -> None:
     app.add_tasks(task("First"), task("Second"))
     annotator = sit_down()

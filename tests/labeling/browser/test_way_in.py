@@ -140,6 +140,15 @@ def test_without_a_session_such_a_link_ends_at_the_login(page: Any, web: WebApp,
     page.wait_for_url(f"{web.origin}/login")
 
 
+def test_a_wrong_name_of_the_server_leads_to_the_right_one(page: Any, loopback: WebApp) -> None:
+    page.goto(f"http://foo.localhost:{loopback.port}/label/")
+    assert page.inner_text("h1") == "This is the wrong address"
+    assert page.locator("main").evaluate("node => getComputedStyle(node).borderRadius") == "12px"  # it is styled
+    assert fits_the_screen(page)
+    page.get_by_role("link").tap()
+    page.wait_for_url(f"{loopback.origin}/login")
+
+
 def test_the_one_time_link_works_from_a_page_too(page: Any, loopback: WebApp, elsewhere: Any) -> None:
     local = loopback.store.add_user("local", "admin")
     token = loopback.store.write(accounts.invite, local.id, "session").token
