@@ -1,6 +1,7 @@
 """What the dashboard is made of, without a browser (for that see browser/test_dashboard.py)."""
 
 import asyncio
+import re
 from datetime import timedelta
 from typing import Any
 
@@ -288,6 +289,38 @@ def test_a_long_time_is_drawn_by_weeks():
     svg = plots.answers_by_day(sheet.judgements)
     assert svg is not None
     assert svg.count("M ") < 400
+
+
+def words(svg: str | None) -> list[str]:
+    """What a plot says: letters are paths, and before each text stands a comment with its words."""
+    assert svg is not None
+    return re.findall(r"<!-- (.+?) -->", svg)
+
+
+def test_plots_give_units_and_explain_their_colours():
+    sheet = Sheet()
+    for task in range(30):
+        sheet.add("ana", task, [[1], [2]])
+        sheet.add("ben", task, [[1], [2]])
+        sheet.add("mal", task, [[2], [1]])
+        sheet.add("old", task, [[1], [2]], quarantined=True)
+    quality = assess(sheet.judgements)
+    agreement, times = words(plots.agreement_by_annotator(quality)), words(plots.time_by_annotator(quality))
+    assert {"of pairs, a tie as a half", "with the others", "needs a look", "quarantined"} <= set(agreement)
+    assert {"seconds", "needs a look", "quarantined"} <= set(times)
+    assert {"place on the screen", "of answers", "without bias"} <= set(words(plots.position_bias(quality)))
+    few = assess(sheet.judgements[:2])  # too few answers for any sign
+    assert not {"needs a look", "quarantined"} & set(words(plots.time_by_annotator(few)))
+
+
+def test_imported_answers_are_told_from_those_given_here():
+    given, imported = Sheet(), Sheet()
+    given.add("ana", 1, [[1], [2]])
+    imported.add("imported.file.ann", 1, [[1], [2]])
+    assert not {"given here", "imported"} & set(words(plots.answers_by_day(given.judgements)))
+    assert "given here" not in words(plots.answers_by_day(imported.judgements))
+    both = words(plots.answers_by_day(given.judgements + imported.judgements))
+    assert {"given here", "imported", "answers"} <= set(both)
 
 
 def test_names_of_one_file_stay_apart_in_the_plots():
