@@ -1,5 +1,6 @@
 """Models: where they lie, how they are loaded, adapted, given a head and saved. Nothing else calls from_pretrained."""
 
+from rlhf.modeling.adapters import AdapterRewardModel, AdapterStack, adapters_at_work, put_to_work, same_adapters_again
 from rlhf.modeling.limits import context_length, max_positions
 from rlhf.modeling.loading import (
     can_write,
@@ -10,23 +11,32 @@ from rlhf.modeling.loading import (
     new_reward_model,
     set_pad_token,
 )
-from rlhf.modeling.memory import device, warn_of_low_precision
+from rlhf.modeling.memory import device, warn_of_low_precision, weight_bytes
+from rlhf.modeling.one_base import OneBase, load_on_one_base
 from rlhf.modeling.saving import save_model
 from rlhf.modeling.sources import ModelSource, find_model
 
 __all__ = [
+    "AdapterRewardModel",
+    "AdapterStack",
     "ModelSource",
+    "OneBase",
+    "adapters_at_work",
     "can_write",
     "context_length",
     "device",
     "find_model",
     "load_causal_lm",
+    "load_on_one_base",
     "load_reward_model",
     "load_tokenizer",
     "lora_config",
     "max_positions",
     "new_reward_model",
+    "put_to_work",
+    "same_adapters_again",
     "save_model",
     "set_pad_token",
     "warn_of_low_precision",
+    "weight_bytes",
 ]

@@ -130,9 +130,13 @@ def load_reward_model(source: ModelSource, section: ModelSection | None = None) 
             f"{source.ref}: lacks {', '.join(sorted(missing))}, so that its scores would be drawn at random; "
             "train it anew, or take a model that was saved whole"
         )
+    return model.eval(), score_offset(source)
+
+
+def score_offset(source: ModelSource) -> float:
+    """What is taken from the scores of a reward model (`reward.json`); 0 where nothing is."""
     sidecar = source.folder / "reward.json"
-    offset = float(json.loads(sidecar.read_text())["score_offset"]) if sidecar.is_file() else 0.0
-    return model.eval(), offset
+    return float(json.loads(sidecar.read_text())["score_offset"]) if sidecar.is_file() else 0.0
 
 
 def can_write(source: ModelSource) -> bool:

@@ -1,6 +1,7 @@
 """Where a model's weights lie, and in what precision."""
 
 import logging
+from collections.abc import Iterable
 
 import torch
 from torch import nn
@@ -12,6 +13,16 @@ def device() -> torch.device:
     """The accelerator, if there is one."""
     found = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
     return found or torch.device("cpu")
+
+
+def weight_bytes(models: Iterable[nn.Module]) -> int:
+    """Bytes that the weights of `models` take in memory; what several of them share counts once."""
+    storages = {
+        (str(tensor.device), tensor.untyped_storage().data_ptr()): tensor.untyped_storage().nbytes()
+        for model in models
+        for tensor in (*model.parameters(), *model.buffers())
+    }
+    return sum(storages.values())
 
 
 def warn_of_low_precision(model: nn.Module, learning_rate: float) -> None:

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from peft import PeftModel
 from transformers import PreTrainedTokenizerBase
 
 from rlhf.modeling.loading import Model
@@ -19,7 +20,9 @@ def save_model(model: Model, tokenizer: PreTrainedTokenizerBase, folder: Path, *
         base_ref: what an adapter stands on, written into its config in place of a local path.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    model.save_pretrained(folder)
+    # of the adapters that share a base the trained one, not those of its critic or its reward models
+    only = {"selected_adapters": [model.active_adapter]} if isinstance(model, PeftModel) else {}
+    model.save_pretrained(folder, **only)
     tokenizer.save_pretrained(folder)
     (folder / "README.md").unlink(missing_ok=True)  # PEFT writes a template full of blanks
     _edit(folder / "config.json", lambda config: config.pop("_name_or_path", None))
