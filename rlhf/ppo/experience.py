@@ -8,8 +8,9 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from rlhf.generation import decode_completion, sample_tokens
+from rlhf.ppo.forward import completion_logprobs, completion_values
 from rlhf.ppo.losses import RewardAt
-from rlhf.ppo.models import PolicyAndValue, Reference, completion_logprobs, completion_values
+from rlhf.ppo.models import PolicyAndValue, Reference
 from rlhf.ppo.rollout import Prompts, Rollout, assemble, blank, token_batches
 from rlhf.scoring import Columns, NonFiniteError, RewardModelScorer, WeightedScorer, require_finite, with_token_ids
 
@@ -57,7 +58,7 @@ def collect(model: PolicyAndValue, reference: Reference, prompts: Prompts, sampl
         logprobs[cells] = completion_logprobs(model.policy, batch, sampling.temperature)
         with reference.active() as ref_policy:
             ref_logprobs[cells] = completion_logprobs(ref_policy, batch, sampling.temperature)
-        values[cells] = completion_values(model.value_model, batch.tensors())
+        values[cells] = completion_values(model.value_model, batch)
     rollout = assemble(prompts, tokens, sampling.eos_ids, sampling.reward_at, logprobs, ref_logprobs, values)
     for source, cells_ in (
         ("the policy's log-probs", rollout.logprobs),

@@ -1,9 +1,8 @@
-"""The models of a PPO run: policy and critic as one module, the reference, and forward passes over completions."""
+"""The models of a PPO run: policy and critic as one module, and the reference."""
 
 import contextlib
 import copy
-import inspect
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any, cast
 
 import torch
@@ -12,13 +11,9 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from rlhf.errors import UserError
+from rlhf.ppo.forward import hidden_at, logprobs_of, scatter, unwrap_adapters, values_of
 from rlhf.ppo.rollout import TokenBatch
-from rlhf.trl_compat import (
-    disable_dropout_in_model,
-    selective_log_softmax,
-    selective_log_softmax_and_entropy,
-    use_adapter,
-)
+from rlhf.trl_compat import disable_dropout_in_model, use_adapter
 
 REFERENCE_ADAPTER = "reference"
 
@@ -50,48 +45,12 @@ class PolicyAndValue(nn.Module):
         self.value_model = value_model
         self.config = policy.config
 
-    def forward(self, batch: Mapping[str, Tensor], temperature: float) -> tuple[Tensor, Tensor, Tensor]:
-        """Log-probs, entropies (no gradient) and values, [b, W] float32 each, of a `TokenBatch.tensors()`."""
-        logits = completion_logits(self.policy, batch)
-        logprobs, entropy = selective_log_softmax_and_entropy(
-            logits, batch["completion_ids"], entropy_requires_grad=False, temperature=temperature
-        )
-        return logprobs, entropy, completion_values(self.value_model, batch)
-
-
-def completion_logits(model: nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
-    """Logits [b, W, V] float32 of the positions that predict a completion token, and of no others."""
-    width = batch["completion_ids"].size(1)
-    inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}
-    accepted = inspect.signature(unwrap_adapters(model).forward).parameters
-    if "position_ids" in accepted:
-        inputs["position_ids"] = batch["position_ids"]
-    keep = {"logits_to_keep": width} if "logits_to_keep" in accepted else {}
-    logits: Tensor = model(**inputs, **keep, use_cache=False).logits
-    return logits[:, -width:].float()
-
-
-def completion_logprobs(model: nn.Module, batch: TokenBatch, temperature: float) -> Tensor:
-    """Log-probabilities [b, W] float32 of the completion tokens at this sampling temperature."""
-    tensors = batch.tensors()
-    return selective_log_softmax(completion_logits(model, tensors), tensors["completion_ids"], temperature)
-
-
-def completion_values(value_model: nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
-    """Values [b, W] float32: column t is the estimate before completion token t."""
-    model = unwrap_adapters(value_model)
-    backbone = getattr(model, cast(Any, model).base_model_prefix)
-    inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}
-    if "position_ids" in inspect.signature(backbone.forward).parameters:
-        inputs["position_ids"] = batch["position_ids"]
-    hidden = backbone(**inputs, use_cache=False).last_hidden_state
-    width = batch["completion_ids"].size(1)
-    return cast(Any, model).score(hidden[:, -width:]).squeeze(-1).float()
-
-
-def unwrap_adapters(model: nn.Module) -> nn.Module:
-    """The transformers model inside a PEFT model, its adapters still at work; any other model as it is."""
-    return model.get_base_model() if isinstance(model, PeftModel) else model
+    def forward(self, batch: TokenBatch, temperature: float) -> tuple[Tensor, Tensor, Tensor]:
+        """Log-probs, entropies (no gradient) and values, [b, W] float32 each, 0 where nothing is asked."""
+        hidden = hidden_at(self.policy, batch)
+        logprobs, entropy = logprobs_of(self.policy, hidden, batch.targets, temperature)
+        values = values_of(self.value_model, hidden_at(self.value_model, batch))
+        return scatter(logprobs, batch), scatter(entropy, batch), scatter(values, batch)
 
 
 def build_value_model(policy: nn.Module, reward_model: nn.Module | None, same_tokenizer: bool) -> nn.Module:

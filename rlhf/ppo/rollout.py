@@ -6,8 +6,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
-from rlhf.generation import Messages, SampledTokens, left_pad
+from rlhf.generation import Messages, SampledTokens
 from rlhf.ppo.losses import RewardAt, value_mask
 
 
@@ -25,36 +26,29 @@ class Prompts:
 
 @dataclass(frozen=True)
 class TokenBatch:
-    """Some rows of a rollout, ready for a forward pass. W columns of completion hold all that these rows need.
+    """Some rows of a rollout, ready for a forward pass: b rows of at most S tokens, n cells that are asked about.
 
-    The prompts are padded on the left and the completions on the right, so that column t of every row's completion
-    stands in one place. The last completion token is not fed: nothing is predicted from it.
+    A row is its prompt, followed at once by its completion without the last token, from which nothing is predicted.
+    Padding is on the right. W is the number of completion columns that these rows need.
     """
 
     rows: Tensor
     """[b] int64, which rows of the rollout."""
     input_ids: Tensor
-    """[b, P + W - 1] int64."""
-    attention_mask: Tensor
-    """[b, P + W - 1] int64, 1 = real."""
-    position_ids: Tensor
-    """[b, P + W - 1] int64, from 0 at each row's first real token."""
-    completion_ids: Tensor
-    """[b, W] int64: what position P - 1 + t predicts."""
-
-    def tensors(self) -> dict[str, Tensor]:
-        """What a model's forward pass needs."""
-        return {
-            "input_ids": self.input_ids,
-            "attention_mask": self.attention_mask,
-            "position_ids": self.position_ids,
-            "completion_ids": self.completion_ids,
-        }
+    """[b, S] int64."""
+    lengths: tuple[int, ...]
+    """b numbers of real tokens; the longest is S."""
+    asked: Tensor
+    """[b, W] bool, the cells of the completions that are asked about."""
+    positions: Tensor
+    """[n] int64, ascending: where in the flattened `input_ids` the asked cells are predicted."""
+    targets: Tensor
+    """[n] int64, the tokens in the asked cells."""
 
     @property
     def width(self) -> int:
         """W, the columns of completion."""
-        return self.completion_ids.size(1)
+        return self.asked.size(1)
 
 
 @dataclass(frozen=True)
@@ -86,25 +80,31 @@ class Rollout:
 def token_batches(
     prompts: Prompts, tokens: SampledTokens, rows: Sequence[int], size: int, pad_id: int, reward_at: RewardAt
 ) -> Iterator[TokenBatch]:
-    """Cut `rows` into batches of `size`, rows of like length together so that little of a batch is padding."""
-    lengths = tokens.mask.sum(1).tolist()
+    """Cut `rows` into batches of `size`, rows of like length together so that little of a batch is padding.
+
+    In "trl" mode the critic is asked once more, after the last token, where that fits; that token is then fed too.
+    """
+    asked = value_mask(tokens.mask, reward_at)
+    lengths = asked.sum(1).tolist()
     order = sorted(rows, key=lambda i: (lengths[i] + len(prompts.ids[i]), i))
-    limit = tokens.ids.size(1)
     for start in range(0, len(order), size):
         picked = order[start : start + size]
-        # In "trl" mode the critic is asked once more, after the last token, where that fits.
-        width = min(max(lengths[i] for i in picked) + (reward_at == "trl"), limit)
-        yield _token_batch(prompts, tokens, picked, width, pad_id)
+        index = torch.tensor(picked, device=tokens.ids.device)
+        width = max(lengths[i] for i in picked)
+        yield _token_batch(prompts, tokens.ids, asked[index, :width], picked, index, pad_id)
 
 
-def _token_batch(prompts: Prompts, tokens: SampledTokens, rows: list[int], width: int, pad_id: int) -> TokenBatch:
-    index = torch.tensor(rows, device=tokens.ids.device)
-    prompt_ids, prompt_mask = left_pad([prompts.ids[i] for i in rows], pad_id, tokens.ids.device)
-    completion_ids = tokens.ids[index, :width]
-    input_ids = torch.cat([prompt_ids, completion_ids[:, :-1]], dim=1)
-    attention_mask = torch.cat([prompt_mask, tokens.mask[index, : width - 1]], dim=1).long()
-    position_ids = (attention_mask.cumsum(1) - 1).clamp(min=0)
-    return TokenBatch(index, input_ids, attention_mask, position_ids, completion_ids)
+def _token_batch(
+    prompts: Prompts, ids: Tensor, asked: Tensor, picked: Sequence[int], index: Tensor, pad_id: int
+) -> TokenBatch:
+    num_asked = asked.sum(1).tolist()
+    fed = [torch.cat([prompts.ids[i].to(ids), ids[i, : n - 1]]) for i, n in zip(picked, num_asked, strict=True)]
+    input_ids = pad_sequence(fed, batch_first=True, padding_value=pad_id)
+    first = torch.tensor([len(prompts.ids[i]) - 1 for i in picked], device=ids.device)
+    row, column = asked.nonzero(as_tuple=True)
+    positions = row * input_ids.size(1) + first[row] + column
+    lengths = tuple(len(row_ids) for row_ids in fed)
+    return TokenBatch(index, input_ids, lengths, asked, positions, ids[index[row], column])
 
 
 def blank(tokens: SampledTokens) -> Tensor:

@@ -51,7 +51,7 @@ def accumulate_gradients(
         mask, value_mask = rollout.mask[cells], rollout.value_mask[cells]
         old_logprobs = rollout.logprobs[cells]
         with autocast():
-            logprobs, entropy, values = model(batch.tensors(), sampling.temperature)
+            logprobs, entropy, values = model(batch, sampling.temperature)
         logprobs = logprobs.masked_fill(~mask, 0.0)
         policy = policy_loss(logprobs, old_logprobs, experience.advantages[cells], mask, args.cliprange)
         value = value_loss(

@@ -20,7 +20,7 @@ from ppo.tiny import (
     make_tokenizer,
 )
 from rlhf.errors import StoppedByMonitor, UserError
-from rlhf.ppo import PPOTrainer
+from rlhf.ppo import PPOTrainer, forward
 from rlhf.ppo.experience import score
 from rlhf.ppo.losses import masked_whiten
 from rlhf.ppo.metrics import EVALUATION_KEYS
@@ -210,6 +210,7 @@ def test_bf16_changes_the_arithmetic_and_not_the_weights(make_trainer: MakeTrain
     seen: set[torch.dtype] = set()
     for bf16, expected in ((True, {torch.bfloat16}), (False, {torch.float32})):
         trainer = make_trainer(total_episodes=8, bf16=bf16)
+        trainer.collect(trainer.prompts.batch(range(2)))  # the first pass tries the model out, in fp32
         seen.clear()
         layers = (trainer.policy_model.model.layers[0].mlp.up_proj, trainer.value_model.backbone.layers[0].mlp.up_proj)
         for layer in layers:
@@ -754,10 +755,18 @@ def test_padding_that_equals_eos_is_told_from_it_by_length(make_trainer: MakeTra
     assert bool((rollout.logprobs != 0).all())
 
 
-def test_logits_are_made_for_completion_tokens_alone(make_trainer: MakeTrainer) -> None:
+def test_logits_are_made_for_completion_tokens_alone(
+    make_trainer: MakeTrainer, monkeypatch: pytest.MonkeyPatch
+) -> None:
     long = Dataset.from_dict({"prompt": ["w1 " * 40] * 8})
     trainer = make_trainer(total_episodes=8, train_dataset=long)
-    widths: list[int] = []
-    trainer.policy_model.lm_head.register_forward_hook(lambda _, inputs, __: widths.append(inputs[0].shape[1]))
+    numbers: list[int] = []
+    measure = forward.chunked_logprobs
+
+    def spy(hidden: torch.Tensor, *rest: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        numbers.append(len(hidden))
+        return measure(hidden, *rest)
+
+    monkeypatch.setattr(forward, "chunked_logprobs", spy)
     trainer.train()
-    assert max(widths) <= 6
+    assert 0 < max(numbers) <= 8 * 6
