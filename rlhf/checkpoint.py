@@ -11,7 +11,7 @@ import os
 import re
 import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +84,11 @@ def checkpoints(folder: str | Path) -> list[Path]:
     return [path for _, path in sorted(found) if path.is_dir()]
 
 
+def step_of(folder: str | Path) -> int:
+    """The step at which a `checkpoint-<step>` was saved."""
+    return int(Path(folder).name.rpartition("-")[2])
+
+
 def is_intact(folder: str | Path) -> bool:
     """Whether a checkpoint matches its manifest; a warning says what is wrong with one that does not."""
     problems = _problems(Path(folder))
@@ -97,17 +102,19 @@ def latest_intact(folder: str | Path) -> Path | None:
     return next(filter(is_intact, reversed(checkpoints(folder))), None)
 
 
-def rotate(folder: str | Path, save_total_limit: int | None, keep: str | Path | None = None) -> None:
+def rotate(
+    folder: str | Path, save_total_limit: int | None, keep: str | Path | Sequence[str | Path | None] | None = None
+) -> None:
     """Delete the oldest checkpoints until `save_total_limit` are left (None or 0: all stay).
 
-    The newest one always stays, and so does `keep` (the best one).
+    The newest one always stays, and so does `keep` (the best one, the last good one).
     """
     if not save_total_limit or save_total_limit < 1:
         return
     found = checkpoints(folder)
     protected = {found[-1].resolve()} if found else set()
-    if keep is not None:
-        protected.add(Path(keep).resolve())
+    for path in [keep] if isinstance(keep, str | Path) else keep or ():
+        protected |= set() if path is None else {Path(path).resolve()}
     surplus = len(found) - max(save_total_limit, len(protected))
     for path in [path for path in found if path.resolve() not in protected][: max(surplus, 0)]:
         # Renamed first: a deletion that is cut short leaves no half checkpoint under a checkpoint's name.

@@ -70,7 +70,13 @@ _READ_BY_PPO = """
     num_ppo_epochs local_rollout_forward_batch_size data_seed max_prompt_length truncate_prompts
 
     response_length stop_token stop_token_id temperature missing_eos_penalty whiten_rewards reward_at kl_coef
-    kl_estimator kl_controller kl_target kl_horizon cliprange vf_coef cliprange_value gamma lam
+    kl_estimator kl_controller kl_target kl_horizon cliprange vf_coef cliprange_value gamma lam kl_in kl_budget
+    max_approx_kl reward_ensemble reward_ensemble_coef reward_timeout score_normalization score_clip length_penalty
+    length_penalty_after ptx_coef stop_strings monitor monitor_thresholds max_rollbacks
+
+    critic critic_init critic_trunk_gradient critic_warmup_updates
+
+    critic critic_init critic_trunk_gradient critic_warmup_updates
 
     learning_rate lr_scheduler_type lr_scheduler_kwargs warmup_steps optim optim_args optim_target_modules adam_beta1
     adam_beta2 adam_epsilon weight_decay max_grad_norm bf16 fp16 tf32 use_cpu full_determinism gradient_checkpointing

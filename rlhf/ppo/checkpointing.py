@@ -1,7 +1,9 @@
 """Saves a PPO run and puts it back: which files there are, in what order, and what must agree."""
 
+import contextlib
 import logging
 import os
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -10,10 +12,11 @@ from peft import PeftModel
 from torch import nn
 from transformers.trainer_callback import ExportableState
 
-from rlhf.checkpoint import atomic_folder, latest_intact, rotate, verify
+from rlhf.checkpoint import atomic_folder, is_intact, latest_intact, rotate, verify
 from rlhf.errors import UserError
 from rlhf.ppo import state as files
 from rlhf.ppo.setup import data_seed
+from rlhf.scoring import ScorerError
 
 if TYPE_CHECKING:
     from rlhf.ppo.trainer import PPOTrainer
@@ -77,6 +80,8 @@ def save(trainer: "PPOTrainer") -> Path:
         kept = {
             "kl_controller": trainer.kl_controller.state_dict(),
             "unlogged_metrics": trainer.metric_log.updates,
+            "shaper": trainer.shaper.state_dict(),
+            "monitor": trainer.monitor.state_dict(),
             **_position(trainer),
         }
         files.save_ppo_state(folder, kept)
@@ -87,8 +92,39 @@ def save(trainer: "PPOTrainer") -> Path:
         state.stateful_callbacks = type(state)(stateful_callbacks=cast(Any, exportable)).stateful_callbacks
         state.save_to_json(str(folder / TRAINER_STATE))
         (folder / TRAINING_ARGS).write_text(args.to_json_string(), encoding="utf-8")
-    rotate(run_dir, args.save_total_limit, keep=state.best_model_checkpoint)
+    trainer.own_checkpoints.append(target)
+    rotate(run_dir, args.save_total_limit, keep=[state.best_model_checkpoint, last_good(trainer.own_checkpoints)])
     return target
+
+
+def last_good(folders: Iterable[Path]) -> Path | None:
+    """Of checkpoints, the newest intact one of those saved with the fewest alarms on: none, else warnings."""
+    found = [(_alarm_level(folder), -number, folder) for number, folder in enumerate(folders) if folder.is_dir()]
+    return next((folder for _, _, folder in sorted(found) if is_intact(folder)), None)
+
+
+def _alarm_level(folder: Path) -> int:
+    try:
+        return int(files.load_ppo_state(folder)["monitor"]["level"])
+    except (UserError, ValueError, KeyError):
+        return 0  # a broken one, or one from before there were alarms
+
+
+@contextlib.contextmanager
+def kept_if_a_scorer_fails(trainer: "PPOTrainer", random_state: dict[str, Any] | None = None) -> Iterator[None]:
+    """Save the last finished update when a scorer fails, so that the run can be gone on with to the bit.
+
+    `random_state` is that of the update's beginning; None where nothing has been drawn since.
+    """
+    try:
+        yield
+    except ScorerError as error:
+        if trainer.state.global_step == 0:
+            raise
+        if random_state is not None:
+            files.set_rng_state(random_state)
+        folder = save(trainer)
+        raise ScorerError([*error.problems, f"nothing is lost: mend it and resume from {folder}"]) from error
 
 
 def load_weights(trainer: "PPOTrainer", folder: Path) -> None:
@@ -119,6 +155,9 @@ def restore(trainer: "PPOTrainer", folder: Path) -> None:
     trainer.lr_scheduler.load_state_dict(torch.load(folder / files.SCHEDULER, weights_only=True))
     trainer.kl_controller.load_state_dict(kept["kl_controller"])
     trainer.metric_log.updates = kept["unlogged_metrics"]
+    if "monitor" in kept:  # else it is from before there was one
+        trainer.shaper.load_state_dict(kept["shaper"])
+        trainer.soften(trainer.monitor.load_state_dict(kept["monitor"]))
     trainer.state = type(trainer.state).load_from_json(os.fspath(folder / TRAINER_STATE))
     trainer._load_callback_state()
     files.load_rng(folder)

@@ -1,7 +1,7 @@
 """PPOConfig: the fields, names and defaults of TRL 1.12's, and what came on top."""
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 
@@ -10,6 +10,14 @@ from rlhf.trl_compat import BaseConfig
 
 STEPPED_BY_EVALUATION = ("reduce_lr_on_plateau", "greedy")
 """Schedules that look at `metric_for_best_model`."""
+
+CHOICES: dict[str, tuple[str | None, ...]] = {
+    "kl_in": ("reward", "loss"),
+    "reward_ensemble": (None, "mean", "worst", "mean_minus_std"),
+    "score_normalization": ("none", "running", "reference"),
+    "monitor": ("off", "warn", "stop", "rollback"),
+}
+"""What these fields may be."""
 
 
 @dataclass
@@ -104,12 +112,41 @@ class PPOConfig(BaseConfig):
     )
 
     # What TRL 1.12 did not have.
+    critic: Literal["separate", "shared", "adapter"] = field(
+        default="separate",
+        metadata={
+            "help": "A model of its own as in TRL, a head on the policy's trunk, or an adapter of the frozen base."
+        },
+    )
+    critic_init: Literal["reward", "policy"] | None = field(
+        default=None,
+        metadata={"help": "What the critic starts from; None is the reward model where that can serve."},
+    )
+    critic_trunk_gradient: float = field(
+        default=1.0,
+        metadata={"help": "Share of the value gradient that a shared critic sends on into the policy's trunk."},
+    )
+    critic_warmup_updates: int = field(
+        default=0,
+        metadata={"help": "Updates of the critic alone, before the first of the policy; their episodes count."},
+    )
     kl_controller: Literal["fixed", "adaptive"] = field(
         default="fixed",
         metadata={"help": "'adaptive' steers the KL towards kl_target (Ziegler et al. 2019)."},
     )
     kl_target: float = field(default=6.0, metadata={"help": "Target of the adaptive controller, nats per sequence."})
     kl_horizon: int = field(default=10000, metadata={"help": "Horizon of the adaptive controller, in episodes."})
+    kl_in: Literal["reward", "loss"] = field(
+        default="reward", metadata={"help": "Whether KL is taken off the rewards, or is a term of the policy's loss."}
+    )
+    kl_budget: float | None = field(
+        default=None,
+        metadata={"help": "KL that the policy must keep within, nats per sequence; see docs/ppo.md for how."},
+    )
+    max_approx_kl: float | None = field(
+        default=None,
+        metadata={"help": "End an update early where policy/approxkl_avg of a minibatch is above this."},
+    )
     reward_at: Literal["eos", "trl"] = field(
         default="eos",
         metadata={"help": "Where the score is paid: at the last token, or one past it as TRL did."},
@@ -118,6 +155,44 @@ class PPOConfig(BaseConfig):
         default=None,
         metadata={"help": "Weights of reward_model and reward_funcs, in this order; default 1 each."},
     )
+    reward_ensemble: Literal["mean", "worst", "mean_minus_std"] | None = field(
+        default=None,
+        metadata={"help": "How several reward models make one score, functions apart; None adds them up."},
+    )
+    reward_ensemble_coef: float = field(
+        default=1.0, metadata={"help": "Standard deviations that mean_minus_std takes off the mean."}
+    )
+    reward_timeout: float | None = field(
+        default=None, metadata={"help": "Seconds that one call of a reward function may take; None waits for ever."}
+    )
+    score_normalization: Literal["none", "running", "reference"] = field(
+        default="none",
+        metadata={
+            "help": "Scale scores by mean and deviation of all so far ('running'), or of the reference's samples."
+        },
+    )
+    score_clip: float | None = field(
+        default=None, metadata={"help": "Bound of a score's size, after penalties and normalization."}
+    )
+    length_penalty: float = field(
+        default=0.0, metadata={"help": "Subtracted from the score for each token beyond length_penalty_after."}
+    )
+    length_penalty_after: int = field(default=0, metadata={"help": "Tokens of a completion that cost nothing."})
+    ptx_coef: float = field(
+        default=0.0, metadata={"help": "Weight of the SFT loss on ptx_dataset (InstructGPT's gamma, PPO-ptx)."}
+    )
+    stop_strings: list[str] | None = field(
+        default=None, metadata={"help": "Texts that end a completion, beside the stop tokens."}
+    )
+    monitor: Literal["off", "warn", "stop", "rollback"] = field(
+        default="warn",
+        metadata={"help": "What an alarm of the watchmen does: say so, stop, or go back to the last good checkpoint."},
+    )
+    monitor_thresholds: dict[str, Any] | str | None = field(
+        default=None,
+        metadata={"help": "Other levels for single watchmen: {'kl': {'warn': 10, 'stop': 20}, 'entropy': 'off'}."},
+    )
+    max_rollbacks: int = field(default=3, metadata={"help": "Rollbacks in one run; at the next alarm it stops."})
     max_prompt_length: int | None = field(
         default=None, metadata={"help": "Longest prompt, in tokens; default what the context leaves."}
     )
@@ -173,13 +248,28 @@ class PPOConfig(BaseConfig):
             need(getattr(self, name) >= 1, name, "give a whole number of at least 1")
         for name in ("temperature", "cliprange", "cliprange_value", "kl_target"):
             need(getattr(self, name) > 0, name, "give a number above 0")
-        for name in ("kl_coef", "vf_coef", "num_sample_generations"):
+        for name in ("kl_coef", "vf_coef", "num_sample_generations", "reward_ensemble_coef", "length_penalty_after"):
             need(getattr(self, name) >= 0, name, "give 0 or more")
-        for name in ("gamma", "lam"):
+        for name in ("ptx_coef", "max_rollbacks"):
+            need(getattr(self, name) >= 0, name, "give 0 or more")
+        for name in ("kl_budget", "max_approx_kl", "score_clip", "reward_timeout"):
+            need(getattr(self, name) is None or getattr(self, name) > 0, name, "give a number above 0, or leave it out")
+        for name in ("gamma", "lam", "critic_trunk_gradient"):
             need(0 <= getattr(self, name) <= 1, name, "give a number from 0 to 1")
         need(self.kl_estimator in {"k1", "k2", "k3"}, "kl_estimator", "use k1, k2 or k3")
         need(self.kl_controller in {"fixed", "adaptive"}, "kl_controller", "use fixed or adaptive")
+        for name, choices in CHOICES.items():
+            need(getattr(self, name) in choices, name, f"use {', '.join(str(c) for c in choices)}")
+        need(self.stop_strings is None or all(self.stop_strings), "stop_strings", "give texts that are not empty")
         need(self.reward_at in {"eos", "trl"}, "reward_at", "use eos or trl")
+        need(self.critic in {"separate", "shared", "adapter"}, "critic", "use separate, shared or adapter")
+        need(self.critic_init in {None, "reward", "policy"}, "critic_init", "use reward or policy")
+        need(self.critic_warmup_updates >= 0, "critic_warmup_updates", "give 0 or more")
+        need(
+            self.critic != "shared" or self.critic_init != "reward",
+            "critic_init",
+            "a shared critic starts as a head on the policy's trunk; set policy, or leave it out",
+        )
         need(self.stop_token in {None, "eos"}, "stop_token", "use 'eos' or None")
         need(
             self.stop_token is None or self.stop_token_id is None,

@@ -8,10 +8,13 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from rlhf.generation import decode_completion, sample_tokens
+from rlhf.ppo.config import PPOConfig
 from rlhf.ppo.forward import completion_logprobs, completion_values
 from rlhf.ppo.losses import RewardAt
 from rlhf.ppo.models import PolicyAndValue, Reference
 from rlhf.ppo.rollout import Prompts, Rollout, assemble, blank, token_batches
+from rlhf.ppo.shaping import penalise
+from rlhf.ppo.stopping import StopStrings, cut
 from rlhf.scoring import Columns, NonFiniteError, RewardModelScorer, WeightedScorer, require_finite, with_token_ids
 
 
@@ -29,6 +32,8 @@ class Sampling:
     batch_size: int
     """Rows in one gradient-free pass."""
     reward_at: RewardAt
+    stops: StopStrings | None = None
+    """Texts that end a completion."""
 
 
 @torch.no_grad()
@@ -51,6 +56,7 @@ def collect(model: PolicyAndValue, reference: Reference, prompts: Prompts, sampl
         if "probability tensor contains" not in str(error):  # torch.multinomial's words for NaN and infinity
             raise
         raise NonFiniteError("rollout: the policy's next-token probabilities are not finite") from error
+    tokens = cut(sampling.stops, tokens, prompts.ids, sampling.pad_id)
     logprobs, ref_logprobs, values = blank(tokens), blank(tokens), blank(tokens)
     rows = range(len(prompts.ids))
     for batch in token_batches(prompts, tokens, rows, sampling.batch_size, sampling.pad_id, sampling.reward_at):
@@ -75,26 +81,31 @@ def score(
     rollout: Rollout,
     scorer: WeightedScorer,
     tokenizer: PreTrainedTokenizerBase,
-    missing_eos_penalty: float | None,
+    args: PPOConfig,
+    stops: StopStrings | None = None,
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """Scores [B] on the rollout's device with the penalty taken off, and each scorer's own [B] by name."""
-    completions, columns = as_text(tokenizer, rollout.prompts, rollout.completion_ids, rollout.mask)
+    """Scores [B] on the rollout's device with the penalties taken off, and each scorer's own [B] by name."""
+    completions, columns = as_text(tokenizer, rollout.prompts, rollout.completion_ids, rollout.mask, stops)
     each = scorer.score_each(rollout.prompts.texts, completions, columns)
     for name, values in each.items():
         require_finite(values, name)
     scores = scorer.combine(each).to(rollout.mask.device)
-    if missing_eos_penalty is not None:
-        scores = torch.where(rollout.ended, scores, scores - missing_eos_penalty)
-    return scores, each
+    return penalise(scores, rollout.lengths, rollout.ended, args), each
 
 
 def as_text(
-    tokenizer: PreTrainedTokenizerBase, prompts: Prompts, completion_ids: Tensor, mask: Tensor
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Prompts,
+    completion_ids: Tensor,
+    mask: Tensor,
+    stops: StopStrings | None = None,
 ) -> tuple[list[str], Columns]:
     """Completions [B, T] as scorers take them: B texts, and the columns of the data set with both sides' token ids."""
     completions = [ids[real].tolist() for ids, real in zip(completion_ids.cpu(), mask.cpu(), strict=True)]
     prompt_ids = [ids.tolist() for ids in prompts.ids]
     texts = [decode_completion(tokenizer, p, c) for p, c in zip(prompt_ids, completions, strict=True)]
+    if stops is not None:
+        texts = [stops.text(text) for text in texts]
     return texts, with_token_ids(prompts.columns, prompt_ids, completions)
 
 

@@ -1,6 +1,8 @@
 """What any trainer owes to transformers' Trainer, for one that learns in updates: start, resume, callbacks, saving."""
 
 import logging
+import shutil
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -10,12 +12,17 @@ from transformers import TrainerState
 from transformers.trainer_callback import ExportableState, TrainerControl
 from transformers.trainer_utils import SaveStrategy, TrainOutput, set_seed, speed_metrics
 
+from rlhf.checkpoint import checkpoints, step_of
+from rlhf.errors import StoppedByMonitor
 from rlhf.ppo import checkpointing
 from rlhf.ppo.config import PPOConfig
 from rlhf.ppo.kl import KLController
 from rlhf.ppo.metrics import MetricLog
 from rlhf.ppo.models import PolicyAndValue, enable_checkpointing
+from rlhf.ppo.monitor import KL_FACTOR, LR_FACTOR, Alarm, Monitor
 from rlhf.ppo.prompts import PromptOrder, PromptSet
+from rlhf.ppo.shaping import ScoreShaper
+from rlhf.scoring import NonFiniteError
 from rlhf.trl_compat import BaseTrainer
 
 logger = logging.getLogger(__name__)
@@ -39,6 +46,12 @@ class OnlineTrainer(BaseTrainer):
     prompts: PromptSet
     order: PromptOrder
     kl_controller: KLController
+    shaper: ScoreShaper
+    monitor: Monitor
+    own_checkpoints: list[Path]
+    """Those of this run: others may lie in the same folder."""
+    on_alarm: list[Callable[[Alarm], None]]
+    """Who is told of alarms, beside the console."""
     control: TrainerControl
     lr_scheduler: Any
     _created_lr_scheduler: bool
@@ -60,7 +73,9 @@ class OnlineTrainer(BaseTrainer):
         self.state = self._new_state()
         if folder is None:
             set_seed(args.seed)
+            self.own_checkpoints = [checkpointing.save(self)] if args.monitor == "rollback" else []
         else:
+            self.own_checkpoints = [f for f in checkpoints(folder.parent) if step_of(f) <= step_of(folder)]
             checkpointing.restore(self, folder)
         self.state.compute_steps(args, num_updates)
         self.state.max_steps = num_updates
@@ -69,6 +84,54 @@ class OnlineTrainer(BaseTrainer):
         self.state.is_world_process_zero = self.is_world_process_zero()
         self.is_in_train = True
         return num_updates
+
+    def watch(self, metrics: dict[str, float]) -> None:
+        """Let the monitor look at the metrics of an update or an evaluation, and tell what it says."""
+        self._tell(self.monitor.observe(metrics, self.state.global_step))
+        if not any(name.startswith("eval") for name in metrics):
+            metrics["monitor/alarms"] = self.monitor.num_alarms
+
+    def _tell(self, alarms: Iterable[Alarm]) -> None:
+        for alarm in alarms:
+            logger.warning("alarm: %s", alarm.text)
+            for listener in self.on_alarm:
+                listener(alarm)
+
+    def _roll_back(self, error: StoppedByMonitor) -> str:
+        """The last good checkpoint, where an alarm is to take training back to it; else raises `error`."""
+        monitor, step = self.monitor, self.state.global_step
+        if isinstance(error, NonFiniteError):
+            self._tell([monitor.not_finite(error, step + 1)])
+        good = checkpointing.last_good(self.own_checkpoints) if monitor.mode == "rollback" else None
+        if good is None:
+            raise error
+        if monitor.rollbacks >= self.args.max_rollbacks:
+            raise StoppedByMonitor(f"{error}\n  after {monitor.rollbacks} rollbacks (max_rollbacks)") from error
+        for folder in self.own_checkpoints:
+            if step_of(folder) > step_of(good) and folder.is_dir():
+                shutil.rmtree(folder)
+        monitor.rollbacks += 1
+        logger.warning(
+            "rollback %d of %d: on from %s instead of update %d, with %g times the learning rate and %g times kl_coef",
+            monitor.rollbacks,
+            self.args.max_rollbacks,
+            good,
+            step,
+            LR_FACTOR,
+            KL_FACTOR,
+        )
+        return str(good)
+
+    def soften(self, times: int) -> None:
+        """Smaller steps and a dearer KL after `times` rollbacks: what led to the alarm is not simply done again."""
+        for group in self.optimizer.param_groups:
+            for name in ("lr", "initial_lr"):
+                if name in group:
+                    group[name] *= LR_FACTOR**times
+        for name in ("base_lrs", "_last_lr"):
+            if hasattr(self.lr_scheduler, name):
+                setattr(self.lr_scheduler, name, [lr * LR_FACTOR**times for lr in getattr(self.lr_scheduler, name)])
+        self.kl_controller.scale(KL_FACTOR**times)
 
     def _end(self, start_time: float, losses: list[float]) -> TrainOutput:
         remaining = self.metric_log.take()
@@ -96,7 +159,8 @@ class OnlineTrainer(BaseTrainer):
             if metrics:
                 self.log(metrics)
         if self.control.should_evaluate:
-            metrics = self._evaluate(None, None)
+            with checkpointing.kept_if_a_scorer_fails(self):  # type: ignore[arg-type]
+                metrics = self._evaluate(None, None)
             is_best = self._determine_best_metric(metrics=metrics, trial=None)
             if self.args.save_strategy == SaveStrategy.BEST:
                 self.control.should_save = is_best

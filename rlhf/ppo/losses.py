@@ -49,6 +49,19 @@ def per_token_kl(logprobs: Tensor, ref_logprobs: Tensor, mask: Tensor, estimator
     return torch.expm1(log_ratio) - log_ratio
 
 
+def kl_loss(
+    logprobs: Tensor, old_logprobs: Tensor, ref_logprobs: Tensor, mask: Tensor, estimator: KLEstimator = "k1"
+) -> Tensor:
+    """Sum over mask of the KL estimate times the ratio to the sampling policy; differentiable. Arguments [B, T].
+
+    Its gradient is that of the expectation that the estimator stands for: of KL(policy || reference) for k1 and k3, of
+    E[k2] for k2. Without the ratio it would not be: k1's gradient is 0 on average, k3's that of the reverse direction
+    (Tang and Munos 2025; DeepSeek-V3.2, section 3.1). What a token costs its successors is left out.
+    """
+    ratio = torch.exp((logprobs - old_logprobs).masked_fill(~mask, 0.0))
+    return (ratio * per_token_kl(logprobs, ref_logprobs, mask, estimator)).sum()
+
+
 def score_positions(mask: Tensor, reward_at: RewardAt = "eos") -> Tensor:
     """Column [B] at which each row of mask [B, T] is paid its score.
 
@@ -90,6 +103,12 @@ def gae(rewards: Tensor, values: Tensor, gamma: float, lam: float) -> tuple[Tens
         advantages[:, t] = last
         next_value = values[:, t]
     return advantages, advantages + values
+
+
+def advantages_towards_reference(logprobs: Tensor, ref_logprobs: Tensor, mask: Tensor) -> Tensor:
+    """Advantages [B, T] of a policy that is to lose KL and nothing else: minus the KL (k1) from each token on."""
+    kl = per_token_kl(logprobs, ref_logprobs, mask)
+    return -kl.flip(1).cumsum(1).flip(1).masked_fill(~mask, 0.0)
 
 
 @dataclass(frozen=True)

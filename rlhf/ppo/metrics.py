@@ -8,6 +8,7 @@ from torch import Tensor
 from rlhf.ppo.config import PPOConfig
 from rlhf.ppo.losses import KLEstimator, explained_variance, masked_mean, per_token_kl
 from rlhf.ppo.rollout import Rollout
+from rlhf.ppo.signals import SIGNALS, signals
 
 LATEST = frozenset({"episode", "lr", "eps", "objective/kl_coef"})
 """Metrics of which the last value is logged; of the others the mean over the updates since the last log."""
@@ -21,8 +22,12 @@ EVALUATION_KEYS = (
     "objective/entropy",
     "completions/mean_length",
     "completions/eos_share",
+    *SIGNALS,
 )
 """What an evaluation reports, beside `objective/scores/<name>` of each scorer."""
+
+JUDGE_KEYS = ("objective/judge", "objective/judge_se", "objective/judge_corr")
+"""What it reports beside that of a held-out judge."""
 
 MINIBATCH_KEYS = (
     "loss/policy_avg",
@@ -32,10 +37,17 @@ MINIBATCH_KEYS = (
     "val/clipfrac_avg",
     "policy/entropy_avg",
     "val/ratio",
+    "policy/kl_avg",
     "policy/grad_norm",
     "value/grad_norm",
 )
-"""Order of the numbers that one optimizer step hands over, each a mean over its real tokens."""
+"""Order of the numbers that one optimizer step hands over, each a mean over its real tokens.
+
+`policy/kl_avg` alone is per sequence, as `objective/kl` is: the divergence from the reference while the update goes on.
+"""
+
+PTX_KEYS = ("loss/ptx_avg",)
+"""What comes behind them where there is a PTX loss."""
 
 
 def rollout_metrics(
@@ -46,22 +58,26 @@ def rollout_metrics(
     args: PPOConfig,
     kl_coef: float,
     stop_ids: Sequence[int],
+    shaped: Tensor | None = None,
+    spread: Tensor | None = None,
 ) -> dict[str, float]:
-    """Metrics of a rollout; scores [B] with penalties, each_score [B] per scorer without.
+    """Metrics of a rollout; scores [B] with penalties, each_score [B] per scorer without, shaped [B] as it is paid.
+
+    `spread` [B] is the disagreement of an ensemble of reward models, where there is one.
 
     `objective/kl`, `objective/entropy` and the rewards are per sequence: summed over its tokens, mean over sequences.
     `penalty` [B, T] is what `args.kl_estimator` gives; k2 is biased, and is not what `objective/kl` says then: that is
     always an unbiased estimate of the KL in nats, k3 where TRL would report it and k1 elsewhere.
     """
-    unbiased: KLEstimator = "k3" if args.kl_estimator == "k3" else "k1"
-    kl = per_token_kl(rollout.logprobs, rollout.ref_logprobs, rollout.mask, unbiased)
+    kl = sequence_kl(rollout, args)
+    paid = scores if shaped is None else shaped
     non_score = -kl_coef * penalty.sum(1).mean()
     stops = torch.isin(rollout.completion_ids, torch.tensor(list(stop_ids), device=rollout.mask.device)) & rollout.mask
     metrics = {
-        "objective/kl": kl.sum(1).mean(),
+        "objective/kl": kl.mean(),
         "objective/entropy": -rollout.logprobs.sum(1).mean(),
         "objective/non_score_reward": non_score,
-        "objective/rlhf_reward": non_score + scores.mean(),
+        "objective/rlhf_reward": non_score + paid.mean(),
         "objective/scores": scores.mean(),
         "objective/score_std": scores.std(correction=0),
         "val/num_eos_tokens": stops.sum(),
@@ -69,13 +85,22 @@ def rollout_metrics(
         "completions/eos_share": rollout.ended.float().mean(),
     }
     metrics.update({f"objective/scores/{name}": values.mean() for name, values in each_score.items()})
-    return {name: float(value) for name, value in metrics.items()}
+    if shaped is not None and (args.score_normalization != "none" or args.score_clip is not None):
+        metrics["objective/shaped_scores"] = shaped.mean()
+    return {name: float(value) for name, value in metrics.items()} | signals(rollout, scores, spread)
+
+
+def sequence_kl(rollout: Rollout, args: PPOConfig) -> Tensor:
+    """An unbiased estimate of the KL from the reference [B], nats per sequence: k3 where TRL reports it, else k1."""
+    unbiased: KLEstimator = "k3" if args.kl_estimator == "k3" else "k1"
+    return per_token_kl(rollout.logprobs, rollout.ref_logprobs, rollout.mask, unbiased).sum(1)
 
 
 def training_metrics(steps: Sequence[Tensor], rollout: Rollout, returns: Tensor) -> dict[str, float]:
-    """Means over the optimizer steps of one update, each a tensor in the order of MINIBATCH_KEYS."""
+    """Means over the optimizer steps of one update, each a tensor in the order of MINIBATCH_KEYS and then PTX_KEYS."""
     table = torch.stack(list(steps)).double()
-    metrics = dict(zip(MINIBATCH_KEYS, table.mean(0).tolist(), strict=True))
+    keys = (*MINIBATCH_KEYS, *PTX_KEYS)[: table.size(1)]
+    metrics = dict(zip(keys, table.mean(0).tolist(), strict=True)) | {"policy/num_steps": float(len(steps))}
     ratios = table[:, MINIBATCH_KEYS.index("val/ratio")]
     metrics["val/ratio_var"] = float(ratios.var(correction=1 if len(ratios) > 1 else 0))
     metrics["val/explained_variance"] = float(explained_variance(rollout.values, returns, rollout.value_mask))

@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerBase
 from rlhf.errors import UserError
 from rlhf.generation import Messages, check_lengths, encode_prompt
 from rlhf.ppo.rollout import Prompts
-from rlhf.scoring import data_columns
+from rlhf.scoring import NO_FURTHER_COLUMNS, data_columns
 
 DataCollator = Callable[[list[dict[str, Any]]], Mapping[str, Tensor]]
 
@@ -74,6 +74,11 @@ class PromptSet:
 
     def __len__(self) -> int:
         return len(self._ids)
+
+    @property
+    def columns(self) -> list[str]:
+        """The further columns that scorers are handed."""
+        return sorted(self._columns - NO_FURTHER_COLUMNS)
 
     def batch(self, rows: Sequence[int]) -> Prompts:
         """The prompts of these rows, in their order."""

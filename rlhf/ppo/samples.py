@@ -10,6 +10,7 @@ from transformers import is_wandb_available
 from rlhf.generation import eval_mode, sample_tokens, seeded
 from rlhf.ppo.experience import as_text
 from rlhf.ppo.rollout import Prompts
+from rlhf.ppo.stopping import cut
 
 if TYPE_CHECKING:
     from rlhf.ppo.trainer import PPOTrainer
@@ -49,7 +50,8 @@ def complete(trainer: "PPOTrainer", prompts: Prompts, *, temperature: float) -> 
             pad_id=sampling.pad_id,
             batch_size=sampling.batch_size,
         )
-        completions, columns = as_text(trainer.processing_class, prompts, tokens.ids, tokens.mask)
+        tokens = cut(sampling.stops, tokens, prompts.ids, sampling.pad_id)
+        completions, columns = as_text(trainer.processing_class, prompts, tokens.ids, tokens.mask, sampling.stops)
         scores = trainer.scorer.score(prompts.texts, completions, columns).tolist()
     return list(zip(completions, scores, strict=True))
 

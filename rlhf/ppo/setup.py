@@ -13,8 +13,9 @@ from rlhf.errors import UserError
 from rlhf.generation import padding_id, stop_token_ids
 from rlhf.ppo.config import PPOConfig
 from rlhf.ppo.experience import Sampling, TokenRewardScorer
-from rlhf.ppo.metrics import EVALUATION_KEYS
-from rlhf.scoring import FunctionScorer, RewardModelScorer, Scorer, WeightedScorer
+from rlhf.ppo.metrics import EVALUATION_KEYS, JUDGE_KEYS
+from rlhf.ppo.stopping import StopStrings
+from rlhf.scoring import Ensemble, FunctionScorer, RewardModelScorer, Scorer, WeightedScorer
 
 RewardFunc = Callable[..., Sequence[float]] | Scorer
 
@@ -94,7 +95,9 @@ def build_scorer(
     scorers += [f if isinstance(f, Scorer) else FunctionScorer(f) for f in reward_funcs or []]
     if not scorers:
         raise UserError("reward_model: there is nothing to score with; give reward_model, reward_funcs or both")
-    return _flat(WeightedScorer(scorers, args.reward_weights))
+    whole = _flat(WeightedScorer(scorers, args.reward_weights))
+    ensemble = Ensemble(args.reward_ensemble, args.reward_ensemble_coef) if args.reward_ensemble else None
+    return WeightedScorer(whole.scorers, whole.weights, ensemble=ensemble)
 
 
 def _flat(scorer: WeightedScorer) -> WeightedScorer:
@@ -109,7 +112,9 @@ def _flat(scorer: WeightedScorer) -> WeightedScorer:
     return WeightedScorer([s for s, _ in parts], [w for _, w in parts])
 
 
-def check_best_metric(args: PPOConfig, eval_sets: Sequence[str], scorers: Sequence[str]) -> None:
+def check_best_metric(
+    args: PPOConfig, eval_sets: Sequence[str], scorers: Sequence[str], has_judge: bool = False
+) -> None:
     """Raise UserError when `args.metric_for_best_model` is not among what evaluation will report.
 
     `eval_sets` are the names of the held-out sets ("" for one without a name), `scorers` those of the scorers.
@@ -117,6 +122,7 @@ def check_best_metric(args: PPOConfig, eval_sets: Sequence[str], scorers: Sequen
     if args.metric_for_best_model is None or not eval_sets:
         return
     keys = [*EVALUATION_KEYS, *(f"objective/scores/{name}" for name in scorers)]
+    keys += [*JUDGE_KEYS] if has_judge else []
     known = [f"{name}_{key}" if name else key for name in eval_sets for key in keys]
     given = args.metric_for_best_model.removeprefix("eval_")
     if given not in known:
@@ -153,4 +159,5 @@ def build_sampling(policy: nn.Module, tokenizer: PreTrainedTokenizerBase, args: 
         pad_id=int(pad_id),
         batch_size=args.local_rollout_forward_batch_size,
         reward_at=args.reward_at,
+        stops=StopStrings(tuple(args.stop_strings), tokenizer) if args.stop_strings else None,
     )

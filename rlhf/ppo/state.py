@@ -60,10 +60,10 @@ def load_policy(policy: nn.Module, folder: Path) -> None:
     _copy(stored, own, folder)
 
 
-def save_rng(folder: Path) -> None:
+def rng_state() -> dict[str, Any]:
     """States of the generators of Python, NumPy and torch (CPU and CUDA), as numbers and tensors."""
     kind, keys, position, has_gauss, cached = np.random.get_state()
-    states: dict[str, Any] = {
+    return {
         "python": random.getstate(),
         "numpy": (
             kind,
@@ -75,12 +75,20 @@ def save_rng(folder: Path) -> None:
         "torch": torch.get_rng_state(),
         "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
     }
-    torch.save(states, folder / RNG)
+
+
+def save_rng(folder: Path) -> None:
+    """Write `rng_state`."""
+    torch.save(rng_state(), folder / RNG)
 
 
 def load_rng(folder: Path) -> None:
     """Put the generators back to where `save_rng` found them."""
-    states = torch.load(folder / RNG, weights_only=True)
+    set_rng_state(torch.load(folder / RNG, weights_only=True))
+
+
+def set_rng_state(states: dict[str, Any]) -> None:
+    """Put the generators back to where `rng_state` found them."""
     random.setstate(states["python"])
     kind, keys, position, has_gauss, cached = states["numpy"]
     np.random.set_state((kind, keys.numpy().astype(np.uint32), position, has_gauss, cached))

@@ -15,16 +15,25 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase, TrainerCallback
 from transformers.trainer_utils import TrainOutput, set_seed
 
-from rlhf.errors import UserError
+from rlhf.errors import StoppedByMonitor, UserError
 from rlhf.generation import eval_mode
 from rlhf.modeling import context_length, warn_of_low_precision
+from rlhf.ppo import checkpointing, ptx
+from rlhf.ppo import state as files
 from rlhf.ppo.config import PPOConfig
-from rlhf.ppo.evaluation import evaluate_prompts
+from rlhf.ppo.evaluation import build_judge, evaluate_prompts, reference_scores
 from rlhf.ppo.experience import collect, score
-from rlhf.ppo.kl import AdaptiveKLController, FixedKLController, KLController
+from rlhf.ppo.kl import build_kl_controller, ends_update
 from rlhf.ppo.lifecycle import OnlineTrainer
-from rlhf.ppo.losses import gae, masked_whiten, per_token_kl, per_token_rewards, score_positions
-from rlhf.ppo.metrics import rollout_metrics, training_metrics
+from rlhf.ppo.losses import (
+    advantages_towards_reference,
+    gae,
+    masked_whiten,
+    per_token_kl,
+    per_token_rewards,
+    score_positions,
+)
+from rlhf.ppo.metrics import rollout_metrics, sequence_kl, training_metrics
 from rlhf.ppo.models import (
     PolicyAndValue,
     build_reference,
@@ -32,7 +41,9 @@ from rlhf.ppo.models import (
     check_value_model,
     disable_dropout,
 )
+from rlhf.ppo.monitor import Monitor
 from rlhf.ppo.prompts import DataCollator, PromptOrder, PromptSet
+from rlhf.ppo.ptx import build_ptx
 from rlhf.ppo.rollout import Prompts, Rollout
 from rlhf.ppo.samples import show_samples
 from rlhf.ppo.setup import (
@@ -44,6 +55,7 @@ from rlhf.ppo.setup import (
     data_seed,
     set_batch_sizes,
 )
+from rlhf.ppo.shaping import ScoreShaper
 from rlhf.ppo.update import (
     Experience,
     accumulate_gradients,
@@ -60,11 +72,13 @@ DatasetLike = Sequence[Mapping[str, Any]]
 class PPOTrainer(OnlineTrainer):
     """Proximal policy optimisation with a KL penalty (Ziegler et al. 2019, Ouyang et al. 2022).
 
-    The arguments of TRL 1.12's PPOTrainer in their order, then two of our own:
+    The arguments of TRL 1.12's PPOTrainer in their order, then four of our own:
     `reward_funcs`: one or more `fn(prompts, completions, **columns) -> list[float]` or `rlhf.scoring.Scorer`, added to
     `reward_model` (either may be left out) with `args.reward_weights`.
     `reward_processing_class`: the reward model's tokenizer where it is not the policy's; completions are then decoded
     and tokenised again, conversations under that tokenizer's chat template.
+    `judge`: scorers of evaluation alone, which PPO does not optimise; their sum is `eval_objective/judge`.
+    `ptx_dataset`: demonstrations for the PTX loss, with `args.ptx_coef`.
 
     `ref_model` None stands for the policy as it is given (a PEFT policy: see `build_reference`). `value_model` None
     stands for a copy of the reward model where that can serve, else for the policy's backbone with a new scalar head.
@@ -99,6 +113,8 @@ class PPOTrainer(OnlineTrainer):
         *,
         reward_funcs: Sequence[RewardFunc] | RewardFunc | None = None,
         reward_processing_class: PreTrainedTokenizerBase | None = None,
+        judge: Sequence[RewardFunc] | RewardFunc | None = None,
+        ptx_dataset: DatasetLike | None = None,
     ) -> None:
         if train_dataset is None:
             raise UserError("train_dataset: it is missing; give a data set of prompts")
@@ -158,10 +174,14 @@ class PPOTrainer(OnlineTrainer):
             self.eval_prompts = {
                 key: self._read_prompts(data, f"eval_dataset {key}".strip()) for key, data in named.items()
             }
-        check_best_metric(args, list(self.eval_prompts), [scorer.name for scorer in self.scorer.scorers])
-        self.kl_controller: KLController = FixedKLController(args.kl_coef)
-        if args.kl_controller == "adaptive":
-            self.kl_controller = AdaptiveKLController(args.kl_coef, args.kl_target, args.kl_horizon)
+        self.judge = build_judge(judge, self.eval_prompts, args)
+        check_best_metric(args, list(self.eval_prompts), [s.name for s in self.scorer.scorers], self.judge is not None)
+        self.scorer.prepare(self.prompts.columns, args.reward_timeout)
+        self.ptx = build_ptx(ptx_dataset, processing_class, args, context_length(policy))
+        self.shaper = ScoreShaper(args)
+        self.kl_controller = build_kl_controller(args)
+        self.monitor = Monitor(args.monitor, cast(int, args.batch_size), args.monitor_thresholds)
+        self.on_alarm, self.own_checkpoints = [], []
         self.state = self._new_state()
 
     # ---- Training ----
@@ -170,15 +190,25 @@ class PPOTrainer(OnlineTrainer):
         """Train for `args.num_total_batches` updates, or go on from a checkpoint to that number.
 
         `resume_from_checkpoint`: a folder, or True for the newest intact one in `args.output_dir`. Raises
-        NonFiniteError before a step that would ruin the weights, UserError for a checkpoint that cannot be continued.
+        NonFiniteError before a step that would ruin the weights, StoppedByMonitor for an alarm if `args.monitor` says
+        so, ScorerError for a scorer that fails, UserError for a checkpoint that cannot be continued.
         """
         if kwargs:
             raise TypeError(f"train() takes resume_from_checkpoint alone, found {', '.join(kwargs)}")
+        while True:
+            try:
+                return self._train(resume_from_checkpoint)
+            except StoppedByMonitor as error:
+                resume_from_checkpoint = self._roll_back(error)  # or raise it
+
+    def _train(self, resume_from_checkpoint: str | bool | None) -> TrainOutput:
         args = self.args
         num_updates = self._begin(resume_from_checkpoint)
         start_time, first_update = time.time(), self.state.global_step
         losses: list[float] = []
         self.control = self.callback_handler.on_train_begin(args, self.state, self.control)
+        if self.shaper.needs_reference:
+            self.shaper.measure(reference_scores(self, self.prompts.batch(self.order.rows(0))))
         if args.eval_on_start and first_update == 0:
             self._evaluate(None, None, skip_scheduler=True)
 
@@ -190,36 +220,48 @@ class PPOTrainer(OnlineTrainer):
             self.control = self.callback_handler.on_step_begin(args, self.state, self.control)
 
             # 1. Draw the prompts, sample a completion for each, measure it under policy, reference and critic.
-            clock = [time.perf_counter()]
+            clock, random_state = [time.perf_counter()], files.rng_state()
             rollout = self.collect(self.prompts.batch(self.order.rows(update)))
             clock.append(time.perf_counter())
 
-            # 2. Score the completions.
-            scores, each_score = score(rollout, self.scorer, self.processing_class, args.missing_eos_penalty)
+            # 2. Score the completions; take off penalties, normalise, clip.
+            with checkpointing.kept_if_a_scorer_fails(self, random_state):
+                scores, each_score = score(rollout, self.scorer, self.processing_class, args, self.sampling.stops)
+            shaped = self.shaper(scores)
             clock.append(time.perf_counter())
 
-            # 3. Reward each token: minus the KL penalty, and the score at the end.
+            # 3. Reward each token: minus the KL penalty (unless it is in the loss), and the score at the end.
             penalty = per_token_kl(rollout.logprobs, rollout.ref_logprobs, rollout.mask, args.kl_estimator)
             kl_coef = self.kl_controller.value
-            rewards = per_token_rewards(penalty, scores, score_positions(rollout.mask, args.reward_at), kl_coef)
+            in_reward, in_loss = (kl_coef, 0.0) if args.kl_in == "reward" else (0.0, kl_coef)
+            rewards = per_token_rewards(penalty, shaped, score_positions(rollout.mask, args.reward_at), in_reward)
             if args.whiten_rewards:
                 rewards = masked_whiten(rewards, rollout.value_mask, shift_mean=False)
 
-            # 4. Estimate advantages and returns.
+            # 4. Estimate advantages and returns; where the budget of KL is spent, nothing but KL counts.
             advantages, returns = gae(rewards, rollout.values, args.gamma, args.lam)
-            experience = Experience(rollout, masked_whiten(advantages, rollout.mask), returns)
+            spent = self.kl_controller.is_spent(float(sequence_kl(rollout, args).mean()))
+            if spent:
+                advantages = advantages_towards_reference(rollout.logprobs, rollout.ref_logprobs, rollout.mask)
+            experience = Experience(rollout, masked_whiten(advantages, rollout.mask), returns, in_loss)
 
-            # 5. Several passes over the batch in shuffled minibatches, one optimizer step each.
-            steps = [
-                self._step(experience, rows, f"update {update + 1}, pass {epoch + 1}")
-                for epoch in range(args.num_ppo_epochs)
-                for rows in self._minibatches(update, epoch)
-            ]
+            # 5. Several passes over the batch in shuffled minibatches, one optimizer step each, until KL forbids more.
+            steps = self._steps(experience, update, spent)
             require_finite_weights(self.model, f"update {update + 1}")
             clock.append(time.perf_counter())
 
             # 6. Report, and steer the KL coefficient and the learning rate.
-            metrics = rollout_metrics(rollout, penalty, scores, each_score, args, kl_coef, self.sampling.eos_ids)
+            metrics = rollout_metrics(
+                rollout,
+                penalty,
+                scores,
+                each_score,
+                args,
+                kl_coef,
+                self.sampling.eos_ids,
+                shaped,
+                self.scorer.spread(each_score),
+            )
             metrics |= training_metrics(steps, rollout, returns)
             metrics |= dict(zip(("time/rollout", "time/score", "time/train"), np.diff(clock).tolist(), strict=True))
             losses.append(metrics["loss/policy_avg"] + args.vf_coef * metrics["loss/value_avg"])
@@ -230,6 +272,7 @@ class PPOTrainer(OnlineTrainer):
             metrics["episode"] = self.state.episode
             metrics["eps"] = len(losses) * cast(int, args.batch_size) / (time.time() - start_time)
             metrics["objective/kl_coef"] = kl_coef
+            self.watch(metrics)
             self.metric_log.add(metrics)
             self.kl_controller.update(metrics["objective/kl"], cast(int, args.batch_size))
             if "metrics" not in inspect.signature(self.lr_scheduler.step).parameters:  # else evaluation steps it
@@ -238,6 +281,7 @@ class PPOTrainer(OnlineTrainer):
             # 7. Callbacks decide on logging, evaluation, saving and stopping.
             self.control = self.callback_handler.on_step_end(args, self.state, self.control)
             self._log_evaluate_save()
+            self.monitor.act()
             if args.num_sample_generations > 0 and update % max(1, num_updates // args.num_sample_generations) == 0:
                 self.generate_completions(sampling=True)
             if (update + 1) % self.order.batches_per_epoch == 0:
@@ -259,19 +303,44 @@ class PPOTrainer(OnlineTrainer):
         )
         return [order[start : start + size].tolist() for start in range(0, len(order), size)]
 
-    def _step(self, experience: Experience, rows: list[int], where: str) -> Tensor:
-        """One optimizer step; returns its numbers [9] in the order of MINIBATCH_KEYS."""
+    def _steps(self, experience: Experience, update: int, spent: bool) -> list[Tensor]:
+        """All optimizer steps of an update, at least one; the numbers of each in the order of MINIBATCH_KEYS."""
+        steps: list[Tensor] = []
+        for epoch in range(self.args.num_ppo_epochs):
+            for index, rows in enumerate(self._minibatches(update, epoch)):
+                numbers = self._gradients(experience, rows, (update, epoch, index))
+                if steps and ends_update(numbers, self.args, self.kl_controller, spent):
+                    self.optimizer.zero_grad()
+                    return steps
+                self._step()
+                steps.append(numbers)
+        return steps
+
+    def _gradients(self, experience: Experience, rows: list[int], at: tuple[int, int, int]) -> Tensor:
+        """Clipped gradients for the step `at` (update, pass, minibatch); returns its numbers, all finite."""
         self.model.train()
         means = accumulate_gradients(
             self.model, experience, rows, self.args, self.sampling, self.autocast, self.accelerator.backward
         )
-        numbers = torch.cat([means, clip_gradients(self.model, self.args.max_grad_norm)])
-        require_finite_step(numbers, where)
+        ptx_loss = [] if self.ptx is None else [self._ptx_gradients(rows, at)]
+        numbers = torch.cat([means, clip_gradients(self.model, self.args.max_grad_norm), *ptx_loss])
+        require_finite_step(numbers, f"update {at[0] + 1}, pass {at[1] + 1}")
+        return numbers
+
+    def _ptx_gradients(self, rows: list[int], at: tuple[int, int, int]) -> Tensor:
+        """Add the gradient of the SFT loss on as many demonstrations as there are `rows`; returns the loss, [1]."""
+        assert self.ptx is not None
+        size, backward = self.args.per_device_train_batch_size, self.accelerator.backward
+        batch = self.ptx.batch(at, len(rows))
+        loss = ptx.accumulate_gradients(self.policy_model, batch, self.args.ptx_coef, size, self.autocast, backward)
+        return loss[None]
+
+    def _step(self) -> None:
+        """One optimizer step with the gradients that are there."""
         self.control = self.callback_handler.on_pre_optimizer_step(self.args, self.state, self.control)
         self.optimizer.step()
         self.control = self.callback_handler.on_optimizer_step(self.args, self.state, self.control)
         self.optimizer.zero_grad()
-        return numbers
 
     def autocast(self) -> contextlib.AbstractContextManager[None]:
         """bf16 arithmetic over fp32 weights if `args.bf16`, on any device."""
@@ -302,6 +371,7 @@ class PPOTrainer(OnlineTrainer):
         metrics: dict[str, float] = {}
         for key, prompts in sets.items():
             metrics |= evaluate_prompts(self, prompts, f"{metric_key_prefix}_{key}" if key else metric_key_prefix)
+        self.watch(metrics)
         self.log(dict(metrics))
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from rlhf.generation import SampledTokens
 from rlhf.ppo.config import PPOConfig
 from rlhf.ppo.experience import Sampling
-from rlhf.ppo.losses import approx_kl, policy_loss, value_loss
-from rlhf.ppo.metrics import MINIBATCH_KEYS
+from rlhf.ppo.losses import approx_kl, kl_loss, policy_loss, value_loss
+from rlhf.ppo.metrics import MINIBATCH_KEYS, PTX_KEYS
 from rlhf.ppo.models import PolicyAndValue
 from rlhf.ppo.rollout import Rollout, token_batches
 from rlhf.scoring import NonFiniteError
@@ -24,6 +24,8 @@ class Experience:
     rollout: Rollout
     advantages: Tensor
     returns: Tensor
+    kl_coef: float = 0.0
+    """What a nat per token costs in the loss; 0 where the penalty is in the rewards."""
 
 
 def accumulate_gradients(
@@ -35,7 +37,7 @@ def accumulate_gradients(
     autocast: Callable[[], contextlib.AbstractContextManager[None]],
     backward: Callable[[Tensor], None],
 ) -> Tensor:
-    """Add the gradient of `rows`' loss to the parameters; returns its numbers [7], the first of MINIBATCH_KEYS.
+    """Add the gradient of `rows`' loss to the parameters; returns its numbers [8], the first of MINIBATCH_KEYS.
 
     Every micro-batch is divided by the token count of all `rows`, so the result is that of one large batch.
     """
@@ -44,7 +46,7 @@ def accumulate_gradients(
     picked = torch.tensor(list(rows), device=rollout.mask.device)
     num_tokens = rollout.mask[picked].sum()
     num_values = rollout.value_mask[picked].sum()
-    sums = torch.zeros(7, device=rollout.mask.device)
+    sums = torch.zeros(8, device=rollout.mask.device)
     size = args.per_device_train_batch_size
     for batch in token_batches(rollout.prompts, tokens, rows, size, sampling.pad_id, sampling.reward_at):
         cells = (batch.rows, slice(0, batch.width))
@@ -61,7 +63,11 @@ def accumulate_gradients(
             value_mask,
             args.cliprange_value,
         )
-        backward(policy.loss / num_tokens + args.vf_coef * value.loss / num_values)
+        loss = policy.loss / num_tokens + args.vf_coef * value.loss / num_values
+        reference = (old_logprobs, rollout.ref_logprobs[cells], mask)
+        if experience.kl_coef:
+            loss = loss + experience.kl_coef * kl_loss(logprobs, *reference, args.kl_estimator) / num_tokens
+        backward(loss)
         with torch.no_grad():
             ratio = (torch.exp(logprobs - old_logprobs) * mask).sum()
             numbers = [
@@ -71,9 +77,11 @@ def accumulate_gradients(
                 policy.clipped,
                 value.clipped,
             ]
-            sums += torch.stack([n.float() for n in (*numbers, (entropy * mask).sum(), ratio)])
-    counts = torch.stack([num_tokens, num_values, num_tokens, num_tokens, num_values, num_tokens, num_tokens])
-    return sums / counts
+            numbers += [(entropy * mask).sum(), ratio, kl_loss(logprobs, *reference)]
+            sums += torch.stack([n.float() for n in numbers])
+    num_rows = torch.full_like(num_tokens, len(rows))
+    counts = [num_tokens, num_values, num_tokens, num_tokens, num_values, num_tokens, num_tokens, num_rows]
+    return sums / torch.stack(counts)
 
 
 def clip_gradients(model: PolicyAndValue, max_norm: float) -> Tensor:
@@ -82,18 +90,18 @@ def clip_gradients(model: PolicyAndValue, max_norm: float) -> Tensor:
     One bound over both would let a critic that is still cold shrink the policy's step.
     """
     bound = max_norm if max_norm > 0 else float("inf")
-    norms = [nn.utils.clip_grad_norm_(part.parameters(), bound) for part in (model.policy, model.value_model)]
-    return torch.stack([norm.float() for norm in norms])
+    norms = [nn.utils.clip_grad_norm_(part, bound) for part in model.parts()]
+    device = next(model.parameters()).device  # a part without gradients has a norm on the CPU
+    return torch.stack([norm.float().to(device) for norm in norms])
 
 
 def require_finite_step(numbers: Tensor, where: str) -> None:
-    """Raise NonFiniteError naming what is not finite among numbers [9], in the order of MINIBATCH_KEYS."""
+    """Raise NonFiniteError naming what is not finite among the numbers of a step, in the order of MINIBATCH_KEYS."""
     finite = torch.isfinite(numbers)
     if bool(finite.all()):
         return
-    bad = [
-        f"{name} is {value}" for name, value, ok in zip(MINIBATCH_KEYS, numbers.tolist(), finite, strict=True) if not ok
-    ]
+    named = zip((*MINIBATCH_KEYS, *PTX_KEYS), numbers.tolist(), finite, strict=False)
+    bad = [f"{name} is {value}" for name, value, ok in named if not ok]
     raise NonFiniteError(
         f"{where}: {', '.join(bad)}; the optimizer step was not made, the weights are those of the step before"
     )

@@ -128,13 +128,13 @@ def test_first_update_agrees_with_trl_1_12(
     monkeypatch.setattr(experience, "sample_tokens", lambda *_, **__: SampledTokens(ids, mask, ended))
     monkeypatch.setattr(trainer.order, "rows", lambda batch: order)
     seen: dict[str, Any] = {}
-    step = trainer._step
+    gradients = trainer._gradients
 
-    def spy(experience_: Experience, rows: list[int], where: str) -> torch.Tensor:
+    def spy(experience_: Experience, rows: list[int], at: tuple[int, int, int]) -> torch.Tensor:
         seen["experience"] = experience_
-        return step(experience_, rows, where)
+        return gradients(experience_, rows, at)
 
-    monkeypatch.setattr(trainer, "_step", spy)
+    monkeypatch.setattr(trainer, "_gradients", spy)
     logged: list[dict[str, float]] = []
     monkeypatch.setattr(trainer, "log", lambda metrics, *_: logged.append(dict(metrics)))
     trainer.train()

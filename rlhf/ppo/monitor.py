@@ -1,0 +1,179 @@
+"""The watchmen: look at the metrics of updates and evaluations, say what is wrong, stop before it is too late."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from rlhf.errors import StoppedByMonitor
+from rlhf.ppo.watchmen import NON_FINITE, Watchman, watchmen
+
+Mode = Literal["off", "warn", "stop", "rollback"]
+Level = Literal[0, 1, 2]
+"""Quiet, warning, beyond the level that stops."""
+
+SMOOTHED_OVER = 64
+"""Completions that a smoothed signal is a mean over, at least."""
+LR_FACTOR, KL_FACTOR = 0.5, 2.0
+"""What a rollback does to the learning rate and to the KL coefficient."""
+
+
+@dataclass(frozen=True)
+class Alarm:
+    """One alarm, ready to be shown."""
+
+    name: str
+    level: Level
+    step: int
+    seen: str
+    """What was seen, with the value and the level it is beyond."""
+    causes: tuple[str, ...]
+    remedies: tuple[str, ...]
+
+    @property
+    def text(self) -> str:
+        """All of it, in a few lines."""
+        causes = "; ".join(f"({i}) {cause}" for i, cause in enumerate(self.causes, start=1))
+        remedies = "; ".join(f"({i}) {remedy}" for i, remedy in enumerate(self.remedies, start=1))
+        return f"update {self.step}: {self.seen}\n  likely causes: {causes}\n  to try: {remedies}"
+
+
+@dataclass
+class _Watch:
+    """How one watchman's signal has been of late."""
+
+    beyond_warn: int = 0
+    beyond_stop: int = 0
+    said: Level = 0
+    start: list[float] = field(default_factory=list)
+    """The first values, of which the mean is the start."""
+    recent: list[float] = field(default_factory=list)
+
+
+class Monitor:
+    """Counts per signal, the start that some are compared with, and the alarms that are on; all of it is state."""
+
+    def __init__(self, mode: Mode, batch_size: int, thresholds: Mapping[str, Any] | str | None = None) -> None:
+        """`batch_size`: completions of one update. Raises UserError for thresholds that there are not."""
+        self.mode = mode
+        self.table = watchmen(thresholds)
+        self.window = math.ceil(SMOOTHED_OVER / batch_size)
+        self.rollbacks = 0
+        """How often training has been taken back."""
+        self._watches = {each.name: _Watch() for each in self.table}
+        self._best_judged: dict[str, float] | None = None
+        self._judge_falls = 0
+        self._stop_for: list[str] = []
+
+    @property
+    def level(self) -> Level:
+        """The highest level at which an alarm is on; a state is good while it is 0."""
+        return max((watch.said for watch in self._watches.values()), default=0)
+
+    @property
+    def num_alarms(self) -> int:
+        """How many alarms are on."""
+        return sum(watch.said > 0 for watch in self._watches.values())
+
+    def observe(self, metrics: Mapping[str, float], step: int) -> list[Alarm]:
+        """Take in the metrics of update `step`, or of an evaluation after it; returns what is new."""
+        if self.mode == "off":
+            return []
+        seen = _derived(metrics)
+        if "objective/judge" in seen:
+            seen["judge_against_score"] = self._judged(seen)
+        alarms = [self._look(each, seen[each.signal], step) for each in self.table if each.signal in seen]
+        found = [alarm for alarm in alarms if alarm is not None]
+        self._stop_for += [alarm.text for alarm in found if alarm.level == 2]
+        return found
+
+    def not_finite(self, error: Exception, step: int) -> Alarm:
+        """The alarm for a NaN or an infinity."""
+        return Alarm(NON_FINITE.name, 2, step, str(error), NON_FINITE.causes, NON_FINITE.remedies)
+
+    def act(self) -> None:
+        """Raise StoppedByMonitor where an alarm has come up that stops, unless the mode is to warn."""
+        stop_for, self._stop_for = self._stop_for, []
+        if stop_for and self.mode in ("stop", "rollback"):
+            raise StoppedByMonitor("\n".join(stop_for))
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint keeps."""
+        return {
+            "watches": {name: vars(watch) for name, watch in self._watches.items()},
+            "best_judged": self._best_judged,
+            "judge_falls": self._judge_falls,
+            "rollbacks": self.rollbacks,
+            "level": self.level,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> int:
+        """Put back what `state_dict` gave; returns how many rollbacks there have been since then."""
+        known = {name: _Watch(**watch) for name, watch in state["watches"].items()}
+        self._watches = {each.name: known.get(each.name, _Watch()) for each in self.table}
+        self._best_judged, self._judge_falls = state["best_judged"], state["judge_falls"]
+        self._stop_for = []
+        since = self.rollbacks - int(state["rollbacks"])
+        self.rollbacks = max(self.rollbacks, int(state["rollbacks"]))
+        return max(since, 0)
+
+    def _look(self, watchman: Watchman, value: float, step: int) -> Alarm | None:
+        """Let one watchman look at one value."""
+        watch = self._watches[watchman.name]
+        window = self.window if watchman.smooth else 1
+        if len(watch.start) < window:
+            watch.start.append(value)
+        watch.recent = [*watch.recent, value][-window:]
+        if len(watch.start) < window:
+            return None
+        start = sum(watch.start) / len(watch.start)
+        value = sum(watch.recent) / len(watch.recent)
+        if watchman.relative:
+            value /= max(start, watchman.floor)
+        stops = not (watchman.forgiving and watchman.beyond(start, watchman.stop))
+        watch.beyond_warn = watch.beyond_warn + 1 if watchman.beyond(value, watchman.warn) else 0
+        watch.beyond_stop = watch.beyond_stop + 1 if stops and watchman.beyond(value, watchman.stop) else 0
+        level: Level = 0
+        bound = watchman.warn
+        if watch.beyond_stop >= watchman.stop_count and watchman.beyond(value, watchman.stop):
+            level, bound = 2, watchman.stop
+        elif stops and watchman.beyond(value, watchman.at_once):
+            level, bound = 2, watchman.at_once
+        elif watch.beyond_warn >= watchman.warn_count and watchman.beyond(value, watchman.warn):
+            level = 1
+        new = level > watch.said
+        watch.said = level if level > watch.said or not watch.beyond_warn else watch.said
+        if not new:
+            return None
+        side, verb = "above" if watchman.above else "below", "stops" if level == 2 else "warns"
+        seen = f"{watchman.name}: {watchman.says} is {value:.4g} ({verb} {side} {bound:g})"
+        return Alarm(watchman.name, level, step, seen, watchman.causes, watchman.remedies)
+
+    def _judged(self, seen: Mapping[str, float]) -> float:
+        """Evaluations running in which the score was above and the judge below what they were at the judge's best."""
+        now = {name: seen[f"objective/{name}"] for name in ("scores", "score_se", "judge", "judge_se")}
+        best = self._best_judged
+        if best is None or now["judge"] > best["judge"]:
+            self._best_judged, self._judge_falls = now, 0
+            return 0.0
+        up = now["scores"] - best["scores"] > math.hypot(now["score_se"], best["score_se"])
+        down = best["judge"] - now["judge"] > math.hypot(now["judge_se"], best["judge_se"])
+        self._judge_falls = self._judge_falls + 1 if up and down else 0
+        return float(self._judge_falls)
+
+
+def _derived(metrics: Mapping[str, float]) -> dict[str, float]:
+    """Signals by the names of the table: an evaluation's without `eval_` and only those that training has not."""
+    if any("objective/judge" in name for name in metrics):
+        seen = {name[name.index("objective/") :]: value for name, value in metrics.items() if "objective/" in name}
+        kept = ("objective/scores", "objective/score_se", "objective/judge", "objective/judge_se")
+        seen_here = {name: seen[name] for name in kept if name in seen}
+        if "objective/judge_corr" in seen:
+            seen_here["objective/judge_corr_upper"] = seen["objective/judge_corr"] + 2 * seen["objective/judge_corr_se"]
+        return seen_here
+    if any(name.startswith("eval_") for name in metrics):
+        return {}
+    seen = dict(metrics)
+    if "objective/kl_se" in seen:
+        seen["objective/kl_upper"] = seen["objective/kl"] + 2 * seen["objective/kl_se"]
+    return seen

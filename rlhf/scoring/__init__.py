@@ -1,0 +1,29 @@
+"""Prompt and completion in, score [B] out: reward models, plain functions, weighted mixes and ensembles of them."""
+
+from rlhf.scoring.base import (
+    NO_FURTHER_COLUMNS,
+    Columns,
+    NonFiniteError,
+    Scorer,
+    data_columns,
+    require_finite,
+    with_token_ids,
+)
+from rlhf.scoring.functions import FunctionScorer, ScorerError
+from rlhf.scoring.mixing import Ensemble, WeightedScorer
+from rlhf.scoring.models import RewardModelScorer
+
+__all__ = [
+    "NO_FURTHER_COLUMNS",
+    "Columns",
+    "Ensemble",
+    "FunctionScorer",
+    "NonFiniteError",
+    "RewardModelScorer",
+    "Scorer",
+    "ScorerError",
+    "WeightedScorer",
+    "data_columns",
+    "require_finite",
+    "with_token_ids",
+]
