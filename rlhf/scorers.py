@@ -5,7 +5,7 @@ import importlib
 import importlib.util
 import json
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +22,8 @@ from rlhf.scoring import FunctionScorer, RewardModelScorer, Scorer, WeightedScor
 from rlhf.scoring_config import ScorerSection
 
 Dtype = Literal["float32", "bfloat16", "float16"]
+LoadedRewardModel = tuple[torch.nn.Module, float]
+"""A reward model, and the offset to be taken from its scores."""
 
 REWARD_FILE = "reward.json"
 """Beside a reward model: what is taken from its scores, and how long a text it reads."""
@@ -86,6 +88,7 @@ def load_scorers(
     batch_size: int = 32,
     device: torch.device | str | None = None,
     dtype: Dtype = "float32",
+    in_memory: Mapping[int, LoadedRewardModel] | None = None,
 ) -> Scorer:
     """The scorer that `found` make together: the only one as it is, several as their weighted sum.
 
@@ -94,11 +97,13 @@ def load_scorers(
         batch_size: rows that a reward model reads at once.
         device: where reward models are put; they stay on the CPU when left out.
         dtype: of the reward models' weights.
+        in_memory: reward models that are loaded already, by their place in `found`.
 
     Raises:
         UserError: a reward model cannot be loaded or has no scalar head.
     """
-    scorers = [_load(scorer, batch_size, device, dtype) for scorer in found]
+    loaded = in_memory or {}
+    scorers = [_load(scorer, batch_size, device, dtype, loaded.get(i)) for i, scorer in enumerate(found)]
     weights = [scorer.section.weight for scorer in found]
     if weights == [1.0]:
         return scorers[0]
@@ -146,13 +151,16 @@ def reward_model_scorer(
     batch_size: int = 32,
     device: torch.device | str | None = None,
     dtype: Dtype = "float32",
+    loaded: LoadedRewardModel | None = None,
 ) -> RewardModelScorer:
     """A trained reward model as a scorer, with the offset and the length limit that it was trained with.
+
+    `loaded` is the model where it is in memory already, with its offset.
 
     Raises:
         UserError: the model cannot be loaded or has no scalar head.
     """
-    model, offset = load_reward_model(source, ModelSection(ref=source.ref, dtype=dtype))
+    model, offset = loaded or load_reward_model(source, ModelSection(ref=source.ref, dtype=dtype))
     tokenizer = load_tokenizer(source, generates=False)
     sidecar = source.folder / REWARD_FILE
     max_length = json.loads(sidecar.read_text()).get("max_length") if sidecar.is_file() else None
@@ -161,11 +169,19 @@ def reward_model_scorer(
     return RewardModelScorer(model, tokenizer, name, batch_size=batch_size, offset=offset, max_length=max_length)
 
 
-def _load(found: FoundScorer, batch_size: int, device: torch.device | str | None, dtype: Dtype) -> Scorer:
+def _load(
+    found: FoundScorer,
+    batch_size: int,
+    device: torch.device | str | None,
+    dtype: Dtype,
+    loaded: LoadedRewardModel | None,
+) -> Scorer:
     if found.source is None:
         assert found.function is not None
         return cast(Scorer, FunctionScorer(found.function, name=found.name))
-    return reward_model_scorer(found.source, found.name, batch_size=batch_size, device=device, dtype=dtype)
+    return reward_model_scorer(
+        found.source, found.name, batch_size=batch_size, device=device, dtype=dtype, loaded=loaded
+    )
 
 
 def _import_file(file: Path, given: str) -> ModuleType:

@@ -76,8 +76,6 @@ _READ_BY_PPO = """
 
     critic critic_init critic_trunk_gradient critic_warmup_updates
 
-    critic critic_init critic_trunk_gradient critic_warmup_updates
-
     learning_rate lr_scheduler_type lr_scheduler_kwargs warmup_steps optim optim_args optim_target_modules adam_beta1
     adam_beta2 adam_epsilon weight_decay max_grad_norm bf16 fp16 tf32 use_cpu full_determinism gradient_checkpointing
     gradient_checkpointing_kwargs activation_checkpointing activation_checkpointing_kwargs

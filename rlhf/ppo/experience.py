@@ -9,9 +9,10 @@ from transformers import PreTrainedTokenizerBase
 
 from rlhf.generation import decode_completion, sample_tokens
 from rlhf.ppo.config import PPOConfig
-from rlhf.ppo.forward import completion_logprobs, completion_values
+from rlhf.ppo.forward import completion_logprobs
 from rlhf.ppo.losses import RewardAt
-from rlhf.ppo.models import PolicyAndValue, Reference
+from rlhf.ppo.models import PolicyAndValue
+from rlhf.ppo.reference import Reference
 from rlhf.ppo.rollout import Prompts, Rollout, assemble, blank, token_batches
 from rlhf.ppo.shaping import penalise
 from rlhf.ppo.stopping import StopStrings, cut
@@ -64,7 +65,7 @@ def collect(model: PolicyAndValue, reference: Reference, prompts: Prompts, sampl
         logprobs[cells] = completion_logprobs(model.policy, batch, sampling.temperature)
         with reference.active() as ref_policy:
             ref_logprobs[cells] = completion_logprobs(ref_policy, batch, sampling.temperature)
-        values[cells] = completion_values(model.value_model, batch)
+        values[cells] = model.values(batch)
     rollout = assemble(prompts, tokens, sampling.eos_ids, sampling.reward_at, logprobs, ref_logprobs, values)
     for source, cells_ in (
         ("the policy's log-probs", rollout.logprobs),

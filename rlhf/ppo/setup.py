@@ -11,9 +11,11 @@ from transformers import PreTrainedTokenizerBase
 
 from rlhf.errors import UserError
 from rlhf.generation import padding_id, stop_token_ids
+from rlhf.modeling import adapters_at_work
 from rlhf.ppo.config import PPOConfig
 from rlhf.ppo.experience import Sampling, TokenRewardScorer
 from rlhf.ppo.metrics import EVALUATION_KEYS, JUDGE_KEYS
+from rlhf.ppo.reference import put_back_to_training
 from rlhf.ppo.stopping import StopStrings
 from rlhf.scoring import Ensemble, FunctionScorer, RewardModelScorer, Scorer, WeightedScorer
 
@@ -42,6 +44,12 @@ def set_batch_sizes(args: PPOConfig, num_prompts: int, world_size: int) -> None:
             f"whiten_rewards: minibatches of {args.local_mini_batch_size} episodes are too small for it; use 8 or more"
         )
     args.num_total_batches = args.max_steps if args.max_steps > 0 else math.ceil(args.total_episodes / args.batch_size)
+    if args.critic_warmup_updates >= args.num_total_batches:
+        raise UserError(
+            f"critic_warmup_updates: {args.critic_warmup_updates} of the run's {args.num_total_batches} updates "
+            f"({args.total_episodes} episodes in batches of {args.batch_size}) leave none for the policy; lower it, or "
+            "raise total_episodes"
+        )
 
 
 def data_seed(args: PPOConfig) -> int:
@@ -64,8 +72,12 @@ def attach_adapter(policy: nn.Module, peft_config: Any, args: PPOConfig) -> nn.M
     elif args.model_adapter_name is not None and args.model_adapter_name not in getattr(policy, "peft_config", {}):
         raise UserError(f"model_adapter_name: the model has no adapter {args.model_adapter_name!r}")
     if isinstance(policy, PeftModel):
-        # Makes it trainable too: a PeftModel loaded from a folder is frozen by default.
-        policy.set_adapter(args.model_adapter_name or policy.active_adapter)
+        at_work = adapters_at_work(policy)
+        if len(at_work) > 1 and args.model_adapter_name is None:
+            put_back_to_training(policy, at_work)  # one that stands on others, see rlhf.modeling.load_on_one_base
+        else:
+            # Makes it trainable too: a PeftModel loaded from a folder is frozen by default.
+            policy.set_adapter(args.model_adapter_name or policy.active_adapter)
     return policy
 
 

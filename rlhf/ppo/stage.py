@@ -18,17 +18,17 @@ from rlhf.generation import encode_prompt
 from rlhf.inputs import scorers_on_record
 from rlhf.modeling import (
     ModelSource,
+    OneBase,
     context_length,
     find_model,
     load_causal_lm,
+    load_on_one_base,
     load_tokenizer,
-    lora_config,
     save_model,
 )
 from rlhf.modeling.trainer_config import build_args
 from rlhf.ppo import checkpointing
 from rlhf.ppo.config import PPOConfig
-from rlhf.ppo.models import critic_from_reward_model
 from rlhf.ppo.rollout import Prompts
 from rlhf.ppo.samples import complete
 from rlhf.ppo.stage_config import PPOStageConfig
@@ -36,7 +36,7 @@ from rlhf.ppo.trainer import PPOTrainer
 from rlhf.records import Problem, Prompt, Record
 from rlhf.registry import Kind
 from rlhf.scorers import FoundScorer, find_scorers, load_scorers
-from rlhf.scoring import RewardModelScorer, Scorer, WeightedScorer
+from rlhf.scoring import Scorer
 from rlhf.tracking import Run, begun_with
 from rlhf.training import eval_strategy, finite, one_process, owned_args, saving_fields, train, without_own_output
 from rlhf.workspace import Workspace, report_problems
@@ -62,6 +62,7 @@ class Inputs:
         scorers: reward models and functions.
         data: the records as loaded; `train_rows` and `dev_rows` are those that fit.
         fields: the `trainer` section with the stage's defaults.
+        base: the frozen base of a policy that is an adapter, with all that stands on it.
     """
 
     source: ModelSource
@@ -74,6 +75,7 @@ class Inputs:
     dev_rows: list[Row]
     too_long: list[Problem]
     fields: dict[str, Any]
+    base: OneBase | None
 
     @property
     def refs(self) -> list[str]:
@@ -101,7 +103,8 @@ def train_ppo(config: PPOStageConfig, workspace: Workspace) -> dict[str, Any]:
     names: dict[str, Kind] = {out.name: "policy", out.data_name: "dataset", out.stopped_name: "policy"}
     with workspace.run("ppo", config, config.tracking, data=inputs.data, models=inputs.refs, publishes=names) as run:
         report_problems([*inputs.data.problems, *inputs.too_long], run.folder / "set_aside.jsonl")
-        scorer = load_scorers(inputs.scorers)
+        _say_what_shares_the_base(inputs)
+        scorer = load_scorers(inputs.scorers, in_memory=inputs.base.reward_models if inputs.base else None)
         trainer = _trainer(config, inputs, scorer, run)
         shown = _shown(trainer)
         try:
@@ -142,8 +145,12 @@ def _read(config: PPOStageConfig, workspace: Workspace) -> Inputs:
     tokenizer = load_tokenizer(source)
     data = load(config.data, (Prompt,), seed=config.seed, open_ref=workspace.open_ref)
     set_seed(config.seed)
-    policy = load_causal_lm(source, config.model.model_copy(update={"adapter": None}), trainable=True)
-    fields = _trainer_fields(config.trainer, bool(data.dev))
+    base = None
+    if config.model.adapter:
+        judges = [found.source for found in scorers]
+        base = load_on_one_base(source, config.model, reference=reference, reward_models=judges)
+    policy = base.policy if base else load_causal_lm(source, config.model, trainable=True)
+    fields = _trainer_fields(config, bool(data.dev))
     limit = _prompt_limit(fields, context_length(policy))
     train_rows, too_long = prompt_rows(data.train, tokenizer, limit)
     dev_rows, dev_too_long = prompt_rows(data.dev, tokenizer, limit)
@@ -162,6 +169,7 @@ def _read(config: PPOStageConfig, workspace: Workspace) -> Inputs:
         _drawn(dev_rows, config.seed),
         [*too_long, *dev_too_long],
         fields,
+        base,
     )
 
 
@@ -173,8 +181,9 @@ def _drawn(rows: list[Row], seed: int) -> list[Row]:
     return [rows[i] for i in np.random.default_rng(seed).permutation(len(rows))[:NUM_DEV_PROMPTS]]
 
 
-def _trainer_fields(given: Mapping[str, Any], has_dev: bool) -> dict[str, Any]:
+def _trainer_fields(config: PPOStageConfig, has_dev: bool) -> dict[str, Any]:
     """The `trainer` section with the stage's defaults: stop at the end token, evaluate in sampling's batches, save."""
+    given = config.trainer
     strategy = eval_strategy(given, has_dev, default="no")
     fields: dict[str, Any] = {
         "num_sample_generations": 0,
@@ -221,17 +230,14 @@ def prompt_rows(
 
 
 def _trainer(config: PPOStageConfig, inputs: Inputs, scorer: Scorer, run: Run) -> PPOTrainer:
-    frozen = config.model.model_copy(update={"adapter": None})
     trainer = PPOTrainer(
         args=build_args(PPOConfig, inputs.fields, **owned_args(run, config.seed, config.trainer)),
         processing_class=inputs.tokenizer,
         model=inputs.policy,
-        ref_model=load_causal_lm(inputs.reference, frozen) if inputs.reference else None,
+        ref_model=_reference(config, inputs),
         reward_model=None,
         train_dataset=inputs.train_rows,  # no Dataset: of that, a column's values are all of one type
-        value_model=_critic(config, scorer, inputs.tokenizer),
         eval_dataset=inputs.dev_rows or None,
-        peft_config=lora_config(config.model.adapter) if config.model.adapter else None,
         reward_funcs=[scorer],
     )
     without_own_output(trainer)
@@ -246,18 +252,32 @@ def _trainer(config: PPOStageConfig, inputs: Inputs, scorer: Scorer, run: Run) -
     return trainer
 
 
-def _critic(config: PPOStageConfig, scorer: Scorer, tokenizer: PreTrainedTokenizerBase) -> nn.Module | None:
-    """A critic from the first reward model that reads the policy's tokens; None for the policy's backbone."""
-    if config.critic == "policy":
+def _reference(config: PPOStageConfig, inputs: Inputs) -> nn.Module | None:
+    """On the policy's base where it stands on that, else a model of its own; None for the policy as it starts."""
+    if inputs.base and inputs.base.reference is not None:
+        return inputs.base.reference
+    if inputs.reference is None:
         return None
-    mix = isinstance(scorer, WeightedScorer)
-    parts = zip(scorer.scorers, scorer.weights, strict=True) if mix else [(scorer, 1.0)]  # type: ignore[attr-defined]
-    for part, weight in parts:
-        if not isinstance(part, RewardModelScorer) or not hasattr(part.model, "score"):
-            continue
-        if part.tokenizer.get_vocab() == tokenizer.get_vocab():
-            return critic_from_reward_model(part.model, offset=part.offset, weight=weight)
-    return None
+    return load_causal_lm(inputs.reference, config.model.model_copy(update={"adapter": None}))
+
+
+def _say_what_shares_the_base(inputs: Inputs) -> None:
+    """One line for what is on the policy's base, and one for each adapter that stands elsewhere."""
+    if inputs.base is None:
+        return
+    shared = [
+        found.source.ref for i, found in enumerate(inputs.scorers) if found.source and i in inputs.base.reward_models
+    ]
+    on_it = ["the policy", *(["its reference"] if inputs.base.reference is not None else []), *shared]
+    logger.info("one base in memory, %s; adapters of it: %s", inputs.source.bottom.ref, ", ".join(on_it))
+    apart = [("reward", found.source) for i, found in enumerate(inputs.scorers) if i not in inputs.base.reward_models]
+    apart += [("reference", inputs.reference)] if inputs.base.reference is None else []
+    for role, source in apart:
+        if source and source.is_adapter:
+            logger.warning(
+                "%s %s is an adapter of %s, and the policy one of %s: it is held as a model of its own",
+                *(role, source.ref, source.bottom.ref, inputs.source.bottom.ref),
+            )
 
 
 def _shown(trainer: PPOTrainer) -> Prompts:

@@ -1,8 +1,8 @@
 """What `rlhf ppo` takes. Imports no torch."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from rlhf.config import ModelRef, ModelSection, StageConfig, TrainerArgs
 from rlhf.config.loading import TrainerArgsProblem
@@ -17,13 +17,23 @@ class PPOStageConfig(StageConfig):
     reward: Annotated[list[ScorerSection], Field(min_length=1)]
     reference: ModelRef | None = None
     """What the KL penalty is measured from; the model that training starts from when left out."""
-    critic: Literal["reward", "policy"] = "reward"
-    """Where the critic's weights come from: the first reward model that reads the policy's tokens, or the policy with a
-    head of zeros. Without such a reward model it is the policy."""
     data: DataConfig
     """Every row gives its prompt; the held-out ones are evaluated on before and after."""
     trainer: Annotated[dict[str, Any], TrainerArgs("PPOConfig")] = {}
     tracking: TrackingConfig = TrackingConfig()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _older_name(cls, data: Any) -> Any:
+        """`critic: reward`, from before there were other kinds of critic, is `trainer.critic_init: reward`."""
+        if not isinstance(data, dict) or data.get("critic") not in ("reward", "policy"):
+            return data
+        trainer = data.get("trainer") or {}
+        if not isinstance(trainer, dict) or trainer.get("critic_init", data["critic"]) != data["critic"]:
+            return data
+        # What was asked for before was a wish: without a reward model that can serve it was the policy.
+        wish = {} if data["critic"] == "reward" else {"critic_init": data["critic"]}
+        return {key: value for key, value in data.items() if key != "critic"} | {"trainer": wish | trainer}
 
     @field_validator("model")
     @classmethod

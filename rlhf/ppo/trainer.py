@@ -21,6 +21,7 @@ from rlhf.modeling import context_length, warn_of_low_precision
 from rlhf.ppo import checkpointing, ptx
 from rlhf.ppo import state as files
 from rlhf.ppo.config import PPOConfig
+from rlhf.ppo.critic import build_critic
 from rlhf.ppo.evaluation import build_judge, evaluate_prompts, reference_scores
 from rlhf.ppo.experience import collect, score
 from rlhf.ppo.kl import build_kl_controller, ends_update
@@ -34,16 +35,11 @@ from rlhf.ppo.losses import (
     score_positions,
 )
 from rlhf.ppo.metrics import rollout_metrics, sequence_kl, training_metrics
-from rlhf.ppo.models import (
-    PolicyAndValue,
-    build_reference,
-    build_value_model,
-    check_value_model,
-    disable_dropout,
-)
+from rlhf.ppo.models import PolicyAndValue, disable_dropout
 from rlhf.ppo.monitor import Monitor
 from rlhf.ppo.prompts import DataCollator, PromptOrder, PromptSet
 from rlhf.ppo.ptx import build_ptx
+from rlhf.ppo.reference import build_reference
 from rlhf.ppo.rollout import Prompts, Rollout
 from rlhf.ppo.samples import show_samples
 from rlhf.ppo.setup import (
@@ -130,11 +126,8 @@ class PPOTrainer(OnlineTrainer):
         # The models.
         policy = attach_adapter(model, peft_config, args)
         self.scorer = build_scorer(reward_model, reward_funcs, policy, processing_class, reward_processing_class, args)
-        same_tokenizer = reward_processing_class is None or reward_processing_class is processing_class
-        if value_model is None:
-            value_model = build_value_model(policy, reward_model, same_tokenizer)
-        check_value_model(value_model, policy)
         reference = build_reference(policy, ref_model, args.ref_adapter_name, fresh_adapter=peft_config is not None)
+        value_model = build_critic(args, policy, reference, value_model, self.scorer, processing_class)
         for part in (policy, reference.model, value_model, reward_model):
             if part is not None:
                 disable_dropout(part)
@@ -152,9 +145,9 @@ class PPOTrainer(OnlineTrainer):
             policy.add_model_tags(self._tag_names)
         cast(Any, policy).config.use_cache = use_cache  # the Trainer turns the cache off in the config that is saved
         self.scorer.to(args.device)
-        for part in (reference.model, reward_model):
-            if part is not None:
-                part.to(args.device).requires_grad_(False).eval()
+        reference.to(args.device)
+        if reward_model is not None:
+            reward_model.to(args.device).requires_grad_(False).eval()
         self.reference = reference
         self.ref_model = reference.model
         self.reward_model = reward_model
@@ -246,7 +239,10 @@ class PPOTrainer(OnlineTrainer):
             experience = Experience(rollout, masked_whiten(advantages, rollout.mask), returns, in_loss)
 
             # 5. Several passes over the batch in shuffled minibatches, one optimizer step each, until KL forbids more.
-            steps = self._steps(experience, update, spent)
+            #    The first `critic_warmup_updates` train the critic alone.
+            warming_up = update < args.critic_warmup_updates
+            with self.model.policy_held() if warming_up else contextlib.nullcontext():
+                steps = self._steps(experience, update, spent)
             require_finite_weights(self.model, f"update {update + 1}")
             clock.append(time.perf_counter())
 
@@ -274,7 +270,8 @@ class PPOTrainer(OnlineTrainer):
             metrics["objective/kl_coef"] = kl_coef
             self.watch(metrics)
             self.metric_log.add(metrics)
-            self.kl_controller.update(metrics["objective/kl"], cast(int, args.batch_size))
+            if not warming_up:
+                self.kl_controller.update(metrics["objective/kl"], cast(int, args.batch_size))
             if "metrics" not in inspect.signature(self.lr_scheduler.step).parameters:  # else evaluation steps it
                 self.lr_scheduler.step()
 

@@ -1,21 +1,364 @@
-"""Critics made of reward models."""
+"""The three kinds of critic: what they begin with, what they train, what they leave alone."""
 
+import copy
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
 import torch
-from transformers import LlamaConfig, LlamaForSequenceClassification
+from peft import LoraConfig, get_peft_model
+from torch import nn
+from transformers import TrainerCallback
 
-from rlhf.ppo.models import critic_from_reward_model
+from ppo.tiny import PAD, count_good, make_classifier, make_policy, make_prompts, make_tokenizer
+from rlhf.errors import UserError
+from rlhf.modeling import AdapterRewardModel, AdapterStack, adapters_at_work, weight_bytes
+from rlhf.ppo import PPOTrainer
+from rlhf.ppo.critic import AdapterCritic, SharedCritic, _critic_from_reward_model
+from rlhf.scoring import RewardModelScorer
+
+# peft reads a name of transformers that is on its way out.
+pytestmark = pytest.mark.filterwarnings("ignore:.*gradient_checkpointing.* is deprecated:FutureWarning")
+LORA = LoraConfig(r=2, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM")
+WIDE = LoraConfig(r=8, target_modules="all-linear", task_type="CAUSAL_LM")
+MakeTrainer = Callable[..., PPOTrainer]
+KINDS: dict[str, dict[str, Any]] = {
+    "separate": {},
+    "shared": {"critic": "shared"},
+    "adapter": {"critic": "adapter"},
+    "separate, LoRA": {"peft_config": LORA},
+    "shared, LoRA": {"critic": "shared", "peft_config": LORA},
+    "adapter, LoRA": {"critic": "adapter", "peft_config": LORA},
+}
 
 
-def test_the_critic_begins_with_the_scores_that_ppo_sees():
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=16, hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=1, num_labels=1
-    )
-    reward_model = LlamaForSequenceClassification(config)
-    hidden = torch.randn(3, 8)
+def history(trainer: PPOTrainer, key: str) -> list[float]:
+    return [row[key] for row in trainer.state.log_history if key in row]
+
+
+def snapshot(model: nn.Module) -> dict[str, torch.Tensor]:
+    return {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
+
+
+def changed(model: nn.Module, before: dict[str, torch.Tensor]) -> set[str]:
+    return {name for name, tensor in model.state_dict().items() if not torch.equal(tensor, before[name])}
+
+
+def shake(model: nn.Module, mark: str, seed: int = 0) -> nn.Module:
+    """Stand in for training: every weight with `mark` in its name moves."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if mark in name:
+                parameter += 0.3 * torch.randn(parameter.shape, generator=generator)
+    return model
+
+
+def reward_model_on(policy: Any, name: str = "judge") -> AdapterRewardModel:
+    """A reward model that is an adapter of the policy's base, with a head of its own."""
+    policy.add_adapter(name, LORA)
+    shake(policy, f".{name}.", seed=5)
+    classifier = make_classifier(pad_token_id=PAD)
+    classifier.model = policy.get_base_model().model
+    policy.set_adapter("default")
+    return AdapterRewardModel(AdapterStack(policy, [name]), classifier, ["score"])
+
+
+# ---- What a critic begins with ----
+
+
+def test_a_critic_made_of_a_reward_model_begins_with_the_scores_that_ppo_sees() -> None:
+    reward_model = make_classifier()
+    judge = RewardModelScorer(reward_model, make_tokenizer(), offset=3.0)
+    hidden = torch.randn(3, 16, generator=torch.Generator().manual_seed(0))
     raw = reward_model.score(hidden)
-    critic = critic_from_reward_model(reward_model, offset=3.0, weight=0.5)
+    critic = _critic_from_reward_model(judge, 0.5)
     torch.testing.assert_close(critic.score(hidden), 0.5 * (raw - 3.0))
     with torch.no_grad():
         critic.score.weight.zero_()
     torch.testing.assert_close(reward_model.score(hidden), raw)  # a copy
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_critic_made_of_the_policy_begins_at_zero(make_trainer: MakeTrainer, kind: str) -> None:
+    trainer = make_trainer(critic_init="policy", reward_model=make_classifier(), **KINDS[kind])
+    rollout = trainer.collect(trainer.prompts.batch(range(8)))
+    assert float(rollout.values.abs().max()) == 0.0
+
+
+def test_the_shared_critic_reads_what_the_output_layer_reads(make_trainer: MakeTrainer) -> None:
+    trainer = make_trainer(critic="shared")
+    with torch.no_grad():
+        trainer.value_model.score.weight.normal_(generator=torch.Generator().manual_seed(0))
+    rollout = trainer.collect(trainer.prompts.batch(range(8)))
+    for i in range(8):
+        n = int(rollout.lengths[i])
+        ids = torch.cat([rollout.prompts.ids[i], rollout.completion_ids[i, :n]])[None]
+        with torch.no_grad():
+            hidden = trainer.policy_model.model(input_ids=ids).last_hidden_state[0, -n - 1 : -1]
+        torch.testing.assert_close(rollout.values[i, :n], trainer.value_model.score(hidden)[:, 0])
+
+
+def test_an_adapter_critic_can_begin_as_the_reward_model_s_adapter(make_trainer: MakeTrainer) -> None:
+    policy = get_peft_model(make_policy(), LORA)
+    judge = reward_model_on(policy)
+    scorer = RewardModelScorer(judge, make_tokenizer(), offset=1.5)
+    trainer = make_trainer(
+        model=policy, reward_funcs=scorer, reward_weights=[2.0], critic="adapter", critic_init="reward"
+    )
+    rollout = trainer.collect(trainer.prompts.batch(range(8)))
+    ids = [
+        torch.cat([p, c[: n - 1]]).tolist()
+        for p, c, n in zip(rollout.prompts.ids, rollout.completion_ids, rollout.lengths.tolist(), strict=True)
+    ]
+    last = rollout.values.gather(1, rollout.lengths[:, None] - 1)[:, 0]
+    torch.testing.assert_close(last, 2.0 * scorer.score_ids(ids))
+    # the critic moves, the judge does not
+    before = snapshot(trainer.policy_model)
+    head = judge.score.weight.clone()
+    trainer.train()
+    moved = changed(trainer.policy_model, before)
+    assert {name.split(".")[-2] for name in moved} == {"default", "critic"}
+    assert torch.equal(judge.score.weight, head)
+
+
+def test_a_separate_critic_can_begin_as_a_reward_model_that_is_an_adapter(make_trainer: MakeTrainer) -> None:
+    policy = get_peft_model(make_policy(), LORA)
+    judge = reward_model_on(policy)
+    trainer = make_trainer(model=policy, reward_funcs=RewardModelScorer(judge, make_tokenizer()))
+    ids = torch.tensor([[5, 6, 7, 8]])
+    with torch.no_grad():
+        torch.testing.assert_close(trainer.value_model(input_ids=ids).logits, judge(input_ids=ids).logits)
+    assert adapters_at_work(policy) == ["default"]
+    assert weight_bytes([trainer.value_model, policy]) == weight_bytes([trainer.value_model]) + weight_bytes([policy])
+
+
+# ---- What is trained ----
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_learns(make_trainer: MakeTrainer, kind: str) -> None:
+    trainer = make_trainer(
+        per_device_train_batch_size=32,
+        total_episodes=32 * 25,
+        train_dataset=make_prompts(32),
+        learning_rate=2e-2 if "LoRA" in kind else 3e-3,
+        kl_coef=0.03,
+        lr_scheduler_type="constant",
+        **KINDS[kind] | ({"peft_config": WIDE} if "LoRA" in kind else {}),
+    )
+    trainer.train()
+    scores, explained = history(trainer, "objective/scores"), history(trainer, "val/explained_variance")
+    assert sum(scores[-3:]) / 3 > sum(scores[:3]) / 3 + 0.2
+    assert sum(explained[-5:]) / 5 > 0.1
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_policy_and_critic_have_no_parameter_in_common(make_trainer: MakeTrainer, kind: str) -> None:
+    trainer = make_trainer(**KINDS[kind])
+    policy, critic = trainer.model.parts()
+    assert not set(map(id, policy)) & set(map(id, critic))
+    trained = {id(p) for p in trainer.model.parameters() if p.requires_grad}
+    assert trained == {id(p) for p in (*policy, *critic) if p.requires_grad}
+    assert all(p.requires_grad for p in critic)
+    assert {p.dtype for p in critic} == {torch.float32}
+
+
+@pytest.mark.parametrize("kind", ["shared", "adapter, LoRA"])
+def test_gradients_are_clipped_for_each_part(make_trainer: MakeTrainer, kind: str) -> None:
+    trainer = make_trainer(
+        total_episodes=8, num_ppo_epochs=1, max_grad_norm=1e-3, optim="sgd", learning_rate=1.0, **KINDS[kind]
+    )
+    before = [[p.detach().clone() for p in part] for part in trainer.model.parts()]
+    trainer.train()
+    for part, old in zip(trainer.model.parts(), before, strict=True):
+        step = sum(float((p.detach() - o).pow(2).sum()) for p, o in zip(part, old, strict=True)) ** 0.5
+        assert step == pytest.approx(1e-3, rel=1e-2)
+
+
+def test_the_value_gradient_that_goes_into_a_shared_trunk_can_be_scaled(make_trainer: MakeTrainer) -> None:
+    def trunk_gradient(share: float) -> torch.Tensor:
+        trainer = make_trainer(critic="shared", critic_trunk_gradient=share)
+        nn.init.ones_(trainer.value_model.score.weight)
+        rollout = trainer.collect(trainer.prompts.batch(range(8)))
+        from rlhf.generation import SampledTokens
+        from rlhf.ppo.rollout import token_batches
+
+        tokens = SampledTokens(rollout.completion_ids, rollout.mask, rollout.ended)
+        (batch,) = token_batches(rollout.prompts, tokens, range(8), 8, PAD, "eos")
+        values = trainer.model.values(batch)
+        assert torch.equal(values, rollout.values[batch.rows])  # whatever the share
+        values.sum().backward()
+        assert trainer.value_model.score.weight.grad is not None
+        gradient = trainer.policy_model.model.layers[0].mlp.up_proj.weight.grad
+        return torch.zeros(()) if gradient is None else gradient
+
+    whole = trunk_gradient(1.0)
+    assert float(whole.abs().max()) > 0
+    torch.testing.assert_close(trunk_gradient(0.25), 0.25 * whole)
+    assert float(trunk_gradient(0.0).abs().max()) == 0.0
+
+
+@pytest.mark.parametrize("kind", ["adapter", "adapter, LoRA"])
+def test_recomputed_activations_give_the_same_weights(make_trainer: MakeTrainer, kind: str) -> None:
+    results = []
+    for enabled in (False, True):
+        trainer = make_trainer(total_episodes=16, gradient_checkpointing=enabled, **KINDS[kind])
+        trainer.train()
+        results.append(snapshot(trainer.model))
+    for name, tensor in results[0].items():
+        torch.testing.assert_close(results[1][name], tensor, atol=1e-5, rtol=1e-4)
+
+
+# ---- Warm-up ----
+
+
+class Watch(TrainerCallback):
+    """Whether the policy, and what of the critic, has moved after each update."""
+
+    def __init__(self) -> None:
+        self.moved: list[tuple[bool, bool]] = []
+        self.episodes: list[int] = []
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
+        self.before = [[p.detach().clone() for p in part] for part in model.parts()]
+
+    def on_step_end(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
+        policy, critic = (
+            any(not torch.equal(p, old) for p, old in zip(part, before, strict=True))
+            for part, before in zip(model.parts(), self.before, strict=True)
+        )
+        self.moved.append((policy, critic))
+        self.episodes.append(state.episode)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_policy_stays_as_it_is_to_the_bit_while_the_critic_warms_up(make_trainer: MakeTrainer, kind: str) -> None:
+    watch = Watch()
+    trainer = make_trainer(
+        total_episodes=32, critic_warmup_updates=2, weight_decay=0.1, callbacks=[watch], **KINDS[kind]
+    )
+    trainer.train()
+    assert watch.moved == [(False, True), (False, True), (True, True), (True, True)]
+    assert watch.episodes == [8, 16, 24, 32]  # what it sampled for the warm-up counts
+    assert history(trainer, "objective/kl")[:3] == [0.0, 0.0, 0.0]
+    assert history(trainer, "policy/grad_norm")[:2] == [0.0, 0.0]
+    assert all(p.requires_grad for p in trainer.model.parts()[1])
+
+
+def test_the_kl_controller_waits_for_the_policy(make_trainer: MakeTrainer) -> None:
+    trainer = make_trainer(
+        total_episodes=32, critic_warmup_updates=2, kl_controller="adaptive", kl_target=100.0, kl_horizon=8
+    )
+    trainer.train()
+    assert history(trainer, "objective/kl_coef") == pytest.approx([0.05, 0.05, 0.05, 0.05 * 0.8])
+
+
+# ---- Memory and files ----
+
+
+def test_a_policy_its_critic_its_judge_and_its_reference_have_one_base(make_trainer: MakeTrainer) -> None:
+    base = weight_bytes([make_policy()])
+    policy = get_peft_model(make_policy(), LORA)
+    adapter = weight_bytes([policy]) - base
+    judge = reward_model_on(policy)
+    shake(policy, ".default.")
+    trainer = make_trainer(model=policy, reward_funcs=RewardModelScorer(judge, make_tokenizer()), critic="adapter")
+    assert sorted(trainer.policy_model.peft_config) == ["critic", "default", "judge", "reference"]
+    head = 16 * 4
+    assert trainer.ref_model is None
+    assert weight_bytes([trainer.model, judge]) == base + 4 * adapter + 2 * head
+    trainer.train()
+    assert adapters_at_work(trainer.policy_model) == ["default"]
+    assert history(trainer, "objective/kl")[0] == 0.0
+
+
+def test_a_full_policy_s_adapter_critic_is_carried_by_the_frozen_reference(make_trainer: MakeTrainer) -> None:
+    policy = weight_bytes([make_policy()])
+    trainer = make_trainer(total_episodes=24, critic="adapter")
+    assert isinstance(trainer.value_model, AdapterCritic)
+    critic = sum(p.numel() for p in trainer.value_model.parameters()) * 4
+    assert weight_bytes([trainer.model, trainer.reference.model]) == 2 * policy + critic
+    trainer.train()
+    assert history(trainer, "objective/kl")[0] == 0.0
+    with trainer.reference.active() as reference, torch.no_grad():
+        ids = torch.tensor([[5, 6, 7, 8]])
+        assert torch.equal(reference(input_ids=ids).logits, make_policy()(input_ids=ids).logits)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_is_exported_has_no_trace_of_the_critic(make_trainer: MakeTrainer, tmp_path: Path, kind: str) -> None:
+    from safetensors.torch import load_file
+
+    trainer = make_trainer(total_episodes=16, **KINDS[kind])
+    trainer.train()
+    trainer.save_model(str(tmp_path / "saved"))
+    assert not [path for path in (tmp_path / "saved").iterdir() if path.is_dir()]
+    (path,) = (tmp_path / "saved").glob("*.safetensors")
+    plain = get_peft_model(make_policy(), LORA) if "LoRA" in kind else make_policy()
+    plain.save_pretrained(str(tmp_path / "plain"))
+    (expected,) = (tmp_path / "plain").glob("*.safetensors")
+    assert path.name == expected.name
+    assert set(load_file(path)) == set(load_file(expected))
+
+
+# ---- What cannot be ----
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"critic": "trunk"}, "critic: found 'trunk'; use separate, shared or adapter"),
+        ({"critic_init": "zero"}, "critic_init: found 'zero'; use reward or policy"),
+        ({"critic": "shared", "critic_init": "reward"}, "a shared critic starts as a head on the policy's trunk"),
+        ({"critic_trunk_gradient": 2.0}, "critic_trunk_gradient: found 2.0; give a number from 0 to 1"),
+        ({"critic_warmup_updates": -1}, "critic_warmup_updates: found -1"),
+        (
+            {"critic_warmup_updates": 2},
+            r"critic_warmup_updates: 2 of the run's 2 updates \(16 episodes in batches of 8\) leave none",
+        ),
+        (
+            {"critic": "shared", "value_model": make_classifier()},
+            "value_model: given together with critic = 'shared'",
+        ),
+        (
+            {"critic_init": "policy", "value_model": make_classifier()},
+            "value_model: given together with critic_init = 'policy'",
+        ),
+        ({"critic_init": "reward"}, "critic_init: found 'reward', but no reward model is a decoder with the policy's"),
+        (
+            {"critic_init": "reward", "critic": "adapter", "peft_config": LORA, "reward_model": make_classifier()},
+            "critic_init: found 'reward', but no reward model is an adapter of the policy's base in memory",
+        ),
+        ({"value_model": make_classifier(vocab_size=20)}, "value_model: its vocabulary of 20 tokens is smaller"),
+        ({"value_model": make_policy()}, "value_model: LlamaForCausalLM has no `score` head"),
+        ({"value_model": make_classifier(num_labels=2)}, "value_model: it has 2 outputs; load it with num_labels=1"),
+        (
+            {"reward_model": make_policy()},
+            "reward_model: a reward model has one output, this LlamaForCausalLM has",
+        ),
+    ],
+)
+def test_what_cannot_be_is_refused_before_anything_is_sampled(
+    make_trainer: MakeTrainer, changes: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(UserError, match=message) as caught:
+        make_trainer(**changes)
+    assert all("\n" not in problem for problem in caught.value.problems)
+
+
+def test_a_policy_whose_adapter_has_the_critic_s_name_is_refused(make_trainer: MakeTrainer) -> None:
+    policy = get_peft_model(make_policy(), LORA, adapter_name="critic")
+    with pytest.raises(UserError, match="its adapter 'critic' has the name of the critic's; give it another"):
+        make_trainer(model=policy, critic="adapter")
+
+
+def test_a_trainer_of_its_own_leaves_the_models_it_was_given_alone(make_trainer: MakeTrainer) -> None:
+    reference = make_policy()
+    before = copy.deepcopy(reference.state_dict())
+    trainer = make_trainer(ref_model=reference, critic="shared")
+    trainer.train()
+    assert isinstance(trainer.value_model, SharedCritic)
+    assert changed(reference, before) == set()
+    assert count_good([], ["w2"]) == [1 / 6]

@@ -43,7 +43,7 @@ def make_policy(seed: int = 0, **changes: Any) -> LlamaForCausalLM:
 
 def make_classifier(seed: int = 1, **changes: Any) -> LlamaForSequenceClassification:
     torch.manual_seed(seed)
-    return LlamaForSequenceClassification(make_config(num_labels=1, **changes))
+    return LlamaForSequenceClassification(make_config(**({"num_labels": 1} | changes)))
 
 
 def make_prompts(count: int = 16) -> Dataset:

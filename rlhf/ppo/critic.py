@@ -1,0 +1,246 @@
+"""The critic: what the state before each token is worth.
+
+`separate` is a model of its own (TRL's algorithm), `shared` a head on the policy's trunk, `adapter` an adapter of the
+frozen base with a head. Each is a module with a linear `score`; `values_at` reads any of them.
+"""
+
+import copy
+from typing import Any, cast
+
+import torch
+from peft import LoraConfig, PeftModel
+from torch import Tensor, nn
+from transformers import PreTrainedTokenizerBase
+
+from rlhf.errors import UserError
+from rlhf.modeling import AdapterRewardModel, AdapterStack, adapters_at_work
+from rlhf.modeling.heads import Float32Linear
+from rlhf.ppo.config import PPOConfig
+from rlhf.ppo.forward import hidden_at, output_layer, unwrap_adapters, values_of
+from rlhf.ppo.reference import Reference, copy_adapter, put_back_to_training
+from rlhf.ppo.rollout import TokenBatch
+from rlhf.scoring import RewardModelScorer, WeightedScorer
+
+CRITIC_ADAPTER = "critic"
+
+
+class ValueModel(nn.Module):
+    """A critic grown from a policy: its backbone and a scalar head that starts at zero, so that values start at 0.
+
+    Has the attributes by which a sequence classifier is used as critic: `base_model_prefix`, the backbone, `score`.
+    """
+
+    base_model_prefix = "backbone"
+
+    def __init__(self, backbone: nn.Module, hidden_size: int) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.config = backbone.config
+        self.score = _zero_head(backbone, hidden_size)
+
+
+class SharedCritic(nn.Module):
+    """A scalar head on the policy's trunk: one forward pass serves both. It starts at zero."""
+
+    def __init__(self, policy: nn.Module, trunk_gradient: float) -> None:
+        """`trunk_gradient` is the share of the value loss's gradient that goes on into the trunk; 0 for none."""
+        super().__init__()
+        self.score = _zero_head(policy, _hidden_size(policy))
+        self.trunk_gradient = trunk_gradient
+
+    def read(self, hidden: Tensor) -> Tensor:
+        """`hidden` [n, d] of the policy as it is, with that share of its gradient."""
+        if self.trunk_gradient == 1:
+            return hidden
+        held = hidden.detach()
+        return held + self.trunk_gradient * (hidden - held) if self.trunk_gradient else held
+
+
+class AdapterCritic(nn.Module):
+    """An adapter of a frozen base with a head. Its parameters are the adapter's and the head's, not the base's."""
+
+    def __init__(self, stack: AdapterStack, score: nn.Linear) -> None:
+        """`stack` ends with the adapter that is trained."""
+        super().__init__()
+        self.stack = stack
+        self.score = score
+        mark = f".{stack.names[-1]}"
+        self.adapter = nn.ParameterDict(
+            {
+                name.removeprefix("base_model.model.").replace(mark, "").replace(".", "/"): parameter
+                for name, parameter in stack.host.named_parameters()
+                if f"{mark}." in f"{name}."
+            }
+        )
+        self.requires_grad_(True)
+
+
+def values_at(critic: nn.Module, batch: TokenBatch, policy_hidden: Tensor | None) -> Tensor:
+    """Values [n] float32 where `batch` asks; `policy_hidden` [n, d] is the policy's, which a shared critic reads."""
+    if isinstance(critic, SharedCritic):
+        assert policy_hidden is not None
+        return values_of(critic, critic.read(policy_hidden))
+    if isinstance(critic, AdapterCritic):
+        with critic.stack.at_work() as trunk:
+            return values_of(critic, hidden_at(trunk, batch))
+    return values_of(critic, hidden_at(critic, batch))
+
+
+def build_critic(
+    args: PPOConfig,
+    policy: nn.Module,
+    reference: Reference,
+    value_model: nn.Module | None,
+    scorer: WeightedScorer,
+    tokenizer: PreTrainedTokenizerBase,
+) -> nn.Module:
+    """The critic that `args.critic` and `args.critic_init` ask for, in float32 and trainable.
+
+    Args:
+        args: the settings.
+        policy: with its adapters attached.
+        reference: what KL is measured from. It carries the adapter of a full policy's critic.
+        value_model: a separate critic that was given.
+        scorer: what judges; a critic can begin as one of its reward models.
+        tokenizer: the policy's.
+
+    Raises:
+        UserError: what was given contradicts itself, or cannot serve.
+    """
+    if value_model is not None:
+        for name, usual in (("critic", "separate"), ("critic_init", None)):
+            if getattr(args, name) != usual:
+                raise UserError(
+                    f"value_model: given together with {name} = {getattr(args, name)!r}; it is a separate critic with "
+                    "weights of its own: leave one of the two out"
+                )
+        check_value_model(value_model, policy)
+        return value_model
+    judge = None if args.critic_init == "policy" else _judge(scorer, tokenizer)
+    if args.critic == "shared":
+        return SharedCritic(policy, args.critic_trunk_gradient)
+    if args.critic == "adapter":
+        return _adapter_critic(args, policy, reference, judge)
+    if judge is None:
+        _require_policy_init(
+            args, "no reward model is a decoder with the policy's tokenizer, whose tokens a critic reads"
+        )
+        return _critic_from_policy(policy)
+    critic = _critic_from_reward_model(*judge)
+    check_value_model(critic, policy)
+    return critic
+
+
+def _require_policy_init(args: PPOConfig, why: str) -> None:
+    if args.critic_init == "reward":
+        raise UserError(f"critic_init: found 'reward', but {why}; set critic_init to policy, or leave it out")
+
+
+def _judge(scorer: WeightedScorer, tokenizer: PreTrainedTokenizerBase) -> tuple[RewardModelScorer, float] | None:
+    """The first reward model that reads the policy's tokens from left to right, with its weight.
+
+    That is a decoder (with a `score` head) with the policy's vocabulary.
+    """
+    for part, weight in zip(scorer.scorers, scorer.weights, strict=True):
+        if not isinstance(part, RewardModelScorer) or not hasattr(unwrap_adapters(part.model), "score"):
+            continue
+        if part.tokenizer is tokenizer or part.tokenizer.get_vocab() == tokenizer.get_vocab():
+            return part, weight
+    return None
+
+
+def _critic_from_policy(policy: nn.Module) -> nn.Module:
+    """The policy's backbone with a head of zeros. All of it is trained, so it is kept in float32."""
+    copied = copy.deepcopy(policy)
+    if isinstance(copied, PeftModel):
+        copied = copied.merge_and_unload()
+    backbone = getattr(copied, cast(Any, copied).base_model_prefix)
+    return ValueModel(backbone, _hidden_size(policy)).float().requires_grad_(True)
+
+
+def _critic_from_reward_model(judge: RewardModelScorer, weight: float) -> nn.Module:
+    """A critic whose first values are the scores that PPO sees: `weight * (score - offset)`."""
+    model = judge.model
+    if isinstance(model, AdapterRewardModel):
+        critic: Any = model.standalone()
+    else:
+        critic = copy.deepcopy(model)
+        critic = critic.merge_and_unload() if isinstance(critic, PeftModel) else critic
+    critic.score = _scaled_head(critic.score, weight, judge.offset)
+    return cast(nn.Module, critic.float().requires_grad_(True))
+
+
+def _scaled_head(head: nn.Linear, weight: float, offset: float) -> nn.Linear:
+    """A copy of `head` that gives `weight * (score - offset)`.
+
+    Without the bias the critic would begin off by the offset, and the value clipping would make it slow to find out.
+    """
+    has_bias = head.bias is not None or offset != 0
+    made = Float32Linear(head.in_features, 1, bias=has_bias, device=head.weight.device)
+    with torch.no_grad():
+        made.weight.copy_(weight * head.weight)
+        if made.bias is not None:
+            made.bias.fill_(-weight * offset)
+            made.bias += 0 if head.bias is None else weight * head.bias
+    return made
+
+
+def _zero_head(model: nn.Module, hidden_size: int) -> nn.Linear:
+    head = Float32Linear(hidden_size, 1, bias=False, device=next(model.parameters()).device)
+    nn.init.zeros_(head.weight)
+    return head
+
+
+def _hidden_size(policy: nn.Module) -> int:
+    """Of what its output layer is given."""
+    return int(cast(nn.Linear, output_layer(policy)).weight.size(1))
+
+
+def _adapter_critic(
+    args: PPOConfig, policy: nn.Module, reference: Reference, judge: tuple[RewardModelScorer, float] | None
+) -> AdapterCritic:
+    """A copy of the reward model's adapter where it is one of the policy's base, else of the policy's own as it is."""
+    if not isinstance(policy, PeftModel):
+        _require_policy_init(args, "with a policy that is no adapter the critic's adapter stands on the reference")
+        config = LoraConfig(r=16, lora_alpha=32, target_modules="all-linear", task_type="CAUSAL_LM")
+        host = reference.carry(config, CRITIC_ADAPTER)
+        return AdapterCritic(AdapterStack(host, [CRITIC_ADAPTER]), _zero_head(host, _hidden_size(host)))
+    if CRITIC_ADAPTER in policy.peft_config:
+        raise UserError(f"model: its adapter {CRITIC_ADAPTER!r} has the name of the critic's; give it another")
+    at_work, trained = adapters_at_work(policy), policy.active_adapter
+    if policy.active_peft_config.is_prompt_learning:
+        raise UserError(
+            f"critic: found 'adapter', but the policy is adapted by {policy.active_peft_config.peft_type.value}, which "
+            "its critic cannot share; use a LoRA, or critic: separate"
+        )
+    model = judge[0].model if judge else None
+    if judge and isinstance(model, AdapterRewardModel) and model.stack.host is policy and model.stack.names:
+        below, source = model.stack.names[:-1], model.stack.names[-1]
+        head = _scaled_head(cast(nn.Linear, model.score), judge[1], judge[0].offset)
+    else:
+        _require_policy_init(args, "no reward model is an adapter of the policy's base in memory")
+        below, source = [name for name in at_work if name != trained], trained
+        head = _zero_head(policy, _hidden_size(policy))
+    copy_adapter(policy, source, CRITIC_ADAPTER)
+    put_back_to_training(policy, at_work)
+    return AdapterCritic(AdapterStack(policy, [*below, CRITIC_ADAPTER]), head)
+
+
+def check_value_model(value_model: nn.Module, policy: nn.Module) -> None:
+    """Raise UserError unless the critic has a scalar `score` head and the policy's vocabulary."""
+    model = unwrap_adapters(value_model)
+    score = getattr(model, "score", None)
+    if score is None or not hasattr(model, "base_model_prefix"):
+        raise UserError(
+            f"value_model: {type(model).__name__} has no `score` head; load a decoder with "
+            "AutoModelForSequenceClassification (num_labels=1), or leave value_model out"
+        )
+    outputs = getattr(score, "out_features", 1)
+    if outputs != 1:
+        raise UserError(f"value_model: it has {outputs} outputs; load it with num_labels=1")
+    sizes = [cast(Any, m).config.get_text_config().vocab_size for m in (model, policy)]
+    if sizes[0] < sizes[1]:
+        raise UserError(
+            f"value_model: its vocabulary of {sizes[0]} tokens is smaller than the policy's {sizes[1]}; "
+            "the critic reads the policy's tokens, so take one with the same tokenizer, or leave value_model out"
+        )
