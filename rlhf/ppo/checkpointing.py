@@ -78,6 +78,7 @@ def save(trainer: "PPOTrainer") -> Path:
             torch.save(trainer.lr_scheduler.state_dict(), folder / files.SCHEDULER)
             files.save_rng(folder)
         kept = {
+            "critic": args.critic,
             "kl_controller": trainer.kl_controller.state_dict(),
             "unlogged_metrics": trainer.metric_log.updates,
             "shaper": trainer.shaper.state_dict(),
@@ -147,6 +148,9 @@ def restore(trainer: "PPOTrainer", folder: Path) -> None:
                 for name in different
             ]
         )
+    critic = kept.get("critic", "separate")
+    if critic != trainer.args.critic:
+        raise UserError(f"{folder}: critic was {critic} and is {trainer.args.critic}; set it back or start anew")
     if not (folder / files.OPTIMIZER).is_file():
         raise UserError(f"{folder}: it was saved with save_only_model and has no optimizer state to resume from")
     files.load_policy(trainer.policy_model, folder)

@@ -82,7 +82,8 @@ def accumulate_gradients(
             logits = policy(input_ids=ids, attention_mask=mask, use_cache=False).logits
         logits = logits[:, :-1].float().flatten(0, 1)
         loss = nn.functional.cross_entropy(logits, labels[:, 1:].flatten(), ignore_index=IGNORED, reduction="sum")
-        backward(coef * loss / num_tokens)
+        if loss.requires_grad:  # the policy is held while its critic warms up
+            backward(coef * loss / num_tokens)
         total += loss.detach()
     return total / num_tokens
 

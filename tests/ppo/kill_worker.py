@@ -1,6 +1,6 @@
 """Trains a tiny policy in a process of its own, for test_faults.
 
-    python kill_worker.py OUTPUT straight|kill|resume full|lora
+    python kill_worker.py OUTPUT straight|kill|resume full|lora separate|shared|adapter
 
 Prints the digest of all weights at the end. In "kill" it dies by SIGKILL in the middle of the third update.
 """
@@ -27,7 +27,7 @@ class Kill(TrainerCallback):
             os.kill(os.getpid(), signal.SIGKILL)
 
 
-def main(output: str, mode: str, method: str) -> None:
+def main(output: str, mode: str, method: str, critic: str) -> None:
     args = PPOConfig(
         output_dir=output,
         per_device_train_batch_size=4,
@@ -39,6 +39,8 @@ def main(output: str, mode: str, method: str) -> None:
         kl_controller="adaptive",
         kl_target=0.1,
         kl_horizon=64,
+        critic=critic,
+        critic_warmup_updates=1,
         save_strategy="steps",
         save_steps=1,
         num_sample_generations=0,

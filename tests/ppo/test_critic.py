@@ -362,3 +362,16 @@ def test_a_trainer_of_its_own_leaves_the_models_it_was_given_alone(make_trainer:
     assert isinstance(trainer.value_model, SharedCritic)
     assert changed(reference, before) == set()
     assert count_good([], ["w2"]) == [1 / 6]
+
+
+def test_demonstrations_wait_for_the_warm_up_too(make_trainer: MakeTrainer) -> None:
+    watch = Watch()
+    trainer = make_trainer(
+        total_episodes=24,
+        critic_warmup_updates=1,
+        ptx_coef=1.0,
+        ptx_dataset=[{"prompt": "w1 w2", "completion": " w3"}] * 4,
+        callbacks=[watch],
+    )
+    trainer.train()
+    assert watch.moved == [(False, True), (True, True), (True, True)]

@@ -9,8 +9,8 @@ import pytest
 pytestmark = pytest.mark.faults
 
 
-def run(output: Path, mode: str, method: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, Path(__file__).with_name("kill_worker.py"), output, mode, method]
+def run(output: Path, mode: str, method: str, critic: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, Path(__file__).with_name("kill_worker.py"), output, mode, method, critic]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).resolve().parents[2])}
     return subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
 
@@ -20,10 +20,13 @@ def digest(done: subprocess.CompletedProcess[str]) -> list[str]:
     return [line for line in done.stdout.splitlines() if line.startswith("DIGEST 5 ")]
 
 
+@pytest.mark.parametrize("critic", ["separate", "shared", "adapter"])
 @pytest.mark.parametrize("method", ["full", "lora"])
-def test_a_run_that_was_killed_and_resumed_has_the_weights_of_one_that_was_not(method: str, tmp_path: Path) -> None:
-    straight = digest(run(tmp_path / "straight", "straight", method))
-    assert run(tmp_path / "killed", "kill", method).returncode == -signal.SIGKILL
+def test_a_run_that_was_killed_and_resumed_has_the_weights_of_one_that_was_not(
+    method: str, critic: str, tmp_path: Path
+) -> None:
+    straight = digest(run(tmp_path / "straight", "straight", method, critic))
+    assert run(tmp_path / "killed", "kill", method, critic).returncode == -signal.SIGKILL
     assert sorted(path.name for path in (tmp_path / "killed").glob("checkpoint-*")) == ["checkpoint-1", "checkpoint-2"]
     assert straight
-    assert digest(run(tmp_path / "killed", "resume", method)) == straight
+    assert digest(run(tmp_path / "killed", "resume", method, critic)) == straight

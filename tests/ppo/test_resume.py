@@ -65,7 +65,17 @@ def assert_same_run(first: PPOTrainer, second: PPOTrainer) -> None:
     assert timeless[0][:-1] == timeless[1][:-1]
 
 
-@pytest.mark.parametrize("changes", [{}, {"peft_config": LORA}], ids=["full", "lora"])
+CRITICS: dict[str, dict[str, Any]] = {
+    "separate": {},
+    "separate, LoRA": {"peft_config": LORA},
+    "shared": {"critic": "shared"},
+    "shared, LoRA": {"critic": "shared", "peft_config": LORA, "critic_warmup_updates": 3},
+    "adapter": {"critic": "adapter", "critic_warmup_updates": 1},
+    "adapter, LoRA": {"critic": "adapter", "peft_config": LORA, "critic_warmup_updates": 2},
+}
+
+
+@pytest.mark.parametrize("changes", CRITICS.values(), ids=CRITICS)
 def test_two_updates_and_two_more_are_four_updates(
     make_trainer: Callable[..., PPOTrainer], tmp_path: Path, changes: dict[str, Any]
 ) -> None:
@@ -168,6 +178,12 @@ def test_settings_that_move_the_data_position_are_refused(make_trainer: Callable
         make_trainer(**(SETTINGS | {"per_device_train_batch_size": 4})).train(resume_from_checkpoint=True)
     with pytest.raises(UserError, match="num_prompts was 16 and is 20"):
         make_trainer(**SETTINGS, train_dataset=make_prompts(20)).train(resume_from_checkpoint=True)
+
+
+def test_another_kind_of_critic_is_refused(make_trainer: Callable[..., PPOTrainer]) -> None:
+    make_trainer(**SETTINGS, callbacks=[StopAfter(1)]).train()
+    with pytest.raises(UserError, match="critic was separate and is shared; set it back or start anew"):
+        make_trainer(**SETTINGS, critic="shared").train(resume_from_checkpoint=True)
 
 
 def test_resuming_where_there_is_nothing_is_refused(make_trainer: Callable[..., PPOTrainer], tmp_path: Path) -> None:

@@ -388,7 +388,7 @@ def test_a_run_that_is_killed_has_lost_a_tenth_at_most(ppo, monkeypatch):
     log = PPOTrainer.log
     with monkeypatch.context() as patch, pytest.raises(Killed):
         patch.setattr(PPOTrainer, "log", after_twelve_updates)
-        ppo("trainer.total_episodes=320", run_id="killed")  # 20 updates
+        ppo("trainer.total_episodes=320", "trainer.monitor=off", run_id="killed")  # 20 updates
     folder = ppo.workspace.home / "runs" / "killed" / "checkpoints"
     assert [path.name for path in checkpoint.checkpoints(folder)] == ["checkpoint-8", "checkpoint-10"]
-    assert ppo("trainer.total_episodes=320", run_id="killed")["num_updates"] == 20
+    assert ppo("trainer.total_episodes=320", "trainer.monitor=off", run_id="killed")["num_updates"] == 20
