@@ -91,7 +91,7 @@ def copy_adapter(model: PeftModel, source: str, name: str) -> None:
     config = copy.deepcopy(model.peft_config[source])
     config.inference_mode = True
     model.add_adapter(name, config)
-    weights = get_peft_model_state_dict(model, adapter_name=source)
+    weights = get_peft_model_state_dict(model, adapter_name=source, save_embedding_layers=False)
     set_peft_model_state_dict(model, weights, adapter_name=name)
 
 
