@@ -32,7 +32,7 @@ check: $(READY)
 	$(BIN)/mypy
 
 bench: $(READY) oracle
-	$(BIN)/python -m benchmarks
+	$(BIN)/python -m benchmarks.ppo
 
 # the ranking app under load: 50 annotators, three kill -9 (docs/labeling-load.md)
 bench-labels: $(READY)
