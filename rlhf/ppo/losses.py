@@ -106,9 +106,11 @@ def gae(rewards: Tensor, values: Tensor, gamma: float, lam: float) -> tuple[Tens
 
 
 def advantages_towards_reference(logprobs: Tensor, ref_logprobs: Tensor, mask: Tensor) -> Tensor:
-    """Advantages [B, T] of a policy that is to lose KL and nothing else: minus the KL (k1) from each token on."""
-    kl = per_token_kl(logprobs, ref_logprobs, mask)
-    return -kl.flip(1).cumsum(1).flip(1).masked_fill(~mask, 0.0)
+    """Advantages [B, T] of a policy that is to lose KL and nothing else: minus each token's own KL (k1).
+
+    What a token costs its successors is left out: it would be a sum of many noisy terms.
+    """
+    return -per_token_kl(logprobs, ref_logprobs, mask)
 
 
 @dataclass(frozen=True)

@@ -87,7 +87,7 @@ def rollout_metrics(
     metrics.update({f"objective/scores/{name}": values.mean() for name, values in each_score.items()})
     if shaped is not None and (args.score_normalization != "none" or args.score_clip is not None):
         metrics["objective/shaped_scores"] = shaped.mean()
-    return {name: float(value) for name, value in metrics.items()} | signals(rollout, scores, spread)
+    return {name: float(value) for name, value in metrics.items()} | signals(rollout, scores, each_score, spread)
 
 
 def sequence_kl(rollout: Rollout, args: PPOConfig) -> Tensor:

@@ -1,5 +1,7 @@
 """Figures of a rollout that show a policy going wrong before its score does; the monitor reads them."""
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor
 
@@ -9,6 +11,7 @@ from rlhf.ppo.rollout import Rollout
 SIGNALS = (
     "objective/kl_se",
     "objective/score_max_abs",
+    "objective/scorer_std",
     "objective/score_length_corr",
     "objective/score_ref_corr",
     "completions/distinct_2",
@@ -16,13 +19,19 @@ SIGNALS = (
 )
 
 
-def signals(rollout: Rollout, scores: Tensor, spread: Tensor | None = None) -> dict[str, float]:
-    """Variety, repetition, and what the scores [B] go by; `spread` [B] is the disagreement of an ensemble."""
+def signals(
+    rollout: Rollout, scores: Tensor, each_score: Mapping[str, Tensor], spread: Tensor | None = None
+) -> dict[str, float]:
+    """Variety, repetition, and what the scores [B] go by; `spread` [B] is the disagreement of an ensemble.
+
+    `objective/scorer_std` is the largest of the scorers' standard deviations: penalties alone do not make a score.
+    """
     lengths = rollout.lengths
     kl = per_token_kl(rollout.logprobs, rollout.ref_logprobs, rollout.mask).sum(1)
     values = (
         float(kl.std(correction=0)) / len(kl) ** 0.5,
         float(scores.abs().max()),
+        max(float(values.std(correction=0)) for values in each_score.values()),
         spearman(scores, lengths),
         spearman(scores, rollout.ref_logprobs.sum(1) / lengths),
         distinct_ngrams(rollout.completion_ids, rollout.mask, 2),

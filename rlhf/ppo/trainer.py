@@ -20,11 +20,12 @@ from rlhf.generation import eval_mode
 from rlhf.modeling import context_length, warn_of_low_precision
 from rlhf.ppo import checkpointing, ptx
 from rlhf.ppo import state as files
+from rlhf.ppo.budget import exact_kl, shortened
 from rlhf.ppo.config import PPOConfig
 from rlhf.ppo.critic import build_critic
 from rlhf.ppo.evaluation import build_judge, evaluate_prompts, reference_scores
 from rlhf.ppo.experience import collect, score
-from rlhf.ppo.kl import build_kl_controller, ends_update
+from rlhf.ppo.kl import BudgetedKLController, build_kl_controller, ends_update
 from rlhf.ppo.lifecycle import OnlineTrainer
 from rlhf.ppo.losses import (
     advantages_towards_reference,
@@ -34,7 +35,7 @@ from rlhf.ppo.losses import (
     per_token_rewards,
     score_positions,
 )
-from rlhf.ppo.metrics import rollout_metrics, sequence_kl, training_metrics
+from rlhf.ppo.metrics import rollout_metrics, training_metrics
 from rlhf.ppo.models import PolicyAndValue, disable_dropout
 from rlhf.ppo.monitor import Monitor
 from rlhf.ppo.prompts import DataCollator, PromptOrder, PromptSet
@@ -233,7 +234,8 @@ class PPOTrainer(OnlineTrainer):
 
             # 4. Estimate advantages and returns; where the budget of KL is spent, nothing but KL counts.
             advantages, returns = gae(rewards, rollout.values, args.gamma, args.lam)
-            spent = self.kl_controller.is_spent(float(sequence_kl(rollout, args).mean()))
+            kl_before = 0.0 if args.kl_budget is None else self._exact_kl(rollout)
+            spent = self.kl_controller.is_spent(kl_before)
             if spent:
                 advantages = advantages_towards_reference(rollout.logprobs, rollout.ref_logprobs, rollout.mask)
             experience = Experience(rollout, masked_whiten(advantages, rollout.mask), returns, in_loss)
@@ -241,7 +243,7 @@ class PPOTrainer(OnlineTrainer):
             # 5. Several passes over the batch in shuffled minibatches, one optimizer step each, until KL forbids more.
             #    The first `critic_warmup_updates` train the critic alone.
             warming_up = update < args.critic_warmup_updates
-            with self.model.policy_held() if warming_up else contextlib.nullcontext():
+            with self.model.policy_held() if warming_up else self._within_budget(rollout, kl_before):
                 steps = self._steps(experience, update, spent)
             require_finite_weights(self.model, f"update {update + 1}")
             clock.append(time.perf_counter())
@@ -312,6 +314,17 @@ class PPOTrainer(OnlineTrainer):
                 self._step()
                 steps.append(numbers)
         return steps
+
+    def _within_budget(self, rollout: Rollout, kl_before: float) -> contextlib.AbstractContextManager[None]:
+        """A block whose steps are shortened where they lead beyond the budget of KL, if there is one."""
+        if self.args.kl_budget is None:
+            return contextlib.nullcontext()
+        limit = max(BudgetedKLController.edge * self.args.kl_budget, kl_before)
+        return shortened(self.model.parts()[0], lambda: self._exact_kl(rollout), limit)
+
+    def _exact_kl(self, rollout: Rollout) -> float:
+        with self.autocast():
+            return exact_kl(self.model, self.reference, rollout, self.sampling)
 
     def _gradients(self, experience: Experience, rows: list[int], at: tuple[int, int, int]) -> Tensor:
         """Clipped gradients for the step `at` (update, pass, minibatch); returns its numbers, all finite."""

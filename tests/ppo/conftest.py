@@ -22,6 +22,7 @@ def make_trainer(tmp_path: Path) -> Callable[..., PPOTrainer]:
             "reward_funcs": count_good,
         }
         constructor = {*given, "value_model", "eval_dataset", "callbacks", "peft_config", "reward_processing_class"}
+        constructor |= {"judge", "ptx_dataset"}
         given |= {key: changes.pop(key) for key in list(changes) if key in constructor}
         if given["model"] is None:
             given["model"] = make_policy()

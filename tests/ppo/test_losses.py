@@ -1,14 +1,17 @@
 """Every expected number here was worked out by hand; the working stands beside it."""
 
 import math
+from typing import Any
 
 import pytest
 import torch
 
 from rlhf.ppo.losses import (
+    advantages_towards_reference,
     approx_kl,
     explained_variance,
     gae,
+    kl_loss,
     masked_mean,
     masked_var,
     masked_whiten,
@@ -132,3 +135,33 @@ def test_explained_variance() -> None:
     close(explained_variance(torch.full_like(returns, 7.0), returns, mask), 0.0)
     close(explained_variance(returns / 2, returns, mask), 0.75)  # the rest is returns / 2: a quarter of the variance
     close(explained_variance(returns, torch.ones_like(returns), mask), 0.0)
+
+
+@pytest.mark.parametrize("estimator", ["k1", "k2", "k3"])
+@pytest.mark.parametrize("moved", [0.0, 0.3])
+def test_the_gradient_of_kl_in_the_loss_is_that_of_what_it_estimates(estimator: Any, moved: float) -> None:
+    """Summed over the vocabulary instead of sampled; `moved` is how far the policy is from the one that sampled."""
+    torch.manual_seed(0)
+    logits = torch.randn(6, dtype=torch.float64)
+    old = logits.log_softmax(0)
+    ref = torch.randn(6, dtype=torch.float64).log_softmax(0)
+    logits = (logits + moved * torch.randn(6, dtype=torch.float64)).requires_grad_()
+    new = logits.log_softmax(0)
+    mask = torch.ones(6, 1, dtype=torch.bool)
+    tokens = (new[:, None, None], old[:, None, None], ref[:, None, None])
+    each = torch.stack([kl_loss(*(part[i] for part in tokens), mask[i : i + 1], estimator) for i in range(6)])
+    (found,) = torch.autograd.grad((old.exp() * each).sum(), logits, retain_graph=True)
+    if estimator == "k2":
+        exact = (new.exp() * 0.5 * (new - ref) ** 2).sum()
+    else:
+        exact = (new.exp() * (new - ref)).sum()  # KL(policy || reference)
+    (expected,) = torch.autograd.grad(exact, logits)
+    torch.testing.assert_close(found, expected)
+
+
+def test_advantages_towards_the_reference_are_minus_each_tokens_kl() -> None:
+    logprobs, ref_logprobs = torch.tensor([[-1.0, -2.0, -3.0]]), torch.tensor([[-1.5, -1.0, -9.0]])
+    mask = torch.tensor([[True, True, False]])
+    # k1: 0.5, -1
+    found = advantages_towards_reference(logprobs, ref_logprobs, mask)
+    torch.testing.assert_close(found, torch.tensor([[-0.5, 1.0, 0.0]]))
