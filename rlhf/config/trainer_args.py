@@ -74,7 +74,7 @@ _READ_BY_PPO = """
     max_approx_kl reward_ensemble reward_ensemble_coef reward_timeout score_normalization score_clip length_penalty
     length_penalty_after ptx_coef stop_strings monitor monitor_thresholds max_rollbacks
 
-    critic critic_init critic_trunk_gradient critic_warmup_updates
+    critic critic_init critic_learning_rate critic_trunk_gradient critic_warmup_updates
 
     learning_rate lr_scheduler_type lr_scheduler_kwargs warmup_steps optim optim_args optim_target_modules adam_beta1
     adam_beta2 adam_epsilon weight_decay max_grad_norm bf16 fp16 tf32 use_cpu full_determinism gradient_checkpointing

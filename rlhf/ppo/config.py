@@ -122,6 +122,10 @@ class PPOConfig(BaseConfig):
         default=None,
         metadata={"help": "What the critic starts from; None is the reward model where that can serve."},
     )
+    critic_learning_rate: float | None = field(
+        default=None,
+        metadata={"help": "Initial learning rate of the critic, or of a shared critic's head; default learning_rate."},
+    )
     critic_trunk_gradient: float = field(
         default=1.0,
         metadata={"help": "Share of the value gradient that a shared critic sends on into the policy's trunk."},
@@ -265,6 +269,8 @@ class PPOConfig(BaseConfig):
         need(self.critic in {"separate", "shared", "adapter"}, "critic", "use separate, shared or adapter")
         need(self.critic_init in {None, "reward", "policy"}, "critic_init", "use reward or policy")
         need(self.critic_warmup_updates >= 0, "critic_warmup_updates", "give 0 or more")
+        rate = self.critic_learning_rate
+        need(rate is None or rate > 0, "critic_learning_rate", "give a number above 0, or leave it out")
         need(
             self.critic != "shared" or self.critic_init != "reward",
             "critic_init",

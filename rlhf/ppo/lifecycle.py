@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
+import torch
 from torch import nn
 from transformers import TrainerState
 from transformers.trainer_callback import ExportableState, TrainerControl
@@ -18,7 +19,7 @@ from rlhf.ppo import checkpointing
 from rlhf.ppo.config import PPOConfig
 from rlhf.ppo.kl import KLController
 from rlhf.ppo.metrics import MetricLog
-from rlhf.ppo.models import PolicyAndValue, enable_checkpointing
+from rlhf.ppo.models import PolicyAndValue, enable_checkpointing, give_critic_its_learning_rate
 from rlhf.ppo.monitor import KL_FACTOR, LR_FACTOR, Alarm, Monitor
 from rlhf.ppo.prompts import PromptOrder, PromptSet
 from rlhf.ppo.shaping import ScoreShaper
@@ -84,6 +85,14 @@ class OnlineTrainer(BaseTrainer):
         self.state.is_world_process_zero = self.is_world_process_zero()
         self.is_in_train = True
         return num_updates
+
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        """Transformers' optimizer, with a learning rate of the critic's own if `critic_learning_rate` is set."""
+        is_given = self.optimizer is not None
+        optimizer: torch.optim.Optimizer = super().create_optimizer(model)
+        if self.args.critic_learning_rate is not None and not is_given:
+            give_critic_its_learning_rate(optimizer, self.model, self.args.critic_learning_rate)
+        return optimizer
 
     def watch(self, metrics: dict[str, float]) -> None:
         """Let the monitor look at the metrics of an update or an evaluation, and tell what it says."""

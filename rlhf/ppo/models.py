@@ -4,6 +4,7 @@ import contextlib
 from collections.abc import Iterator
 from typing import Any, cast
 
+import torch
 from peft import PeftModel
 from torch import Tensor, nn
 
@@ -52,6 +53,16 @@ class PolicyAndValue(nn.Module):
         finally:
             for parameter in trained:
                 parameter.requires_grad_(True)
+
+
+def give_critic_its_learning_rate(optimizer: torch.optim.Optimizer, model: PolicyAndValue, rate: float) -> None:
+    """Take the critic's parameters out of the optimizer's groups into groups of their own, with this rate."""
+    critic = set(map(id, model.parts()[1]))
+    for group in list(optimizer.param_groups):
+        own = [p for p in group["params"] if id(p) in critic]
+        group["params"] = [p for p in group["params"] if id(p) not in critic]
+        if own:
+            optimizer.add_param_group({**group, "params": own, "lr": rate})
 
 
 def enable_checkpointing(model: PolicyAndValue, kwargs: dict[str, Any] | None) -> None:

@@ -375,3 +375,21 @@ def test_demonstrations_wait_for_the_warm_up_too(make_trainer: MakeTrainer) -> N
     )
     trainer.train()
     assert watch.moved == [(False, True), (True, True), (True, True)]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_critic_can_have_a_learning_rate_of_its_own(make_trainer: MakeTrainer, kind: str) -> None:
+    trainer = make_trainer(total_episodes=16, learning_rate=1e-3, critic_learning_rate=1e-2, **KINDS[kind])
+    rates: list[tuple[set[float], set[float]]] = []
+
+    class Rates(TrainerCallback):
+        def on_step_end(self, args: Any, state: Any, control: Any, optimizer: Any = None, **kwargs: Any) -> None:
+            rate = {id(p): group["lr"] for group in optimizer.param_groups for p in group["params"]}
+            parts = ([p for p in part if p.requires_grad] for part in trainer.model.parts())
+            policy, critic = ({rate[id(p)] for p in part} for part in parts)
+            rates.append((policy, critic))
+
+    trainer.add_callback(Rates())
+    trainer.train()
+    assert rates == [({5e-4}, {5e-3}), ({0.0}, {0.0})]
+    assert history(trainer, "lr") == pytest.approx([1e-3, 5e-4])
