@@ -116,6 +116,7 @@ def problem_of(ppo, *args, **kwargs):
 
 def test_a_reward_function_is_followed(ppo, models):
     summary = ppo(
+        "seed=6",
         "trainer.total_episodes=160",
         "trainer.learning_rate=1e-2",
         "trainer.kl_coef=0.01",
