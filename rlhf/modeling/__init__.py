@@ -1,6 +1,13 @@
 """Models: where they lie, how they are loaded, adapted, given a head and saved. Nothing else calls from_pretrained."""
 
-from rlhf.modeling.adapters import AdapterRewardModel, AdapterStack, adapters_at_work, put_to_work, same_adapters_again
+from rlhf.modeling.adapters import (
+    AdapterRewardModel,
+    AdapterStack,
+    adapters_at_work,
+    carry_adapter,
+    put_to_work,
+    same_adapters_again,
+)
 from rlhf.modeling.limits import context_length, max_positions
 from rlhf.modeling.loading import (
     can_write,
@@ -23,6 +30,7 @@ __all__ = [
     "OneBase",
     "adapters_at_work",
     "can_write",
+    "carry_adapter",
     "context_length",
     "device",
     "find_model",

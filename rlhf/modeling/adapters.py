@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, cast
 
-from peft import PeftModel
+from peft import LoraConfig, PeftModel, get_peft_model
 from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils.other import AuxiliaryTrainingWrapper
 from torch import nn
@@ -36,6 +36,21 @@ def put_to_work(model: nn.Module, names: Sequence[str]) -> Iterator[None]:
     finally:
         for switch, state in zip(switches, before, strict=True):
             switch._active_adapter, switch._disable_adapters = state
+
+
+def carry_adapter(model: nn.Module, name: str, *, r: int = 16) -> PeftModel:
+    """Attach a new LoRA to a frozen `model` that serves something else: it is off until it is put to work.
+
+    Whoever uses `model` itself finds it as it was. The adapter is on every linear layer but a decoder's head.
+    """
+    config = LoraConfig(r=r, lora_alpha=2 * r, target_modules="all-linear")
+    if hasattr(model, "score"):
+        config.exclude_modules = ["score"]
+    carrier = get_peft_model(cast(Any, model), config, adapter_name=name)
+    for module in carrier.modules():
+        if isinstance(module, BaseTunerLayer):
+            module._disable_adapters = True
+    return cast(PeftModel, carrier)
 
 
 def same_adapters_again(model: nn.Module) -> Callable[[], tuple[AbstractContextManager[None], ...]]:

@@ -1,19 +1,19 @@
 """The critic: what the state before each token is worth.
 
-`separate` is a model of its own (TRL's algorithm), `shared` a head on the policy's trunk, `adapter` an adapter of the
-frozen base with a head. Each is a module with a linear `score`; `values_at` reads any of them.
+`separate` is a model of its own (TRL's algorithm), `shared` a head on the policy's trunk, `adapter` an adapter of a
+frozen model that is in memory anyway, with a head. Each is a module with a linear `score`; `values_at` reads any.
 """
 
 import copy
 from typing import Any, cast
 
 import torch
-from peft import LoraConfig, PeftModel
+from peft import PeftModel
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 from rlhf.errors import UserError
-from rlhf.modeling import AdapterRewardModel, AdapterStack, adapters_at_work
+from rlhf.modeling import AdapterRewardModel, AdapterStack, adapters_at_work, carry_adapter
 from rlhf.modeling.heads import Float32Linear
 from rlhf.ppo.config import PPOConfig
 from rlhf.ppo.forward import hidden_at, output_layer, unwrap_adapters, values_of
@@ -22,6 +22,7 @@ from rlhf.ppo.rollout import TokenBatch
 from rlhf.scoring import RewardModelScorer, WeightedScorer
 
 CRITIC_ADAPTER = "critic"
+NO_JUDGE = "no reward model is a decoder with the policy's tokenizer, whose tokens a critic reads"
 
 
 class ValueModel(nn.Module):
@@ -99,7 +100,7 @@ def build_critic(
     Args:
         args: the settings.
         policy: with its adapters attached.
-        reference: what KL is measured from. It carries the adapter of a full policy's critic.
+        reference: what KL is measured from. It may carry a critic's adapter.
         value_model: a separate critic that was given.
         scorer: what judges; a critic can begin as one of its reward models.
         tokenizer: the policy's.
@@ -122,9 +123,7 @@ def build_critic(
     if args.critic == "adapter":
         return _adapter_critic(args, policy, reference, judge)
     if judge is None:
-        _require_policy_init(
-            args, "no reward model is a decoder with the policy's tokenizer, whose tokens a critic reads"
-        )
+        _require_policy_init(args, NO_JUDGE)
         return _critic_from_policy(policy)
     critic = _critic_from_reward_model(*judge)
     check_value_model(critic, policy)
@@ -199,31 +198,46 @@ def _hidden_size(policy: nn.Module) -> int:
 def _adapter_critic(
     args: PPOConfig, policy: nn.Module, reference: Reference, judge: tuple[RewardModelScorer, float] | None
 ) -> AdapterCritic:
-    """A copy of the reward model's adapter where it is one of the policy's base, else of the policy's own as it is."""
-    if not isinstance(policy, PeftModel):
-        _require_policy_init(args, "with a policy that is no adapter the critic's adapter stands on the reference")
-        config = LoraConfig(r=16, lora_alpha=32, target_modules="all-linear", task_type="CAUSAL_LM")
-        host = reference.carry(config, CRITIC_ADAPTER)
-        return AdapterCritic(AdapterStack(host, [CRITIC_ADAPTER]), _zero_head(host, _hidden_size(host)))
+    """An adapter of a model that is in memory anyway.
+
+    The first that there is of: a reward model's adapter on the policy's base, copied; a reward model, frozen, below a
+    new adapter (values begin as scores in both); the policy's base, below a copy of the policy's own adapter; a full
+    policy's frozen reference, below a new one.
+    """
+    if judge is None:
+        _require_policy_init(args, NO_JUDGE)
+    scorer, weight = judge or (None, 1.0)
+    model = scorer.model if scorer else None
+    head = _scaled_head(cast(Any, model).score, weight, scorer.offset) if scorer else None
+    if isinstance(model, AdapterRewardModel) and model.stack.host is policy and model.stack.names:
+        return _on_base(policy, model.stack.names[-1], model.stack.names[:-1], head)
+    if model is not None and not isinstance(model, AdapterRewardModel | PeftModel):
+        assert head is not None
+        return AdapterCritic(AdapterStack(carry_adapter(model, CRITIC_ADAPTER), [CRITIC_ADAPTER]), head)
+    _require_policy_init(args, "the reward model is an adapter of another base that is in memory for it alone")
+    if isinstance(policy, PeftModel):
+        trained = policy.active_adapter
+        return _on_base(policy, trained, [name for name in adapters_at_work(policy) if name != trained])
+    assert reference.model is not None
+    carrier = carry_adapter(reference.model, CRITIC_ADAPTER)
+    return AdapterCritic(AdapterStack(carrier, [CRITIC_ADAPTER]), _zero_head(carrier, _hidden_size(policy)))
+
+
+def _on_base(policy: PeftModel, source: str, below: list[str], head: nn.Linear | None = None) -> AdapterCritic:
+    """A critic whose adapter is a copy of the policy's adapter `source`, on those `below`."""
     if CRITIC_ADAPTER in policy.peft_config:
         raise UserError(f"model: its adapter {CRITIC_ADAPTER!r} has the name of the critic's; give it another")
-    at_work, trained = adapters_at_work(policy), policy.active_adapter
     if policy.active_peft_config.is_prompt_learning:
         raise UserError(
             f"critic: found 'adapter', but the policy is adapted by {policy.active_peft_config.peft_type.value}, which "
             "its critic cannot share; use a LoRA, or critic: separate"
         )
-    model = judge[0].model if judge else None
-    if judge and isinstance(model, AdapterRewardModel) and model.stack.host is policy and model.stack.names:
-        below, source = model.stack.names[:-1], model.stack.names[-1]
-        head = _scaled_head(cast(nn.Linear, model.score), judge[1], judge[0].offset)
-    else:
-        _require_policy_init(args, "no reward model is an adapter of the policy's base in memory")
-        below, source = [name for name in at_work if name != trained], trained
-        head = _zero_head(policy, _hidden_size(policy))
+    at_work = adapters_at_work(policy)
     copy_adapter(policy, source, CRITIC_ADAPTER)
     put_back_to_training(policy, at_work)
-    return AdapterCritic(AdapterStack(policy, [*below, CRITIC_ADAPTER]), head)
+    return AdapterCritic(
+        AdapterStack(policy, [*below, CRITIC_ADAPTER]), head or _zero_head(policy, _hidden_size(policy))
+    )
 
 
 def check_value_model(value_model: nn.Module, policy: nn.Module) -> None:

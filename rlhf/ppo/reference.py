@@ -3,10 +3,10 @@
 import contextlib
 import copy
 from collections.abc import Iterator, Sequence
-from typing import Any, cast
+from typing import cast
 
 import torch
-from peft import PeftConfig, PeftModel, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
+from peft import PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
 from torch import nn
 
 from rlhf.errors import UserError
@@ -41,13 +41,6 @@ class Reference:
     def to(self, device: torch.device) -> None:
         """Move it."""
         self._host.to(device)
-
-    def carry(self, config: PeftConfig, name: str) -> PeftModel:
-        """Attach to a reference of its own a new adapter of something else, which is off when the reference is read."""
-        assert self.model is not None
-        carrier = self.model = self._host = get_peft_model(cast(Any, self.model), config, adapter_name=name)
-        self._adapters = []
-        return carrier
 
 
 def build_reference(

@@ -128,6 +128,8 @@ class PPOTrainer(OnlineTrainer):
         policy = attach_adapter(model, peft_config, args)
         self.scorer = build_scorer(reward_model, reward_funcs, policy, processing_class, reward_processing_class, args)
         reference = build_reference(policy, ref_model, args.ref_adapter_name, fresh_adapter=peft_config is not None)
+        if reward_model is not None:
+            reward_model.requires_grad_(False).eval()
         value_model = build_critic(args, policy, reference, value_model, self.scorer, processing_class)
         for part in (policy, reference.model, value_model, reward_model):
             if part is not None:
@@ -148,7 +150,7 @@ class PPOTrainer(OnlineTrainer):
         self.scorer.to(args.device)
         reference.to(args.device)
         if reward_model is not None:
-            reward_model.to(args.device).requires_grad_(False).eval()
+            reward_model.to(args.device)
         self.reference = reference
         self.ref_model = reference.model
         self.reward_model = reward_model

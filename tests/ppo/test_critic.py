@@ -279,12 +279,34 @@ def test_a_full_policy_s_adapter_critic_is_carried_by_the_frozen_reference(make_
     trainer = make_trainer(total_episodes=24, critic="adapter")
     assert isinstance(trainer.value_model, AdapterCritic)
     critic = sum(p.numel() for p in trainer.value_model.parameters()) * 4
-    assert weight_bytes([trainer.model, trainer.reference.model]) == 2 * policy + critic
+    assert weight_bytes([trainer.model, trainer.ref_model]) == 2 * policy + critic
     trainer.train()
     assert history(trainer, "objective/kl")[0] == 0.0
     with trainer.reference.active() as reference, torch.no_grad():
         ids = torch.tensor([[5, 6, 7, 8]])
         assert torch.equal(reference(input_ids=ids).logits, make_policy()(input_ids=ids).logits)
+
+
+@pytest.mark.parametrize("peft_config", [None, LORA], ids=["full", "LoRA"])
+def test_an_adapter_critic_can_be_carried_by_the_reward_model(make_trainer: MakeTrainer, peft_config: Any) -> None:
+    plain = make_classifier()
+    trainer = make_trainer(
+        total_episodes=24, reward_model=make_classifier(), reward_funcs=None, critic="adapter", peft_config=peft_config
+    )
+    ids = [[5, 6, 7, 8], [9, 10, 11]]
+    first = RewardModelScorer(plain, make_tokenizer()).score_ids(ids)
+    scorer = trainer.scorer.scorers[0]
+    assert torch.equal(scorer.score_ids(ids), first)
+    # values begin as scores
+    rollout = trainer.collect(trainer.prompts.batch(range(8)))
+    row = torch.cat([rollout.prompts.ids[0], rollout.completion_ids[0, : int(rollout.lengths[0]) - 1]]).tolist()
+    torch.testing.assert_close(rollout.values[0, int(rollout.lengths[0]) - 1], scorer.score_ids([row])[0])
+    critic = sum(p.numel() for p in trainer.value_model.parameters()) * 4
+    assert weight_bytes([trainer.reward_model, trainer.value_model]) == weight_bytes([plain]) + critic
+    before = [p.detach().clone() for p in trainer.value_model.parameters()]
+    trainer.train()
+    assert any(not torch.equal(p, old) for p, old in zip(trainer.value_model.parameters(), before, strict=True))
+    assert torch.equal(scorer.score_ids(ids), first)  # the judge is what it was
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -328,8 +350,8 @@ def test_what_is_exported_has_no_trace_of_the_critic(make_trainer: MakeTrainer, 
         ),
         ({"critic_init": "reward"}, "critic_init: found 'reward', but no reward model is a decoder with the policy's"),
         (
-            {"critic_init": "reward", "critic": "adapter", "peft_config": LORA, "reward_model": make_classifier()},
-            "critic_init: found 'reward', but no reward model is an adapter of the policy's base in memory",
+            {"critic_init": "reward", "critic": "adapter", "peft_config": LORA},
+            "critic_init: found 'reward', but no reward model is a decoder with the policy's tokenizer",
         ),
         ({"value_model": make_classifier(vocab_size=20)}, "value_model: its vocabulary of 20 tokens is smaller"),
         ({"value_model": make_policy()}, "value_model: LlamaForCausalLM has no `score` head"),

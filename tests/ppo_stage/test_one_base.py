@@ -191,16 +191,14 @@ def test_judges_and_references_of_another_base_are_held_apart_and_said(stages, c
     assert stages.trainer.ref_model is not None
 
 
-def test_a_critic_cannot_begin_as_a_judge_on_another_base(stages):
+def test_a_critic_s_adapter_is_carried_by_a_judge_on_another_base(stages):
     stages("reward", base=str(tiny_model(stages.folder / "other", seed=9)))
-    before = stages.workspace.registry.artefacts()
-    with pytest.raises(UserError) as caught:
-        stages("ppo", "trainer.critic=adapter", "trainer.critic_init=reward")
-    assert list(caught.value.problems) == [
-        "critic_init: found 'reward', but no reward model is an adapter of the policy's base in memory; "
-        "set critic_init to policy, or leave it out"
-    ]
-    assert len(stages.workspace.registry.artefacts()) == len(before)
+    summary = stages("ppo", "trainer.critic=adapter", "trainer.critic_init=reward")
+    assert summary["status"] == "done"
+    critic, judge = stages.trainer.value_model, stages.trainer.scorer.scorers[0].model
+    assert critic.stack.host.get_base_model() is judge
+    alone, _ = load_reward_model(stages.find("tiny/reward"))
+    assert torch.equal(logits(judge), logits(alone))
 
 
 def test_a_judge_that_lost_its_head_is_said_before_anything_is_sampled(stages):
