@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 
 TRAINER_STATE = "trainer_state.json"
 TRAINING_ARGS = "training_args.json"
-MUST_AGREE = ("batch_size", "num_prompts", "seed")
+MUST_AGREE = ("batch_size", "num_prompts", "num_demonstrations", "seed")
 """What the position in the data depends on."""
 
 
@@ -139,7 +139,7 @@ def restore(trainer: "PPOTrainer", folder: Path) -> None:
     """Put a verified checkpoint back into a trainer built as for the first start; the random state comes last."""
     kept = files.load_ppo_state(folder)
     position = _position(trainer)
-    different = [name for name in MUST_AGREE if kept[name] != position[name]]
+    different = [name for name in MUST_AGREE if kept.get(name, 0) != position[name]]
     if different:
         raise UserError(
             [
@@ -171,6 +171,7 @@ def _position(trainer: "PPOTrainer") -> dict[str, Any]:
     return {
         "batch_size": trainer.args.batch_size,
         "num_prompts": len(trainer.prompts),
+        "num_demonstrations": 0 if trainer.ptx is None else len(trainer.ptx),
         "seed": data_seed(trainer.args),
         "next_batch": trainer.state.global_step,
     }

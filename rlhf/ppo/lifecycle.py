@@ -28,6 +28,11 @@ from rlhf.trl_compat import BaseTrainer
 
 logger = logging.getLogger(__name__)
 
+ROLLBACK_REMEDIES = (
+    "see whether the alarm comes back; if it does, look at the samples",
+    "lower learning_rate yourself",
+)
+
 
 @dataclass
 class PPOTrainerState(TrainerState):
@@ -53,6 +58,10 @@ class OnlineTrainer(BaseTrainer):
     """Those of this run: others may lie in the same folder."""
     on_alarm: list[Callable[[Alarm], None]]
     """Who is told of alarms, beside the console."""
+    on_samples: list[Callable[[list[dict[str, Any]]], None]]
+    """Who is shown completions, beside the console and W&B."""
+    taken_back: Alarm | None
+    """The rollback that is under way."""
     control: TrainerControl
     lr_scheduler: Any
     _created_lr_scheduler: bool
@@ -120,16 +129,18 @@ class OnlineTrainer(BaseTrainer):
             if step_of(folder) > step_of(good) and folder.is_dir():
                 shutil.rmtree(folder)
         monitor.rollbacks += 1
-        logger.warning(
-            "rollback %d of %d: on from %s instead of update %d, with %g times the learning rate and %g times kl_coef",
-            monitor.rollbacks,
-            self.args.max_rollbacks,
-            good,
-            step,
-            LR_FACTOR,
-            KL_FACTOR,
+        seen = (
+            f"rollback {monitor.rollbacks} of {self.args.max_rollbacks}: on from {good.name} instead of update {step}, "
+            f"with {LR_FACTOR:g} times the learning rate and {KL_FACTOR:g} times kl_coef"
         )
+        self.taken_back = Alarm("rollback", 1, step_of(good), seen, (str(error).splitlines()[0],), ROLLBACK_REMEDIES)
         return str(good)
+
+    def _tell_of_rollback(self) -> None:
+        """Once training has begun again, for what is logged beyond that point is dropped then."""
+        if self.taken_back is not None:
+            self._tell([self.taken_back])
+        self.taken_back = None
 
     def soften(self, times: int) -> None:
         """Smaller steps and a dearer KL after `times` rollbacks: what led to the alarm is not simply done again."""

@@ -28,6 +28,8 @@ def show_samples(trainer: "PPOTrainer", prompts: Prompts, rows_on_console: int =
     ]
     if not trainer.args.disable_tqdm:
         _print(rows[:rows_on_console], trainer.state.global_step)
+    for listener in trainer.on_samples:
+        listener(rows)
     if "wandb" in trainer.args.report_to and is_wandb_available():
         import wandb
 

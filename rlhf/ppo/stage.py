@@ -27,7 +27,7 @@ from rlhf.modeling import (
     save_model,
 )
 from rlhf.modeling.trainer_config import build_args
-from rlhf.ppo import checkpointing
+from rlhf.ppo import checkpointing, watching
 from rlhf.ppo.config import PPOConfig
 from rlhf.ppo.rollout import Prompts
 from rlhf.ppo.samples import complete
@@ -62,6 +62,8 @@ class Inputs:
         scorers: reward models and functions.
         data: the records as loaded; `train_rows` and `dev_rows` are those that fit.
         fields: the `trainer` section with the stage's defaults.
+        judges: scorers of evaluation alone.
+        demonstrations: what the PTX loss is on.
         base: the frozen base of a policy that is an adapter, with all that stands on it.
     """
 
@@ -75,12 +77,14 @@ class Inputs:
     dev_rows: list[Row]
     too_long: list[Problem]
     fields: dict[str, Any]
+    judges: list[FoundScorer]
+    demonstrations: list[Row]
     base: OneBase | None
 
     @property
     def refs(self) -> list[str]:
         """Of all models."""
-        models = (self.source, self.reference, *(scorer.source for scorer in self.scorers))
+        models = (self.source, self.reference, *(scorer.source for scorer in (*self.scorers, *self.judges)))
         return [ref for model in models if model for ref in model.refs]
 
 
@@ -106,6 +110,7 @@ def train_ppo(config: PPOStageConfig, workspace: Workspace) -> dict[str, Any]:
         _say_what_shares_the_base(inputs)
         scorer = load_scorers(inputs.scorers, in_memory=inputs.base.reward_models if inputs.base else None)
         trainer = _trainer(config, inputs, scorer, run)
+        watching.listen(trainer, run)
         shown = _shown(trainer)
         try:
             # 1. before
@@ -114,7 +119,8 @@ def train_ppo(config: PPOStageConfig, workspace: Workspace) -> dict[str, Any]:
             # 2. train, 3. after
             if checkpoint.latest_intact(run.checkpoints) is None:  # else it was logged when the run began
                 run.log(finite(before), step=0)
-            train(trainer, run, workspace, shown=SHOWN_FIGURES, seals=True)
+            with watching.resumable(run, workspace):
+                train(trainer, run, workspace, shown=SHOWN_FIGURES, seals=True)
             after = trainer.evaluate() if inputs.dev_rows else {}
         except StoppedByMonitor as error:
             _publish_last_good(config, workspace, run, trainer, inputs, error)
@@ -139,6 +145,7 @@ SHOWN_FIGURES = ("objective/scores", "objective/kl", "completions/mean_length")
 def _read(config: PPOStageConfig, workspace: Workspace) -> Inputs:
     source = find_model(config.model.ref, workspace.registry, kinds=TRAINABLE_KINDS)
     scorers = find_scorers(config.reward, workspace.registry)
+    judging = find_scorers(config.judge, workspace.registry, key="judge")
     reference = None
     if config.reference is not None:
         reference = find_model(config.reference, workspace.registry, kinds=TRAINABLE_KINDS, key="reference")
@@ -169,6 +176,8 @@ def _read(config: PPOStageConfig, workspace: Workspace) -> Inputs:
         _drawn(dev_rows, config.seed),
         [*too_long, *dev_too_long],
         fields,
+        judging,
+        watching.demonstrations(config, workspace),
         base,
     )
 
@@ -184,6 +193,7 @@ def _drawn(rows: list[Row], seed: int) -> list[Row]:
 def _trainer_fields(config: PPOStageConfig, has_dev: bool) -> dict[str, Any]:
     """The `trainer` section with the stage's defaults: stop at the end token, evaluate in sampling's batches, save."""
     given = config.trainer
+    given = watching.defaults(config, has_dev) | given
     strategy = eval_strategy(given, has_dev, default="no")
     fields: dict[str, Any] = {
         "num_sample_generations": 0,
@@ -239,6 +249,8 @@ def _trainer(config: PPOStageConfig, inputs: Inputs, scorer: Scorer, run: Run) -
         train_dataset=inputs.train_rows,  # no Dataset: of that, a column's values are all of one type
         eval_dataset=inputs.dev_rows or None,
         reward_funcs=[scorer],
+        judge=[load_scorers(inputs.judges)] if inputs.judges else None,
+        ptx_dataset=inputs.demonstrations or None,
     )
     without_own_output(trainer)
     args = trainer.args
@@ -329,7 +341,7 @@ def _publish_last_good(
 ) -> None:
     """Publish the last intact checkpoint under a name of its own, so that it never is the `latest` of the real one."""
     summary: dict[str, Any] = {"stopped": str(error), "num_updates": trainer.state.global_step}
-    folder = checkpoint.latest_intact(run.checkpoints)
+    folder = checkpointing.last_good(checkpoint.checkpoints(run.checkpoints))
     if folder is None:
         logger.warning("no checkpoint had been saved before, so there is nothing to publish; see trainer.save_steps")
     else:

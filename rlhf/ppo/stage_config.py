@@ -17,6 +17,10 @@ class PPOStageConfig(StageConfig):
     reward: Annotated[list[ScorerSection], Field(min_length=1)]
     reference: ModelRef | None = None
     """What the KL penalty is measured from; the model that training starts from when left out."""
+    judge: list[ScorerSection] = []
+    """What judges held-out answers in the course of training, and is not optimised; their weighted sum."""
+    ptx: DataConfig | None = None
+    """Demonstrations for the SFT loss beside PPO's, weighted by `trainer.ptx_coef`; all of them are trained on."""
     data: DataConfig
     """Every row gives its prompt; the held-out ones are evaluated on before and after."""
     trainer: Annotated[dict[str, Any], TrainerArgs("PPOConfig")] = {}

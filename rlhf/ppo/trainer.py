@@ -177,7 +177,7 @@ class PPOTrainer(OnlineTrainer):
         self.shaper = ScoreShaper(args)
         self.kl_controller = build_kl_controller(args)
         self.monitor = Monitor(args.monitor, cast(int, args.batch_size), args.monitor_thresholds)
-        self.on_alarm, self.own_checkpoints = [], []
+        self.on_alarm, self.on_samples, self.own_checkpoints, self.taken_back = [], [], [], None
         self.state = self._new_state()
 
     # ---- Training ----
@@ -203,6 +203,7 @@ class PPOTrainer(OnlineTrainer):
         start_time, first_update = time.time(), self.state.global_step
         losses: list[float] = []
         self.control = self.callback_handler.on_train_begin(args, self.state, self.control)
+        self._tell_of_rollback()
         if self.shaper.needs_reference:
             self.shaper.measure(reference_scores(self, self.prompts.batch(self.order.rows(0))))
         if args.eval_on_start and first_update == 0:

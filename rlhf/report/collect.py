@@ -91,6 +91,7 @@ def stage_report(
         notes.append(str(error))
     elif not summary and folder is not None:
         notes.append("No summary was written: the run is still going, or it was killed.")
+    notes += [f"Alarm ({row['level']}): {row['text']}" for row in rows if "alarm" in row and "text" in row]
     seconds = results.get("seconds", summary.get("seconds"))
     if seconds is None and len(rows) > 1:
         seconds = rows[-1]["time"] - rows[0]["time"]

@@ -53,7 +53,7 @@ def check_resumable(
 
     Raises:
         UserError: the run is done, is another stage's, or was begun with another config, other data, or other models
-            or functions.
+            or functions; of a run that a function has ended, functions may be others.
     """
     environment, summary = _read(folder / "environment.json"), _read(folder / "summary.json")
     run = f"run {folder.name}"
@@ -73,6 +73,8 @@ def check_resumable(
             was, wanted = before.get(key, _MISSING), now.get(key, _MISSING)
             if was != wanted and key.split(".")[0] not in FREE_TO_CHANGE and key not in same:
                 problems.append(f"{run}: {key} = {_shown(wanted)}: the run was begun with {_shown(was)}")
+            elif summary.get("scorer_failed") and key.endswith(".function"):
+                continue  # it was to be mended
             elif was == wanted and key in then and key not in same:
                 problems.append(f"{run}: {_moved_on(key, Named(**then[key]), (inputs or {}).get(key))}")
     if data is not None and environment.get("data", data) != data:

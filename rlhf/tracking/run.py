@@ -140,6 +140,14 @@ class Run:
         if self._sink:
             self._sink.log({key: value for key, value in values.items() if value is not None}, step=step)
 
+    def alert(self, name: str, text: str, *, stops: bool, step: int) -> None:
+        """Append an alarm to metrics.jsonl and send it to W&B, which tells those who asked to be told."""
+        level = "stop" if stops else "warn"
+        row = {"time": time.time(), "stage": self.stage, "step": step, "alarm": name, "level": level, "text": text}
+        self._metrics.write(row)
+        if self._sink:
+            self._sink.alert(f"{self.stage}: {name}", text, stops=stops)
+
     def log_samples(self, rows: Sequence[Mapping[str, Any]], *, step: int, name: str = "samples") -> None:
         """Append texts to samples.jsonl, and send them to W&B as a table called `name`."""
         if not rows:

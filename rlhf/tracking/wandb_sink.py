@@ -169,6 +169,11 @@ class WandbSink:
 
         self._at_its_own_risk(send)
 
+    def alert(self, title: str, text: str, *, stops: bool) -> None:
+        """Send an alarm."""
+        level = self._wandb.AlertLevel.ERROR if stops else self._wandb.AlertLevel.WARN
+        self._at_its_own_risk(lambda: self._run.alert(title=title, text=text, level=level))
+
     def finish(self, summary: Mapping[str, Any], *, failed: bool) -> None:
         """Send what came of the run, wait for the uploads, and end wandb's background process."""
 
