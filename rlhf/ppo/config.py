@@ -124,7 +124,7 @@ class PPOConfig(BaseConfig):
     )
     critic_learning_rate: float | None = field(
         default=None,
-        metadata={"help": "Initial learning rate of the critic, or of a shared critic's head; default learning_rate."},
+        metadata={"help": "Initial learning rate of the critic; default learning_rate, for a shared one ten times it."},
     )
     critic_trunk_gradient: float = field(
         default=1.0,

@@ -99,8 +99,8 @@ class OnlineTrainer(BaseTrainer):
         """Transformers' optimizer, with a learning rate of the critic's own if `critic_learning_rate` is set."""
         is_given = self.optimizer is not None
         optimizer: torch.optim.Optimizer = super().create_optimizer(model)
-        if self.args.critic_learning_rate is not None and not is_given:
-            give_critic_its_learning_rate(optimizer, self.model, self.args.critic_learning_rate)
+        if not is_given:
+            give_critic_its_learning_rate(optimizer, self.model, self.args)
         return optimizer
 
     def watch(self, metrics: dict[str, float]) -> None:

@@ -9,6 +9,7 @@ from peft import PeftModel
 from torch import Tensor, nn
 
 from rlhf.modeling import same_adapters_again
+from rlhf.ppo.config import PPOConfig
 from rlhf.ppo.critic import AdapterCritic, SharedCritic, ValueModel, values_at
 from rlhf.ppo.forward import hidden_at, logprobs_of, scatter
 from rlhf.ppo.rollout import TokenBatch
@@ -55,8 +56,17 @@ class PolicyAndValue(nn.Module):
                 parameter.requires_grad_(True)
 
 
-def give_critic_its_learning_rate(optimizer: torch.optim.Optimizer, model: PolicyAndValue, rate: float) -> None:
-    """Take the critic's parameters out of the optimizer's groups into groups of their own, with this rate."""
+def give_critic_its_learning_rate(optimizer: torch.optim.Optimizer, model: PolicyAndValue, args: PPOConfig) -> None:
+    """Put the critic's parameters into groups of the optimizer with a rate of their own, if they have one.
+
+    A shared critic's head starts from nothing on a trunk that is tuned: without a rate given it has ten times the
+    policy's (docs/ppo.md has what was measured).
+    """
+    rate = args.critic_learning_rate
+    if rate is None and args.critic == "shared":
+        rate = 10 * args.learning_rate
+    if rate is None:
+        return
     critic = set(map(id, model.parts()[1]))
     for group in list(optimizer.param_groups):
         own = [p for p in group["params"] if id(p) in critic]

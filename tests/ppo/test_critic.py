@@ -167,9 +167,8 @@ def test_policy_and_critic_have_no_parameter_in_common(make_trainer: MakeTrainer
 
 @pytest.mark.parametrize("kind", ["shared", "adapter, LoRA"])
 def test_gradients_are_clipped_for_each_part(make_trainer: MakeTrainer, kind: str) -> None:
-    trainer = make_trainer(
-        total_episodes=8, num_ppo_epochs=1, max_grad_norm=1e-3, optim="sgd", learning_rate=1.0, **KINDS[kind]
-    )
+    rates = {"learning_rate": 1.0, "critic_learning_rate": 1.0}
+    trainer = make_trainer(total_episodes=8, num_ppo_epochs=1, max_grad_norm=1e-3, optim="sgd", **rates, **KINDS[kind])
     before = [[p.detach().clone() for p in part] for part in trainer.model.parts()]
     trainer.train()
     for part, old in zip(trainer.model.parts(), before, strict=True):
@@ -401,7 +400,8 @@ def test_demonstrations_wait_for_the_warm_up_too(make_trainer: MakeTrainer) -> N
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_critic_can_have_a_learning_rate_of_its_own(make_trainer: MakeTrainer, kind: str) -> None:
-    trainer = make_trainer(total_episodes=16, learning_rate=1e-3, critic_learning_rate=1e-2, **KINDS[kind])
+    given = {} if "shared" in kind else {"critic_learning_rate": 1e-2}  # a shared one has ten times the policy's
+    trainer = make_trainer(total_episodes=16, learning_rate=1e-3, **given, **KINDS[kind])
     rates: list[tuple[set[float], set[float]]] = []
 
     class Rates(TrainerCallback):
