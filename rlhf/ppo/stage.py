@@ -285,7 +285,13 @@ def _say_what_shares_the_base(inputs: Inputs) -> None:
     apart = [("reward", found.source) for i, found in enumerate(inputs.scorers) if i not in inputs.base.reward_models]
     apart += [("reference", inputs.reference)] if inputs.base.reference is None else []
     for role, source in apart:
-        if source and source.is_adapter:
+        if source and source.is_adapter and source.bottom.ref == inputs.source.bottom.ref:
+            logger.warning(
+                "%s %s replaces weights of its base that others keep: it is held as a model of its own",
+                role,
+                source.ref,
+            )
+        elif source and source.is_adapter:
             logger.warning(
                 "%s %s is an adapter of %s, and the policy one of %s: it is held as a model of its own",
                 *(role, source.ref, source.bottom.ref, inputs.source.bottom.ref),

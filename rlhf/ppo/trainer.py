@@ -78,7 +78,7 @@ class PPOTrainer(OnlineTrainer):
     `ptx_dataset`: demonstrations for the PTX loss, with `args.ptx_coef`.
 
     `ref_model` None stands for the policy as it is given (a PEFT policy: see `build_reference`). `value_model` None
-    stands for a copy of the reward model where that can serve, else for the policy's backbone with a new scalar head.
+    stands for the critic that `args.critic` and `args.critic_init` ask for (see `build_critic`).
     Datasets hold `input_ids`, or `prompt` as text or messages; further columns are passed to `reward_funcs`.
     Raises UserError for what cannot be trained, before anything is run.
     """
