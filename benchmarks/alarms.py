@@ -3,10 +3,10 @@
     rlhf demo                                            # makes the SFT and the reward model, once
     python -m benchmarks.alarms --home rlhf-demo --clean 20 --json alarms.json
 
-Every run is PPO on the demo's SFT model with `monitor: warn`, and the demo's rubric as the held-out judge after each
-update. Clean runs are rewarded by the trained reward model, with a seed each; of the others each has a reward that is
-wrong in its own way. An alarm is in time if it came before the judge had fallen by a tenth of what it gains in a clean
-run, from its best so far.
+Every run is PPO on the demo's SFT model with `monitor: warn` and the demo's rubric as the held-out judge. Clean runs
+are rewarded by the trained reward model, with a seed each; each of the others has a reward that is wrong in its own
+way. An alarm is in time if it came before the judge had fallen by a tenth of what it gains in a clean run, from its
+best so far.
 """
 
 import json
@@ -43,7 +43,6 @@ SETTINGS: dict[str, Any] = {
     "missing_eos_penalty": 1.0,
     "stop_token": "eos",
     "eval_strategy": "steps",
-    "eval_steps": 1,
     "eval_on_start": True,
     "save_strategy": "no",
     "num_sample_generations": 0,
@@ -109,19 +108,27 @@ def main(
     clean: Annotated[int, typer.Option(help="How many clean runs.")] = 20,
     first_seed: Annotated[int, typer.Option(help="The seed of the first of them.")] = 0,
     updates: Annotated[int, typer.Option(help="Updates of each run.")] = 20,
+    eval_every: Annotated[int, typer.Option(help="Updates from one evaluation to the next.")] = 1,
     wrong: Annotated[str, typer.Option(help="Which wrong rewards, by commas; all when left out.")] = ",".join(WRONG),
     json_path: Annotated[Path | None, typer.Option("--json", help="Where all figures go.")] = None,
 ) -> None:
     """Run all of them and print a table."""
-    runs = [run(home, None, first_seed + number, updates) for number in range(clean)]
-    runs += [run(home, name, first_seed, updates) for name in wrong.split(",") if name]
-    gains = [max(found["judge"]) - found["judge"][0] for found in runs if found["reward"] == "trained model"]
+    arms: list[tuple[str | None, int]] = [(None, first_seed + number) for number in range(clean)]
+    arms += [(name, first_seed) for name in wrong.split(",") if name]
+    runs: list[dict[str, Any]] = []
+    for name, seed in arms:
+        runs.append(run(home, name, seed, updates, eval_every))
+        if json_path is not None:  # what is done so far: the whole takes an hour
+            json_path.write_text(json.dumps({"runs": runs}, indent=1) + "\n")
+    gains = [
+        max(judged) - judged[0] for found in runs if found["reward"] == "trained model" for judged in [_values(found)]
+    ]
     gain = statistics.median(gains) if gains else math.nan
     for found in runs:
         found |= in_time(found, gain)
         alarms = ", ".join(f"{alarm['name']} ({alarm['step']})" for alarm in found["alarms"]) or "none"
-        sys.stdout.write(f"{found['reward']:14} seed {found['seed']:2}: judge {found['judge'][0]:.2f} -> "
-                         f"{found['judge'][-1]:.2f}, fell at {found['fell_at']}; alarms: {alarms}\n")  # fmt: skip
+        sys.stdout.write(f"{found['reward']:14} seed {found['seed']:2}: judge {_values(found)[0]:.2f} -> "
+                         f"{_values(found)[-1]:.2f}, fell at {found['fell_at']}; alarms: {alarms}\n")  # fmt: skip
     sys.stdout.write(f"median gain of the judge in clean runs: {gain:.2f}\n")
     if json_path is not None:
         json_path.write_text(json.dumps({"gain": gain, "runs": runs}, indent=1) + "\n")
@@ -131,7 +138,7 @@ def in_time(found: dict[str, Any], gain: float) -> dict[str, Any]:
     """The update after which the judge had fallen by a tenth of `gain`, and whether an alarm came before it."""
     best = -math.inf
     fell_at = None
-    for step, value in enumerate(found["judge"]):
+    for step, value in found["judge"]:
         best = max(best, value)
         if fell_at is None and best - value > 0.1 * gain:
             fell_at = step
@@ -144,8 +151,8 @@ def in_time(found: dict[str, Any], gain: float) -> dict[str, Any]:
     }
 
 
-def run(home: Path, wrong: str | None, seed: int, updates: int) -> dict[str, Any]:
-    """One run; returns the judge after 0, 1, ... updates, the scores and KL of each update, and the alarms."""
+def run(home: Path, wrong: str | None, seed: int, updates: int, eval_every: int) -> dict[str, Any]:
+    """One run; returns the judge and after which update, the scores and KL of each update, and the alarms."""
     registry = Registry(home)
     source = find_model("support/sft", registry)
     scorer: Scorer = reward_model_scorer(find_model("support/reward", registry, ("base", "reward")), "reward")
@@ -153,7 +160,7 @@ def run(home: Path, wrong: str | None, seed: int, updates: int) -> dict[str, Any
         scorer = FunctionScorer(WRONG[wrong])
     with TemporaryDirectory() as folder:
         trainer = PPOTrainer(
-            args=PPOConfig(output_dir=folder, seed=seed, max_steps=updates, **SETTINGS),
+            args=PPOConfig(output_dir=folder, seed=seed, max_steps=updates, eval_steps=eval_every, **SETTINGS),
             processing_class=load_tokenizer(source),
             model=load_causal_lm(source, ModelSection(ref="support/sft"), trainable=True),
             ref_model=None,
@@ -183,10 +190,14 @@ def run(home: Path, wrong: str | None, seed: int, updates: int) -> dict[str, Any
         "seed": seed,
         "ended": ended,
         "alarms": alarms,
-        "judge": series("eval_objective/judge"),
+        "judge": [(row["step"], row["eval_objective/judge"]) for row in history if "eval_objective/judge" in row],
         "judge_corr": series("eval_objective/judge_corr"),
         "series": {key: series(key) for key in keys},
     }
+
+
+def _values(found: dict[str, Any]) -> list[float]:
+    return [value for _, value in found["judge"]]
 
 
 def trainer_signals(history: Iterable[dict[str, Any]]) -> list[str]:

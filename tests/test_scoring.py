@@ -1,5 +1,6 @@
 import logging
 import math
+import threading
 from typing import Any
 
 import pytest
@@ -9,7 +10,15 @@ from ppo.tiny import CHAT_TEMPLATE, make_classifier, make_policy, make_tokenizer
 from transformers import BertConfig, BertForSequenceClassification
 
 from rlhf.errors import UserError
-from rlhf.scoring import FunctionScorer, NonFiniteError, RewardModelScorer, Scorer, WeightedScorer
+from rlhf.scoring import (
+    Ensemble,
+    FunctionScorer,
+    NonFiniteError,
+    RewardModelScorer,
+    Scorer,
+    ScorerError,
+    WeightedScorer,
+)
 
 PROMPTS = ["w1 w2", "w3", "w4 w5 w6 w7", "w8 w9"]
 COMPLETIONS = [" w5", " w6 w7 w8 w9 w10", "", " w5 w5"]
@@ -160,3 +169,107 @@ def test_a_function_that_raises_is_named_with_the_place():
 
     with pytest.raises(UserError, match=r"reward function broken: raised ZeroDivisionError: .*test_scoring.py:\d+\)"):
         FunctionScorer(broken).score(["p"], ["c"])
+
+
+# ---- Functions that do not do what they should ----
+
+
+def test_a_function_that_hangs_is_given_up_and_the_next_call_is_made_in_a_new_thread() -> None:
+    go_on = threading.Event()
+    seen: list[str] = []
+
+    def slow(prompts: list[str], completions: list[str]) -> list[float]:
+        seen.append(threading.current_thread().name)
+        if len(seen) == 1:
+            go_on.wait()
+        return [1.0] * len(completions)
+
+    scorer = FunctionScorer(slow)
+    scorer.timeout = 0.05
+    with pytest.raises(ScorerError, match=r"reward function slow: did not return within 0.05 s \(reward_timeout\)"):
+        scorer.score(["a"], ["b"])
+    go_on.set()
+    scorer.timeout = 60.0
+    assert scorer.score(["a"], ["b"]).tolist() == [1.0]
+    assert seen == ["reward function slow"] * 2
+
+
+def test_what_is_raised_in_the_thread_is_told_as_it_is_without_one() -> None:
+    def broken(prompts: list[str], completions: list[str]) -> list[float]:
+        return [1.0 / 0]
+
+    lines = set()
+    for timeout in (None, 60.0):
+        scorer = FunctionScorer(broken)
+        scorer.timeout = timeout
+        with pytest.raises(ScorerError, match="broken: raised ZeroDivisionError") as error:
+            scorer.score(["a"], ["b"])
+        lines.add(str(error.value))
+    assert len(lines) == 1
+
+
+def test_calls_with_a_limit_are_made_in_one_thread() -> None:
+    threads: list[int] = []
+
+    def fine(prompts: list[str], completions: list[str], **_: Any) -> list[float]:
+        threads.append(threading.get_ident())
+        return [0.0]
+
+    scorer = FunctionScorer(fine)
+    scorer.timeout = 60.0
+    for _ in range(3):
+        scorer.score(["a"], ["b"])
+    assert len(set(threads)) == 1
+    assert threads[0] != threading.get_ident()
+
+
+def test_an_asynchronous_function_is_refused() -> None:
+    async def later(prompts: list[str], completions: list[str]) -> list[float]:
+        return [0.0]
+
+    with pytest.raises(UserError, match="reward function later: is asynchronous"):
+        FunctionScorer(later)
+
+
+# ---- Ensembles ----
+
+
+@pytest.mark.parametrize(
+    ("kind", "expected"),
+    [
+        ("mean", [2.0, 4.0]),
+        ("worst", [1.0, 4.0]),
+        ("mean_minus_std", [2.0 - 0.5 * (2 / 3) ** 0.5, 4.0]),  # of 1, 2, 3 and of three times 4
+    ],
+)
+def test_reward_models_make_one_score(kind: Any, expected: list[float]) -> None:
+    scores = torch.tensor([[1.0, 4.0], [2.0, 4.0], [3.0, 4.0]])
+    assert Ensemble(kind, 0.5)(scores).tolist() == pytest.approx(expected)
+
+
+class Fixed(RewardModelScorer):
+    """A reward model as far as a mix can tell."""
+
+    def __init__(self, name: str, *scores: float) -> None:
+        self.name, self.scores = name, scores
+
+    def score(self, prompts: Any, completions: Any, columns: Any = None) -> torch.Tensor:
+        return torch.tensor(self.scores)
+
+
+def test_functions_are_added_to_an_ensemble_of_models() -> None:
+    def bonus(prompts: list[str], completions: list[str]) -> list[float]:
+        return [10.0, 20.0]
+
+    members = [Fixed("a", 1.0, 5.0), Fixed("b", 2.0, 2.0)]
+    mix = WeightedScorer([*members, FunctionScorer(bonus)], [1.0, 2.0, 0.1], ensemble=Ensemble("worst"))
+    # a: 1, 5; b twice: 4, 4; the function's tenth: 1, 2
+    assert mix.score(["x", "y"], ["x", "y"]).tolist() == [2.0, 6.0]
+    each = mix.score_each(["x", "y"], ["x", "y"])
+    assert mix.spread(each).tolist() == [1.5, 0.5]  # type: ignore[union-attr]
+    assert WeightedScorer(members).spread(each) is None
+
+
+def test_an_ensemble_of_one_is_refused() -> None:
+    with pytest.raises(UserError, match="reward_ensemble = worst: it takes two or more reward models, and there are 1"):
+        WeightedScorer([Fixed("a", 1.0)], ensemble=Ensemble("worst"))
