@@ -20,6 +20,7 @@ from rlhf.modeling.loading import (
 )
 from rlhf.modeling.memory import device, warn_of_low_precision, weight_bytes
 from rlhf.modeling.one_base import OneBase, load_on_one_base
+from rlhf.modeling.packed import PackedTokens, packed_hidden, weights_held
 from rlhf.modeling.saving import save_model
 from rlhf.modeling.sources import ModelSource, find_model
 
@@ -28,6 +29,7 @@ __all__ = [
     "AdapterStack",
     "ModelSource",
     "OneBase",
+    "PackedTokens",
     "adapters_at_work",
     "can_write",
     "carry_adapter",
@@ -41,10 +43,12 @@ __all__ = [
     "lora_config",
     "max_positions",
     "new_reward_model",
+    "packed_hidden",
     "put_to_work",
     "same_adapters_again",
     "save_model",
     "set_pad_token",
     "warn_of_low_precision",
     "weight_bytes",
+    "weights_held",
 ]

@@ -15,6 +15,7 @@ from peft import PeftModel
 from torch import Tensor, nn
 
 from rlhf.errors import UserError
+from rlhf.modeling import packed_hidden
 from rlhf.ppo.rollout import TokenBatch
 from rlhf.trl_compat import chunked_logprobs, selective_log_softmax_and_entropy
 
@@ -31,7 +32,11 @@ def hidden_at(model: nn.Module, batch: TokenBatch) -> Tensor:
     if output_layer(model) is not None and not _plan_of(model).trunk_alone:
         hidden = _input_of_output_layer(model, batch.input_ids)
     else:
-        hidden = trunk_of(model)(input_ids=batch.input_ids, use_cache=False).last_hidden_state
+        trunk = trunk_of(model)
+        packed = packed_hidden(trunk, batch.packed)
+        if packed is not None:
+            return packed
+        hidden = trunk(input_ids=batch.input_ids, use_cache=False).last_hidden_state
     return hidden.flatten(0, 1).index_select(0, batch.positions)
 
 

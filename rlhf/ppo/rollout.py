@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -9,6 +10,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from rlhf.generation import Messages, SampledTokens
+from rlhf.modeling import PackedTokens
 from rlhf.ppo.losses import RewardAt, value_mask
 
 
@@ -49,6 +51,14 @@ class TokenBatch:
     def width(self) -> int:
         """W, the columns of completion."""
         return self.asked.size(1)
+
+    @cached_property
+    def packed(self) -> PackedTokens:
+        """The same without padding."""
+        columns = torch.arange(self.input_ids.size(1), device=self.input_ids.device)
+        real = columns < torch.tensor(self.lengths, device=columns.device)[:, None]
+        asked = (real.flatten().cumsum(0) - 1)[self.positions]
+        return PackedTokens(self.input_ids[real], self.lengths, asked, tuple(self.asked.sum(1).tolist()))
 
 
 @dataclass(frozen=True)
