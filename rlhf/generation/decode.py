@@ -165,9 +165,7 @@ class Batch:
     def _attention(self, query: Tensor, key: Tensor, value: Tensor, **how: Any) -> Tensor:
         """[n, heads, q, d] over [n, kv_heads, k, d]."""
         grouped = self._snapshot.num_heads != self._snapshot.num_kv_heads
-        return functional.scaled_dot_product_attention(
-            query, key, value, scale=self._snapshot.scale, enable_gqa=grouped, **how
-        )
+        return functional.scaled_dot_product_attention(query, key, value, enable_gqa=grouped, **how)
 
 
 def _forward(
@@ -182,7 +180,7 @@ def _forward(
             x, mixed = x[last], mixed[last]
         x = x + layer.output(mixed)
         gate, up = layer.gate_up(layer.mlp_norm(x, snapshot.dtype)).chunk(2, 1)
-        x = x + layer.down(layer.activation(gate) * up)
+        x = x + layer.down(functional.silu(gate) * up)
     return snapshot.head(snapshot.norm(x, snapshot.dtype))
 
 

@@ -1,6 +1,6 @@
 """The weights of a Llama-like decoder as decoding wants them: adapters merged, projections joined, one dtype."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -9,11 +9,10 @@ from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 from torch.nn import functional
 
+from rlhf.modeling.decoder_parts import DecoderParts, LayerParts, read_decoder
+
 MAX_COPY = 2**30
 """Bytes of weights up to which they are copied for speed alone. Beyond it, only what is merged or cast is copied."""
-MODEL_TYPES = frozenset({"llama", "mistral", "qwen2", "qwen3"})
-ROPE_TYPES = frozenset({"default", "linear", "llama3", "yarn"})
-"""Those whose frequencies do not depend on the length of the text."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +57,6 @@ class Layer:
     output: Projection
     mlp_norm: Norm
     gate_up: Projection
-    activation: Callable[[Tensor], Tensor]
     down: Projection
 
 
@@ -74,55 +72,43 @@ class Snapshot:
     num_heads: int
     num_kv_heads: int
     head_dim: int
-    scale: float
-    """Of the attention scores."""
-    rotary: nn.Module
+    parts: DecoderParts
+    """What they were taken from."""
     dtype: torch.dtype
     """Of matrix products and of the cache."""
-    sliding_window: int | None
-    """Positions that a token sees, itself included; None for all."""
 
     def rotations(self, num_positions: int) -> tuple[Tensor, Tensor]:
         """Cosines and sines [num_positions, 1, head_dim] float32, the first half of the sines negated."""
-        device = self.embedding.device
-        positions = torch.arange(num_positions, device=device)[None]
-        cos, sin = self.rotary(torch.empty(0, dtype=torch.float32, device=device), positions)
-        sin = torch.cat([-sin[0, :, : self.head_dim // 2], sin[0, :, self.head_dim // 2 :]], 1)
-        return cos[0, :, None], sin[:, None]
+        cos, sin = self.parts.rotations(num_positions, self.embedding.device)
+        return torch.cat([cos, cos], 1)[:, None], torch.cat([-sin, sin], 1)[:, None]
 
 
 def take_snapshot(model: nn.Module, dtype: torch.dtype) -> Snapshot | None:
     """The weights of a causal `model` as they are now, to be computed with in `dtype`; None for what is not known.
 
-    Known are Llama, Mistral, Qwen2 and Qwen3 of transformers, all weights on one device and none of them quantised,
-    sharded or away, and LoRA on linear layers. Adapters at work are merged into copies; the model stays as it is.
+    Known is what `read_decoder` knows, all weights on one device and none of them quantised, sharded or away, and LoRA
+    on linear layers. Adapters at work are merged into copies; the model stays as it is.
     """
-    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
-    config = getattr(inner, "config", None)
-    if not _is_known(inner, config):
+    inner: Any = model.get_base_model() if hasattr(model, "get_base_model") else model
+    parts = read_decoder(getattr(inner, "model", None))
+    if parts is None or not hasattr(inner, "lm_head") or not _is_plain(inner) or parts.has_hooks():
         return None
-    config, inner = cast(Any, config), cast(Any, inner)
-    decoder, first = inner.model, inner.model.layers[0].self_attn
-    reader = _Reader(dtype, join=_num_bytes(decoder.layers, dtype) <= MAX_COPY)
+    reader = _Reader(dtype, join=_num_bytes(inner.model.layers, dtype) <= MAX_COPY)
     try:
-        layers = tuple(_layer(layer, reader) for layer in decoder.layers)
+        layers = tuple(_layer(layer, parts.eps, reader) for layer in parts.layers)
         head = reader.projection([inner.lm_head], contiguous=False)
     except _Unknown:
         return None
-    windows = {getattr(layer.self_attn, "sliding_window", None) for layer in decoder.layers}
-    windows |= {config.sliding_window} if config.model_type == "mistral" else set()
     return Snapshot(
-        embedding=decoder.embed_tokens.weight.detach(),
+        embedding=cast(Tensor, parts.embedding.weight).detach(),
         layers=layers,
-        norm=_norm(decoder.norm),
+        norm=_norm(parts.final_norm, parts.eps),
         head=head,
-        num_heads=config.num_attention_heads,
-        num_kv_heads=config.num_key_value_heads,
-        head_dim=first.head_dim,
-        scale=first.scaling,
-        rotary=decoder.rotary_emb,
+        num_heads=parts.num_heads,
+        num_kv_heads=parts.num_key_value_heads,
+        head_dim=parts.head_dim,
+        parts=parts,
         dtype=dtype,
-        sliding_window=min((window for window in windows if window is not None), default=None),
     )
 
 
@@ -130,42 +116,34 @@ class _Unknown(Exception):
     """A module that is not computed with here."""
 
 
-def _is_known(inner: nn.Module, config: Any) -> bool:
-    if getattr(config, "model_type", None) not in MODEL_TYPES or not hasattr(inner, "lm_head"):
+def _is_plain(inner: Any) -> bool:
+    """Whether the weights are there, in plain numbers, on one device."""
+    if type(inner.model.embed_tokens) is not nn.Embedding:
         return False
     parameters = list(inner.parameters())
-    plain = all(type(p) is nn.Parameter and p.is_floating_point() and p.numel() > 0 for p in parameters)
     devices = {p.device for p in parameters}
-    decoder = getattr(inner, "model", None)
-    return (
-        plain
-        and len(devices) == 1
-        and devices.pop().type != "meta"
-        and type(getattr(decoder, "embed_tokens", None)) is nn.Embedding
-        and getattr(getattr(decoder, "rotary_emb", None), "rope_type", None) in ROPE_TYPES
-    )
+    plain = all(type(p) is nn.Parameter and p.is_floating_point() and p.numel() > 0 for p in parameters)
+    return plain and len(devices) == 1 and devices.pop().type != "meta"
 
 
 def _num_bytes(layers: nn.Module, dtype: torch.dtype) -> int:
     return sum(p.numel() for p in layers.parameters()) * dtype.itemsize
 
 
-def _norm(module: Any) -> Norm:
-    return Norm(module.weight.detach().float(), float(module.variance_epsilon))
+def _norm(module: nn.Module, eps: float) -> Norm:
+    return Norm(cast(Tensor, module.weight).detach().float(), eps)
 
 
-def _layer(layer: Any, reader: "_Reader") -> Layer:
-    attention, mlp = layer.self_attn, layer.mlp
+def _layer(parts: LayerParts, eps: float, reader: "_Reader") -> Layer:
     return Layer(
-        attention_norm=_norm(layer.input_layernorm),
-        qkv=reader.projection([attention.q_proj, attention.k_proj, attention.v_proj]),
-        q_norm=_norm(attention.q_norm) if hasattr(attention, "q_norm") else None,
-        k_norm=_norm(attention.k_norm) if hasattr(attention, "k_norm") else None,
-        output=reader.projection([attention.o_proj]),
-        mlp_norm=_norm(layer.post_attention_layernorm),
-        gate_up=reader.projection([mlp.gate_proj, mlp.up_proj]),
-        activation=mlp.act_fn,
-        down=reader.projection([mlp.down_proj]),
+        attention_norm=_norm(parts.attention_norm, eps),
+        qkv=reader.projection([parts.query, parts.key, parts.value]),
+        q_norm=None if parts.query_norm is None else _norm(parts.query_norm, eps),
+        k_norm=None if parts.key_norm is None else _norm(parts.key_norm, eps),
+        output=reader.projection([parts.output]),
+        mlp_norm=_norm(parts.mlp_norm, eps),
+        gate_up=reader.projection([parts.gate, parts.up]),
+        down=reader.projection([parts.down]),
     )
 
 

@@ -17,6 +17,7 @@ from rlhf.generation.snapshot import Snapshot, take_snapshot
 
 logger = logging.getLogger(__name__)
 
+UNKNOWN = "it is of no known kind, or has adapters of another kind than LoRA, or hooks"
 _CHECKED: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()
 """Whether decoding by hand gave a model's own logits when it was first sampled from."""
 
@@ -99,15 +100,13 @@ def _trusted_snapshot(model: nn.Module, prompts: Sequence[Tensor], max_new_token
     snapshot = take_snapshot(model, dtype)
     if model not in _CHECKED:
         in_own_dtype = snapshot if dtype == own else take_snapshot(model, own)
-        problem = "its kind is not known" if in_own_dtype is None else _difference(model, in_own_dtype, prompts)
+        problem = UNKNOWN if in_own_dtype is None else _difference(model, in_own_dtype, prompts)
         _CHECKED[model] = problem is None
         if problem is not None:
             logger.info("%s is sampled from by transformers' generate: %s", type(model).__name__, problem)
             return None
     longest = max(len(prompt) for prompt in prompts) + max_new_tokens
-    if snapshot is not None and snapshot.sliding_window is not None and longest > snapshot.sliding_window:
-        return None
-    return snapshot
+    return None if snapshot is None or longest > snapshot.parts.max_length else snapshot
 
 
 def _difference(model: nn.Module, snapshot: Snapshot, prompts: Sequence[Tensor]) -> str | None:

@@ -169,7 +169,7 @@ def test_other_models_are_sampled_from_by_transformers(kind: str, caplog: pytest
     assert stopped.ended.tolist() == [row[-1] in stop_ids for row in expected]
     assert stopped.logprobs is None
     if kind != "window":
-        assert "is sampled from by transformers' generate: its kind is not known" in caplog.text
+        assert "is sampled from by transformers' generate: it is of no known kind" in caplog.text
     check_logprobs(model, complete(model, stop_ids=stop_ids, temperature=0.7), 0.7)
 
 
@@ -182,12 +182,21 @@ def test_a_short_text_needs_no_sliding_window(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_a_model_that_computes_something_of_its_own_is_found_out(caplog: pytest.LogCaptureFixture) -> None:
-    model = make("llama")
-    model.model.layers[1].register_forward_hook(lambda module, inputs, output: output * 1.5)  # type: ignore
+    model: Any = make("llama")
+    forward = model.model.layers[1].mlp.forward
+    model.model.layers[1].mlp.forward = lambda x: forward(x) * 1.5
     expected = [greedy_by_transformers(model, prompt, []) for prompt in PROMPTS]
     with caplog.at_level(logging.INFO):
         assert completions(complete(model, temperature=0.0)) == expected
     assert "decoding by hand gives logits that are" in caplog.text
+
+
+def test_hooks_are_called(caplog: pytest.LogCaptureFixture) -> None:
+    model: Any = make("llama")
+    complete(model)
+    model.model.layers[1].register_forward_hook(lambda module, inputs, output: output * 1.5)
+    expected = [greedy_by_transformers(model, prompt, []) for prompt in PROMPTS]
+    assert completions(complete(model, temperature=0.0)) == expected
 
 
 def check_logprobs(model: Any, tokens: SampledTokens, temperature: float, atol: float = 1e-5) -> float:
