@@ -269,6 +269,11 @@ class PPOConfig(BaseConfig):
         need(self.critic in {"separate", "shared", "adapter"}, "critic", "use separate, shared or adapter")
         need(self.critic_init in {None, "reward", "policy"}, "critic_init", "use reward or policy")
         need(self.critic_warmup_updates >= 0, "critic_warmup_updates", "give 0 or more")
+        need(
+            self.critic == "shared" or self.critic_trunk_gradient == 1,
+            "critic_trunk_gradient",
+            "only a shared critic has its trunk in common with the policy; set critic to shared, or leave it out",
+        )
         rate = self.critic_learning_rate
         need(rate is None or rate > 0, "critic_learning_rate", "give a number above 0, or leave it out")
         need(

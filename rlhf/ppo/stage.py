@@ -87,6 +87,12 @@ class Inputs:
         models = (self.source, self.reference, *(scorer.source for scorer in (*self.scorers, *self.judges)))
         return [ref for model in models if model for ref in model.refs]
 
+    def on_base(self, some: Sequence[FoundScorer]) -> dict[int, tuple[nn.Module, float]]:
+        """Those of `scorers` or of `judges` that are in memory as adapters of the base, by their place in `some`."""
+        first = 0 if some is self.scorers else len(self.scorers)
+        found = self.base.reward_models if self.base else {}
+        return {i: found[first + i] for i in range(len(some)) if first + i in found}
+
 
 def train_ppo(config: PPOStageConfig, workspace: Workspace) -> dict[str, Any]:
     """Optimise a policy, measure, publish.
@@ -108,7 +114,7 @@ def train_ppo(config: PPOStageConfig, workspace: Workspace) -> dict[str, Any]:
     with workspace.run("ppo", config, config.tracking, data=inputs.data, models=inputs.refs, publishes=names) as run:
         report_problems([*inputs.data.problems, *inputs.too_long], run.folder / "set_aside.jsonl")
         _say_what_shares_the_base(inputs)
-        scorer = load_scorers(inputs.scorers, in_memory=inputs.base.reward_models if inputs.base else None)
+        scorer = load_scorers(inputs.scorers, in_memory=inputs.on_base(inputs.scorers))
         trainer = _trainer(config, inputs, scorer, run)
         watching.listen(trainer, run)
         shown = _shown(trainer)
@@ -154,8 +160,8 @@ def _read(config: PPOStageConfig, workspace: Workspace) -> Inputs:
     set_seed(config.seed)
     base = None
     if config.model.adapter:
-        judges = [found.source for found in scorers]
-        base = load_on_one_base(source, config.model, reference=reference, reward_models=judges)
+        models = [found.source for found in (*scorers, *judging)]
+        base = load_on_one_base(source, config.model, reference=reference, reward_models=models)
     policy = base.policy if base else load_causal_lm(source, config.model, trainable=True)
     fields = _trainer_fields(config, bool(data.dev))
     limit = _prompt_limit(fields, context_length(policy))
@@ -249,7 +255,7 @@ def _trainer(config: PPOStageConfig, inputs: Inputs, scorer: Scorer, run: Run) -
         train_dataset=inputs.train_rows,  # no Dataset: of that, a column's values are all of one type
         eval_dataset=inputs.dev_rows or None,
         reward_funcs=[scorer],
-        judge=[load_scorers(inputs.judges)] if inputs.judges else None,
+        judge=[load_scorers(inputs.judges, in_memory=inputs.on_base(inputs.judges))] if inputs.judges else None,
         ptx_dataset=inputs.demonstrations or None,
     )
     without_own_output(trainer)
@@ -277,12 +283,11 @@ def _say_what_shares_the_base(inputs: Inputs) -> None:
     """One line for what is on the policy's base, and one for each adapter that stands elsewhere."""
     if inputs.base is None:
         return
-    shared = [
-        found.source.ref for i, found in enumerate(inputs.scorers) if found.source and i in inputs.base.reward_models
-    ]
+    models = [found.source for found in (*inputs.scorers, *inputs.judges)]
+    shared = [source.ref for i, source in enumerate(models) if source and i in inputs.base.reward_models]
     on_it = ["the policy", *(["its reference"] if inputs.base.reference is not None else []), *shared]
     logger.info("one base in memory, %s; adapters of it: %s", inputs.source.bottom.ref, ", ".join(on_it))
-    apart = [("reward", found.source) for i, found in enumerate(inputs.scorers) if i not in inputs.base.reward_models]
+    apart = [("reward", source) for i, source in enumerate(models) if i not in inputs.base.reward_models]
     apart += [("reference", inputs.reference)] if inputs.base.reference is None else []
     for role, source in apart:
         if source and source.is_adapter and source.bottom.ref == inputs.source.bottom.ref:

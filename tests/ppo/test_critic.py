@@ -333,7 +333,14 @@ def test_what_is_exported_has_no_trace_of_the_critic(make_trainer: MakeTrainer, 
         ({"critic": "trunk"}, "critic: found 'trunk'; use separate, shared or adapter"),
         ({"critic_init": "zero"}, "critic_init: found 'zero'; use reward or policy"),
         ({"critic": "shared", "critic_init": "reward"}, "a shared critic starts as a head on the policy's trunk"),
-        ({"critic_trunk_gradient": 2.0}, "critic_trunk_gradient: found 2.0; give a number from 0 to 1"),
+        (
+            {"critic_trunk_gradient": 0.5},
+            "critic_trunk_gradient: found 0.5; only a shared critic has its trunk in common",
+        ),
+        (
+            {"critic": "shared", "critic_trunk_gradient": 2.0},
+            "critic_trunk_gradient: found 2.0; give a number from 0 to 1",
+        ),
         ({"critic_warmup_updates": -1}, "critic_warmup_updates: found -1"),
         (
             {"critic_warmup_updates": 2},

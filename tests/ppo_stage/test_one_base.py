@@ -79,10 +79,10 @@ def stages(tmp_path, monkeypatch):
         base = str(tmp_path / "base")
         trainer: PPOTrainer
 
-        def __call__(self, name, *overrides, base=None):
+        def __call__(self, name, *overrides, base=None, run_id=None):
             text, config, run = parts[name]
             (tmp_path / f"{name}.yaml").write_text((COMMON + text).replace("BASE", base or self.base))
-            return run(load_config(tmp_path / f"{name}.yaml", config, overrides), self.workspace)
+            return run(load_config(tmp_path / f"{name}.yaml", config, overrides), self.workspace.within(run_id=run_id))
 
         def find(self, ref):
             return find_model(ref, self.workspace.registry)
@@ -215,3 +215,37 @@ def test_a_judge_that_lost_its_head_is_said_before_anything_is_sampled(stages):
     (folder / "reward.json").write_text(json.dumps({"score_offset": 0.0, "max_length": None}))
     with pytest.raises(UserError, match=r"headless: lacks score\.weight, so that its scores would be drawn at random"):
         stages("ppo", f"reward=[{{ref: {folder}}}]")
+
+
+def test_a_held_out_judge_shares_the_base_too(stages):
+    stages("reward")
+    stages("reward", "output.name=tiny/other", "seed=5")
+    stages("ppo", "judge=[{ref: tiny/other}]", "data.dev_fraction=0.25")
+    optimised, judging = stages.trainer.scorer.scorers[0].model, stages.trainer.judge.scorers[0].model
+    assert optimised.stack.host is judging.stack.host is stages.trainer.policy_model
+    assert optimised.stack.names != judging.stack.names
+    alone, _ = load_reward_model(stages.find("tiny/other"))
+    torch.testing.assert_close(logits(judging), logits(alone), atol=1e-5, rtol=0)
+
+
+def test_a_run_on_one_base_that_was_killed_is_gone_on_with_to_the_bit(stages, monkeypatch):
+    class Killed(BaseException):
+        pass
+
+    def after_two_updates(self, logs, *args, **kwargs):
+        if self.state.global_step == 2:
+            raise Killed
+        return log(self, logs, *args, **kwargs)
+
+    stages("sft")
+    stages("reward")
+    settings = ("trainer.critic=adapter", "trainer.critic_init=reward", "trainer.save_strategy=steps")
+    settings += ("trainer.save_steps=1", "trainer.total_episodes=64")
+    assert stages("ppo", *settings, base="tiny/sft")["artefact"] == "tiny/policy@v1"
+    assert stages("ppo", *settings, "seed=5", base="tiny/sft")["artefact"] == "tiny/policy@v2"
+    log = PPOTrainer.log
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(PPOTrainer, "log", after_two_updates)
+        stages("ppo", *settings, base="tiny/sft", run_id="killed")
+    # the same content is the same version
+    assert stages("ppo", *settings, base="tiny/sft", run_id="killed")["artefact"] == "tiny/policy@v1"
