@@ -9,12 +9,13 @@ from tiny import CONTEXT, tiny_model
 
 from rlhf import checkpoint
 from rlhf.config import load_config
-from rlhf.errors import StoppedByMonitor, UserError
+from rlhf.errors import Interrupted, StoppedByMonitor, UserError
 from rlhf.modeling import find_model, load_causal_lm
 from rlhf.ppo.stage import train_ppo
 from rlhf.ppo.stage_config import PPOStageConfig
 from rlhf.ppo.trainer import PPOTrainer
 from rlhf.records import write_jsonl
+from rlhf.report.collect import stage_report_from_run
 from rlhf.tracking import read_metrics, read_samples
 from rlhf.workspace import Workspace
 
@@ -393,3 +394,56 @@ def test_a_run_that_is_killed_has_lost_a_tenth_at_most(ppo, monkeypatch):
     folder = ppo.workspace.home / "runs" / "killed" / "checkpoints"
     assert [path.name for path in checkpoint.checkpoints(folder)] == ["checkpoint-8", "checkpoint-10"]
     assert ppo("trainer.total_episodes=320", "trainer.monitor=off", run_id="killed")["num_updates"] == 20
+
+
+# ---- What watches over a run ----
+
+
+def rows_of(ppo, run_id):
+    return read_metrics(ppo.workspace.home / "runs" / run_id)
+
+
+def test_a_judge_is_asked_in_the_course_of_training(ppo):
+    judge = f'judge=[{{function: "{ppo.folder}/rewards_of_this_test.py:matches"}}]'
+    problem = problem_of(ppo, judge, "data.dev_fraction=0")
+    assert problem.startswith("judge: it judges held-out rows, and there are none")
+    ppo(judge, "trainer.eval_steps=1", "trainer.num_sample_generations=1", run_id="judged")
+    judged = [row["step"] for row in rows_of(ppo, "judged") if "eval_objective/judge" in row and row["step"]]
+    assert judged[:2] == [1, 2]
+    tables = [row for row in read_samples(ppo.workspace.home / "runs" / "judged") if row["name"] == "completions"]
+    assert set(tables[0]) >= {"query", "model response", "score"}
+
+
+def test_demonstrations_are_learned_beside(ppo):
+    write_jsonl(ppo.folder / "demos.jsonl", [{"prompt": f"Prompt {n}:", "completion": " abc"} for n in range(8)])
+    data = f'ptx={{sources: [{{path: "{ppo.folder}/demos.jsonl"}}]}}'
+    assert problem_of(ppo, data) == "trainer.ptx_coef: set it too; the PTX loss takes data and a weight"
+    assert problem_of(ppo, "trainer.ptx_coef=1").startswith("ptx: name the demonstrations")
+    ppo(data, "trainer.ptx_coef=0.5", "trainer.total_episodes=16", run_id="ptx")
+    assert [row["loss/ptx_avg"] > 0 for row in rows_of(ppo, "ptx") if "loss/ptx_avg" in row]
+
+
+def test_a_function_that_fails_can_be_mended_and_the_run_goes_on(ppo, monkeypatch):
+    given = (function(ppo, "small_letters"), "data.dev_fraction=0", "trainer.total_episodes=64")
+    with monkeypatch.context() as patched:
+        broken = "return [sum(c.islower() for c in text) / 8 / (calls < 4) for text in texts]"
+        counted = REWARDS.replace("    texts = [", "    global calls\n    calls += 1\n    texts = [", 1)
+        broken = counted.replace("return [sum(c.islower() for c in text) / 8 for text in texts]", broken)
+        patched.setitem(globals(), "REWARDS", broken)
+        with pytest.raises(Interrupted, match=r"raised ZeroDivisionError.*nothing is lost: mend it and go on with"):
+            ppo(*given, run_id="mended")
+    summary = ppo(*given, run_id="mended")
+    assert summary["status"] == "done"
+    assert [row["step"] for row in rows_of(ppo, "mended") if "objective/kl" in row and row["step"]][:3] == [1, 2, 3]
+
+
+def test_an_alarm_stops_a_stage_and_stands_in_its_metrics_and_report(ppo):
+    thresholds = "trainer.monitor_thresholds={length: {stop: 0.1, warn: 0.1}}"
+    with pytest.raises(StoppedByMonitor, match="length: mean length, as a multiple of that at the start"):
+        ppo(thresholds, *SAVING, run_id="alarmed")
+    alarm = next(row for row in rows_of(ppo, "alarmed") if "alarm" in row)
+    assert (alarm["alarm"], alarm["level"]) == ("length", "stop")
+    assert "likely causes: (1) the reward model goes by length" in alarm["text"]
+    notes = stage_report_from_run(ppo.workspace.home / "runs" / "alarmed").notes
+    assert any(note.startswith("Alarm (stop): update ") for note in notes)
+    assert ppo.workspace.registry.resolve("tiny/policy-stopped").metadata["stopped"]
