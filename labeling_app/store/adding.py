@@ -14,6 +14,7 @@ from labeling_app.store.errors import UnknownTask
 from labeling_app.store.transaction import Tx, insert
 from labeling_app.store.values import Added, Content, NewResponse, NewTask, Rejected
 from rlhf.errors import UserError
+from rlhf.records import has_lone_surrogate
 
 MAX_RESPONSES = 9
 """As many as there are digits to place them with."""
@@ -109,6 +110,9 @@ def _problem(task: NewTask) -> str | None:
         return "prompt: is empty"
     if any(_is_empty(response.content) for response in task.responses):
         return "a completion is empty"
+    sources = [[response.content, response.model, response.generation] for response in task.responses]
+    if has_lone_surrogate([task.prompt, *sources, task.origin]):
+        return "holds half a character (a lone surrogate, \\ud800 to \\udfff), which no file can hold"
     num_different = len({_digest(response.content) for response in task.responses})
     least = 1 if task.mode == "rate" else 2
     if num_different < least:

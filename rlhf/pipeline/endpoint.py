@@ -17,6 +17,7 @@ import httpx
 from labeling_app.store import NewResponse
 from rlhf.errors import UserError
 from rlhf.pipeline.writing import Gone, Prompt, Written
+from rlhf.records import has_lone_surrogate
 
 TRIES = 5
 """How often one request is sent before the server is given up."""
@@ -186,7 +187,7 @@ def _json(reply: httpx.Response) -> Any:
 
 
 def _texts(reply: Any) -> list[str]:
-    """The completions in a reply.
+    """The completions in a reply; one that was cut within a character is none.
 
     Raises:
         _Nonsense: there is none.
@@ -197,9 +198,9 @@ def _texts(reply: Any) -> list[str]:
         for choice in (choices if isinstance(choices, list) else [])
         if isinstance(choice, dict) and isinstance(choice.get("message"), dict)
     ]
-    texts = [content for content in contents if isinstance(content, str)]
+    texts = [content for content in contents if isinstance(content, str) and not has_lone_surrogate(content)]
     if not texts:
-        raise _Nonsense(f"replied without a completion: {str(reply)[:80]}")
+        raise _Nonsense(f"replied without a completion: {repr(reply)[:80]}")
     return texts
 
 

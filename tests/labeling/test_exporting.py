@@ -278,6 +278,25 @@ def test_every_file_is_a_source_of_the_stages(answered, local, registry, data_di
     assert {type(record) for record in loaded.train} == kinds and not loaded.problems
 
 
+@pytest.mark.parametrize(
+    "bad",
+    [
+        new_task("bad", ("a", "half \ud83d")),
+        new_task("bad \ude00"),
+        new_task([{"role": "user", "content": "\ud83d"}]),
+        new_task("bad", origin={"topic": ["\ud83d"]}),
+        NewTask("bad", [NewResponse("a", "m\ud83d"), NewResponse("b")]),
+        NewTask("bad", [NewResponse("a", "m", {"stop": ["\ud83d"]}), NewResponse("b")]),
+    ],
+)
+def test_half_a_character_is_refused_so_that_it_blocks_no_export(judge, local, registry, bad):
+    judge(new_task("good"), [["a"], ["b"], ["c"]])
+    [rejected] = local.add_tasks([bad], "q").rejected
+    assert rejected.why.startswith("holds half a character")
+    assert local.claim(local.user("ann").id, "q") is None
+    assert export_labels(local, OPTIONS, registry, name="support/preferences")["num_tasks"] == 1
+
+
 def test_gold_tasks_and_quarantined_people_are_left_out(judge, local, registry):
     judge(new_task("1", overlap=2), [["a"], ["b"], ["c"]], by="ann")
     judge(new_task("1", overlap=2), [["c"], ["b"], ["a"]], by="eve")

@@ -144,6 +144,7 @@ def test_an_answer_that_does_not_come_in_time_is_asked_for_again(serve):
         ((200, {}, b'{"choices": []}'), "replied without a completion"),
         ((200, {}, b'{"choices": "many"}'), "replied without a completion"),
         ((200, {}, b'{"choices": [{"message": {"content": null}}]}'), "replied without a completion"),
+        (completion("half \ud83d", "\ude00 half"), "replied without a completion"),
         (completion("  ", "\n"), "wrote nothing but blanks"),
         (failure(400, "the prompt is too long"), "400 the prompt is too long"),
     ],
@@ -156,6 +157,14 @@ def test_nonsense_costs_that_prompt_alone(serve, reply, why):
     bad, good = writer.write(["bad", "good"], 2, seed=0)
     assert texts(bad) == [] and why in bad.why
     assert texts(good) == ["a", "b"]
+
+
+def test_a_text_cut_within_a_character_is_asked_for_again(serve):
+    _, writer = serve(
+        lambda number, body: completion("whole \U0001f600", "half \ud83d") if number == 1 else completion("b")
+    )
+    [written] = writer.write(["p"], 2, seed=0)
+    assert texts(written) == ["whole \U0001f600", "b"]
 
 
 @pytest.mark.parametrize("status", [401, 403, 404])
