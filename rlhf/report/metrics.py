@@ -100,6 +100,28 @@ METRICS: dict[str, Metric] = {
     "objective/kl": Metric(
         "KL divergence", "How far the policy has moved from its reference, per answer.", unit="nats"
     ),
+    "objective/kl_se": Metric("Standard error of the divergence", "Of its estimate from one batch.", unit="nats"),
+    "objective/shaped_scores": Metric("Score as it is paid", "After normalisation and clipping.", format="score"),
+    "objective/scorer_std": Metric("Spread of the scorers", "Of the scorer that tells a batch apart the most."),
+    "objective/score_max_abs": Metric("Largest score", "In size, in a batch."),
+    "objective/score_length_corr": Metric(
+        "Score by length", "Rank correlation of score and length: near 1, length is what pays."
+    ),
+    "objective/score_ref_corr": Metric(
+        "Score by likelihood", "Rank correlation of score and the reference's log-probs: near -1, gibberish pays."
+    ),
+    "objective/score_ensemble_std": Metric(
+        "Disagreement of reward models", "Standard deviation over an ensemble, mean over answers."
+    ),
+    "objective/judge": Metric("Judge", "Mean score by the held-out judge, which training does not see.", "score"),
+    "objective/judge_se": Metric("Standard error of the judge", "Of its mean over held-out prompts."),
+    "objective/judge_corr": Metric("Score and judge", "Rank correlation of the two on held-out answers."),
+    "completions/distinct_2": Metric("Distinct token pairs", "As a share of all in a batch.", "share"),
+    "completions/repeated_4grams": Metric("Repeated 4-grams", "Share that stood in the same answer before.", "share"),
+    "loss/ptx_avg": Metric("SFT loss beside PPO's", "On demonstrations.", unit="nats"),
+    "policy/kl_avg": Metric("Divergence during the update", "From the reference, per answer.", unit="nats"),
+    "policy/num_steps": Metric("Optimiser steps of an update", format="count"),
+    "monitor/alarms": Metric("Alarms", "How many are on.", format="count"),
     "objective/kl_coef": Metric("KL coefficient", "What one nat of divergence costs."),
     "objective/rlhf_reward": Metric("Score minus KL penalty", "What PPO maximises."),
     "objective/non_score_reward": Metric("KL penalty", "The part of the reward that is the price of divergence."),
@@ -230,6 +252,7 @@ FAMILIES: tuple[Family, ...] = (
     Family(
         "kl", "Divergence from the reference", "nats per answer", ("objective/kl", "eval_objective/kl"), primary=True
     ),
+    Family("judge", "Held-out judge", "score", ("eval_objective/judge",), "std", ("eval_objective/judge_se",), True),
     Family(
         "rlhf_reward",
         "Score minus KL penalty",

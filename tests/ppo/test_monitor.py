@@ -1,10 +1,12 @@
 """The watchmen by themselves, on numbers; what they do to a run is in test_alarms."""
 
+from pathlib import Path
+
 import pytest
 
 from rlhf.errors import StoppedByMonitor, UserError
 from rlhf.ppo.monitor import Alarm, Monitor
-from rlhf.ppo.watchmen import WATCHMEN, watchmen
+from rlhf.ppo.watchmen import WATCHMEN, Watchman, watchmen
 
 GOOD = {
     "objective/kl": 1.0,
@@ -201,3 +203,20 @@ def test_rollbacks_since_a_state_was_saved_are_counted() -> None:
     saved = monitor.state_dict()
     monitor.rollbacks += 2
     assert (monitor.load_state_dict(saved), monitor.rollbacks) == (2, 2)
+
+
+def row_of_docs(each: Watchman) -> str:
+    """The row of docs/ppo.md on one watchman."""
+
+    def level(value: float | None, count: int) -> str:
+        times = f", {count} times running" if count > 1 else ""
+        return "-" if value is None else f"{'>' if each.above else '<'} {value:g}{times}"
+
+    stop = level(each.stop, each.stop_count) + ("" if each.at_once is None else f"; > {each.at_once:g} once")
+    smooth = " ~" if each.smooth else ""
+    return f"| `{each.name}` | {each.says}{smooth} | {level(each.warn, each.warn_count)} | {stop} |"
+
+
+def test_the_docs_have_the_table() -> None:
+    lines = (Path(__file__).resolve().parents[2] / "docs" / "ppo.md").read_text(encoding="utf-8").split("\n")
+    assert [row_of_docs(each) for each in WATCHMEN if row_of_docs(each) not in lines] == []
