@@ -123,9 +123,11 @@ def draw(
         if top_k > 0 or top_p < 1.0:
             likely = keep_likely(logits / temperature, top_k, top_p).softmax(1)
             tokens = pick(likely, uniform)[0][:, None]
-    # in place, as every new [n, V] costs more than the arithmetic: exp(logits - highest), at the temperature
-    scale = 1.0 / (temperature or 1.0)
-    weights = torch.add(highest.mul(-scale), logits, alpha=scale, out=logits).exp_()
+    # in place, as every new [n, V] costs more than the arithmetic; the highest comes off first, which rounds least
+    weights = logits.sub_(highest)
+    if temperature not in (0, 1):
+        weights.mul_(1.0 / temperature)
+    weights.exp_()
     if tokens is None:
         return pick(weights, uniform)
     return tokens.squeeze(1), (weights.gather(1, tokens).log() - weights.sum(1, keepdim=True).log()).squeeze(1)
