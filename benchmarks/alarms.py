@@ -127,8 +127,10 @@ def main(
     for found in runs:
         found |= in_time(found, gain)
         alarms = ", ".join(f"{alarm['name']} ({alarm['step']})" for alarm in found["alarms"]) or "none"
-        sys.stdout.write(f"{found['reward']:14} seed {found['seed']:2}: judge {_values(found)[0]:.2f} -> "
-                         f"{_values(found)[-1]:.2f}, fell at {found['fell_at']}; alarms: {alarms}\n")  # fmt: skip
+        judged = _values(found)
+        course = f"{judged[0]:.2f} -> {judged[-1]:.2f}" if judged else "never asked"
+        fell = "never fell" if found["fell_at"] is None else f"fell by update {found['fell_at']}"
+        sys.stdout.write(f"{found['reward']:14} seed {found['seed']:2}: judge {course}, {fell}; alarms: {alarms}\n")
     sys.stdout.write(f"median gain of the judge in clean runs: {gain:.2f}\n")
     if json_path is not None:
         json_path.write_text(json.dumps({"gain": gain, "runs": runs}, indent=1) + "\n")

@@ -21,12 +21,12 @@ REWARD_TIMEOUT_SECONDS = 1800.0
 
 
 def defaults(config: PPOStageConfig, has_dev: bool) -> dict[str, Any]:
-    """Trainer fields of a stage: alarms stop it, functions may not hang, and what has a judge is evaluated.
+    """Trainer fields of a stage: functions may not hang, and what has a judge is evaluated.
 
     Raises:
         UserError: there is a judge and nothing to judge.
     """
-    fields: dict[str, Any] = {"monitor": "stop", "reward_timeout": REWARD_TIMEOUT_SECONDS}
+    fields: dict[str, Any] = {"reward_timeout": REWARD_TIMEOUT_SECONDS}
     if not config.judge:
         return fields
     if not has_dev:

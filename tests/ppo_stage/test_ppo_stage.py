@@ -439,8 +439,9 @@ def test_a_function_that_fails_can_be_mended_and_the_run_goes_on(ppo, monkeypatc
 
 def test_an_alarm_stops_a_stage_and_stands_in_its_metrics_and_report(ppo):
     thresholds = "trainer.monitor_thresholds={length: {stop: 0.1, warn: 0.1}}"
+    stop = "trainer.monitor=stop"
     with pytest.raises(StoppedByMonitor, match="length: mean length, as a multiple of that at the start"):
-        ppo(thresholds, *SAVING, run_id="alarmed")
+        ppo(thresholds, stop, *SAVING, run_id="alarmed")
     alarm = next(row for row in rows_of(ppo, "alarmed") if "alarm" in row)
     assert (alarm["alarm"], alarm["level"]) == ("length", "stop")
     assert "likely causes: (1) the reward model goes by length" in alarm["text"]
