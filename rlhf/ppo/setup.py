@@ -156,6 +156,11 @@ def build_sampling(policy: nn.Module, tokenizer: PreTrainedTokenizerBase, args: 
     for token_id in stop_ids:
         if not 0 <= token_id < vocab_size:
             raise UserError(f"stop token {token_id}: the model's vocabulary has {vocab_size} tokens, from 0 on")
+        if token_id >= len(tokenizer):
+            raise UserError(
+                f"stop token {token_id}: the tokenizer has {len(tokenizer)} tokens, and none of that number; take the "
+                "model's own tokenizer, or set stop_token_id"
+            )
     eos_id = tokenizer.eos_token_id
     eos_ids = stop_ids or (() if eos_id is None else (int(eos_id),))
     if args.missing_eos_penalty is not None and not eos_ids:
