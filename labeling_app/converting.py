@@ -9,12 +9,16 @@ from typing import Any
 
 from labeling_app.store import Content, Judgement, Response
 from rlhf.datasets.split import PromptKeys, is_held_out
-from rlhf.records import Completion, Message, Preference, Ranking, Rating, Record, Text
+from rlhf.records import KINDS, Completion, Message, Preference, Ranking, Rating, Record, Text
 
 PLACE_COLUMNS = frozenset({"file", "line", "row", "sampled_from"})
 """Of a task's origin: where it comes from; nothing that a record carries on."""
 
-_RESERVED = PLACE_COLUMNS | frozenset(name for kind in (Ranking, Rating) for name in kind.model_fields)
+_WRITTEN = frozenset({"queue", "guidelines_version", "active_ms", "presented", "ratings", "model"})
+"""Columns of one judgement, beside those that its record has by its kind."""
+
+_RESERVED = PLACE_COLUMNS | _WRITTEN | frozenset(name for kind in KINDS for name in kind.model_fields)
+"""Columns that do not come back: in a task made of an earlier export they tell of another judgement."""
 
 
 @dataclass
@@ -34,8 +38,7 @@ class Records:
     def num_judgements(self) -> Counter[str]:
         """How many judgements of each annotator the records here come from.
 
-        Each makes one ranking, or where there was one completion to grade, one rating; the same task may have been
-        judged in two queues.
+        Each makes one ranking, or where there was one completion to grade, one rating.
         """
         made = [(row["annotator"], row["task"]) for row in _rows([*self.rankings, *self.all_bad])]
         ranked = set(made)
@@ -97,9 +100,26 @@ def split_by_prompt(records: Records, dev_fraction: float, seed: int = 0) -> dic
 
 
 def task_name(judgement: Judgement) -> str:
-    """Names a question by what it shows, the same in every store."""
-    body = json.dumps([judgement.mode, judgement.prompt, [response.content for response in judgement.responses]])
+    """Names a question by what it shows, the same in every store and queue, in whatever order it was added."""
+    shown = sorted(json.dumps(response.content, sort_keys=True) for response in judgement.responses)
+    body = json.dumps([judgement.mode, judgement.prompt, shown], sort_keys=True)
     return hashlib.sha256(body.encode()).hexdigest()[:16]
+
+
+def last_of_each_question(judgements: Sequence[Judgement]) -> list[Judgement]:
+    """Without what somebody judged again later: in another queue, or after the task was withdrawn and added anew.
+
+    As of several revisions, the last one counts, so that nobody's word on a question weighs twice.
+    """
+    in_time = sorted(judgements, key=lambda one: (one.created_at, one.submission_id))
+    last = {(one.user, task_name(one)): one.submission_id for one in in_time}
+    kept = set(last.values())
+    return [one for one in judgements if one.submission_id in kept]
+
+
+def was_shown(judgement: Judgement) -> bool:
+    """Whether a person saw the page; of programs and files the store's order and guidelines say nothing."""
+    return not judgement.simulated and not judgement.is_imported
 
 
 # One judgement
@@ -135,13 +155,8 @@ def _ranking(judgement: Judgement, weight: float) -> Ranking | None:
             "models": [model or "unknown" for model in models] if any(models) else None,
             "weight": weight,
         }
-        | ({"presented": [place[response] for response in judgement.presented]} if _was_shown(judgement) else {})
+        | ({"presented": [place[response] for response in judgement.presented]} if was_shown(judgement) else {})
     )
-
-
-def _was_shown(judgement: Judgement) -> bool:
-    """Whether a person saw the responses in the order that the store has; it says nothing of programs and files."""
-    return not judgement.simulated and not judgement.is_imported
 
 
 def _ratings(judgement: Judgement) -> list[Rating]:
@@ -179,8 +194,9 @@ def _shared(judgement: Judgement) -> dict[str, Any]:
         "task": task_name(judgement),
         "simulated": judgement.simulated,
     }
-    if judgement.guidelines_version is not None:
-        known["guidelines_version"] = judgement.guidelines_version
+    if judgement.guidelines_version is not None and was_shown(judgement):
+        # counted by queue: the number says nothing without it
+        known |= {"queue": judgement.queue, "guidelines_version": judgement.guidelines_version}
     if judgement.active_ms:
         known["active_ms"] = judgement.active_ms
     return carried | known

@@ -14,8 +14,17 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from labeling_app.comparing import compare_models
-from labeling_app.converting import Records, split_by_prompt, task_name, to_records, writers
-from labeling_app.store import Judgement, Store
+from labeling_app.converting import (
+    Records,
+    last_of_each_question,
+    split_by_prompt,
+    task_name,
+    to_records,
+    was_shown,
+    writers,
+)
+from labeling_app.store import Judgement, Store, Tx, reading
+from labeling_app.store.status import status
 from rlhf.errors import UserError
 from rlhf.records import write_jsonl
 from rlhf.registry import Artefact, Registry
@@ -26,7 +35,7 @@ class ExportOptions:
     """What is exported, and how.
 
     Attributes:
-        queues: whose answers.
+        queues: whose answers; a question that somebody has judged in several counts once, by the last answer.
         dev_fraction: the share of prompts that goes into the part `dev`.
         reliability_weights: weigh each annotator by agreement with the others and with gold (`labeling_app.quality`).
         with_all_bad: rankings that were called bad as a whole count as the others do.
@@ -55,30 +64,30 @@ def export_labels(
     Raises:
         UserError: there is no such queue, nothing was judged in it, or it cannot be written.
     """
-    known = [one.queue for one in store.status()]
-    unknown = [queue for queue in options.queues if queue not in known]
-    if unknown:
-        raise UserError(f"queue {unknown[0]!r}: there is none; there are {', '.join(known) or 'no queues yet'}")
-    every = [one for queue in options.queues for one in store.judgements(queue, with_quarantined=True)]
+    every = store.read(_judged, options.queues)
     trusted = [one for one in every if not one.quarantined]
-    kept = [one for one in trusted if one.gold is None]
+    without_gold = [one for one in trusted if one.gold is None]
+    kept = last_of_each_question(without_gold)
+    num_repeated = len(without_gold) - len(kept)
+    weights = None
+    if options.reliability_weights:
+        from labeling_app.quality.reliability import reliability_weights
+
+        weights = {user: round(one.weight, 6) for user, one in reliability_weights(trusted).items()}
+        kept = [one for one in kept if weights[one.user] > 0]
     if not kept:
         where = ", ".join(options.queues)
         raise UserError(
             f"queue {where}: nothing to export: {len(every):,} answer{'s' * (len(every) != 1)}, none by a trusted "
             "annotator beside gold"
         )
-    weights = None
-    if options.reliability_weights:
-        from labeling_app.quality.reliability import reliability_weights
-
-        weights = {user: round(one.weight, 6) for user, one in reliability_weights(trusted).items()}
     parts = split_by_prompt(to_records(kept, weights, with_all_bad=options.with_all_bad), options.dev_fraction)
     description = describe(kept, parts) | {
         "queues": sorted({one.queue for one in kept}),
         "tasks": {queue: ranges(one.task_id for one in kept if one.queue == queue) for queue in options.queues},
         "dev_fraction": options.dev_fraction,
-        "num_gold_left_out": len(trusted) - len(kept),
+        "num_gold_left_out": len(trusted) - len(without_gold),
+        "num_repeated_left_out": num_repeated,
         "quarantined": sorted({one.user for one in every if one.quarantined}),
         "comparisons": compare_models(kept),
         "reliability_weights": weights,
@@ -92,8 +101,26 @@ def export_labels(
     return description | {"artefact": artefact.ref, "digest": artefact.digest, "path": str(artefact.path)}
 
 
+def _judged(tx: Tx, queues: Sequence[str]) -> list[Judgement]:
+    """All answers in these queues at one moment, whosoever's.
+
+    Raises:
+        UserError: there is no such queue.
+    """
+    known = [one.queue for one in status(tx)]
+    unknown = [queue for queue in queues if queue not in known]
+    if unknown:
+        raise UserError(f"queue {unknown[0]!r}: there is none; there are {', '.join(known) or 'no queues yet'}")
+    return [one for queue in dict.fromkeys(queues) for one in reading.judgements(tx, queue, with_quarantined=True)]
+
+
 def describe(judgements: Sequence[Judgement], parts: Mapping[str, Records]) -> dict[str, Any]:
-    """Who judged what, for lineage: annotators by pseudonym, models, tasks, versions of the guidelines."""
+    """Who judged what, for lineage: annotators by pseudonym, models, tasks, versions of the guidelines by queue.
+
+    Args:
+        judgements: those that the records were made of.
+        parts: the records.
+    """
     people = {judgement.user: judgement.simulated for judgement in judgements}
     counts = Counter(judgement.user for judgement in judgements)
     held_out = parts["dev"].num_judgements() if "dev" in parts else Counter[str]()
@@ -112,9 +139,18 @@ def describe(judgements: Sequence[Judgement], parts: Mapping[str, Records]) -> d
         "models": models_of(judgements),
         "num_tasks": len(tasks),
         "tasks_sha256": hashlib.sha256("\n".join(tasks).encode()).hexdigest(),
-        "guidelines_versions": sorted({one.guidelines_version for one in judgements if one.guidelines_version}),
+        "guidelines_versions": _guidelines_versions(judgements),
         "parts": {part: records.counts() for part, records in parts.items()},
     }
+
+
+def _guidelines_versions(judgements: Iterable[Judgement]) -> dict[str, list[int]]:
+    """By queue, since the versions are counted by queue."""
+    found: dict[str, set[int]] = {}
+    for one in judgements:
+        if one.guidelines_version is not None and was_shown(one):
+            found.setdefault(one.queue, set()).add(one.guidelines_version)
+    return {queue: sorted(versions) for queue, versions in sorted(found.items())}
 
 
 def ranges(numbers: Iterable[int]) -> str:

@@ -168,4 +168,10 @@ def show_export(summary: dict[str, Any]) -> None:
         typer.echo(f"left out, quarantined: {', '.join(summary['quarantined'])}")
     if summary["num_gold_left_out"]:
         typer.echo(f"left out, of gold tasks: {counted(summary['num_gold_left_out'], 'answer')}")
+    if summary["num_repeated_left_out"]:
+        again = counted(summary["num_repeated_left_out"], "answer")
+        typer.echo(f"left out, the same question answered again by the same annotator: {again}; the last one counts")
+    weightless = [name for name, weight in (summary["reliability_weights"] or {}).items() if weight == 0]
+    if weightless:
+        typer.echo(f"left out, of weight 0: {', '.join(weightless)}")
     typer.echo(f"published as {summary['artefact']}" if "artefact" in summary else f"written to {summary['path']}")

@@ -311,6 +311,21 @@ def test_status_has_one_word_for_a_state_and_counts_gold_apart(rlhf, write, stor
     assert lines[6].split()[:6] == ["b" * 64, "1", "0", "1", "h", "05"]
 
 
+def test_export_says_which_answers_it_leaves_out(rlhf, write, store):
+    write("tasks.jsonl", TASKS)
+    for queue in ("q", "r"):
+        rlhf("label", "add", "tasks.jsonl", "--queue", queue)
+        with store() as opened:
+            answer_queue(opened, [Alphabetical()], queue)
+    ended = rlhf("label", "export", "--output", "out", "--queue", "q", "--queue", "r", "--dev-fraction", "0")
+    assert ended.out.splitlines() == [
+        "train: 2 rankings, 4 pairs",
+        "annotators: sim-a (2)",
+        "left out, the same question answered again by the same annotator: 2 answers; the last one counts",
+        "written to out",
+    ]
+
+
 def test_export_writes_a_folder_or_publishes(rlhf, write, store, tmp_path):
     write("tasks.jsonl", TASKS)
     rlhf("label", "add", "tasks.jsonl", "--queue", "q")

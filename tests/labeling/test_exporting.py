@@ -2,6 +2,7 @@
 
 import json
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,8 +11,8 @@ from tiny import tiny_model
 
 from labeling_app.answers import Answer, Edit
 from labeling_app.converting import split_by_prompt, to_records
-from labeling_app.exporting import ExportOptions, export_labels, ranges
-from labeling_app.store import NewResponse, NewTask
+from labeling_app.exporting import ExportOptions, describe, export_labels, ranges
+from labeling_app.store import NewResponse, NewTask, reading
 from rlhf.datasets import DataConfig, DataSource, load
 from rlhf.errors import UserError
 from rlhf.records import Completion, Preference, Ranking, Rating
@@ -49,8 +50,7 @@ def records(local):
     return lambda **options: to_records(local.judgements("q"), **options)
 
 
-def test_a_ranking_holds_all_that_was_said(judge, records, local):
-    local.set_guidelines("Be fair.")
+def test_a_ranking_holds_all_that_was_said(judge, local):
     origin = {"file": "f.jsonl", "line": 3, "topic": "x", "task": "t1"}
     claimed = judge(
         new_task("Why?", ("a", "b", "c"), origin=origin),
@@ -60,7 +60,8 @@ def test_a_ranking_holds_all_that_was_said(judge, records, local):
         flags={"a": ["untrue"]},
         active_ms=4200,
     )
-    [ranking] = records().rankings
+    [judgement] = local.judgements("q")
+    [ranking] = to_records([replace(judgement, guidelines_version=1)]).rankings
     row = ranking.row()
     shown = ["abc".index(content) for _, content in claimed.responses]
     assert row.pop("task") == ranking.task and len(ranking.task) == 16
@@ -74,6 +75,7 @@ def test_a_ranking_holds_all_that_was_said(judge, records, local):
         "rationale": "c says why",
         "models": ["model-a", "model-b", "model-c"],
         "topic": "x",
+        "queue": "q",
         "guidelines_version": 1,
         "active_ms": 4200,
         "presented": shown,
@@ -230,20 +232,137 @@ def test_numbers_are_told_in_ranges():
     assert ranges([]) == ""
 
 
-def test_the_same_task_in_two_queues_is_two_judgements(local, registry):
+@pytest.fixture
+def answer_all(local):
+    """Answers all that a queue has for somebody, best first by the texts' order or the other way round."""
+
+    def answer(queue, by, *, backwards=False):
+        while (claimed := local.claim(by.id, queue)) is not None:
+            ids = [response for response, _ in sorted(claimed.responses, key=lambda one: one[1], reverse=backwards)]
+            grades = {response: 1 + place for place, response in enumerate(ids)}
+            said = Answer(ratings=grades) if claimed.mode == "rate" else Answer(tiers=[[response] for response in ids])
+            local.submit(by.id, claimed.lease, f"key-{claimed.task_id}", said, 0)
+
+    return answer
+
+
+def loaded_from(folder, kind, **source):
+    """What a stage reads of an export: chosen and rejected, and the weight of every pair."""
+    loaded = load(DataConfig(sources=[DataSource(path=str(folder), **source)]), (kind,), seed=0)
+    pairs = [pair for one in loaded.train for pair in (one.pairs() if kind is Ranking else [one])]
+    assert not loaded.problems
+    return sorted((pair.annotator, pair.chosen, pair.rejected, pair.weight) for pair in pairs)
+
+
+@pytest.mark.parametrize("backwards", [False, True])
+@pytest.mark.parametrize("second", ["q", "r"])
+def test_a_question_that_somebody_judged_twice_counts_once_by_the_last_answer(
+    local, registry, clock, answer_all, tmp_path, second, backwards
+):
+    ann, bob = local.add_user("ann"), local.add_user("bob")
+    local.add_tasks([new_task("1", ("a", "b"), overlap=2)], "q")
+    answer_all("q", ann)
+    answer_all("q", bob)
+    local.withdraw("q")
+    clock.advance(60)
+    local.add_tasks([new_task("1", ("b", "a"))], second)
+    answer_all(second, ann, backwards=backwards)
+    options = ExportOptions(queues=tuple({"q", second}), dev_fraction=0.0)
+    summary = export_labels(local, options, registry, folder=tmp_path / "out")
+    best, worst = "ba" if backwards else "ab"
+    expected = [("ann", best, worst, 1.0), ("bob", "a", "b", 1.0)]
+    assert loaded_from(tmp_path / "out", Ranking) == expected
+    assert loaded_from(tmp_path / "out", Preference, data_dir="pairs") == expected
+    assert (summary["num_repeated_left_out"], summary["num_tasks"]) == (1, 1)
+    assert [(one["name"], one["num_judgements"]) for one in summary["annotators"]] == [("ann", 1), ("bob", 1)]
+    assert summary["tasks"] == ({"q": "1-2"} if second == "q" else {"q": "1", "r": "2"})
+
+
+def test_grades_of_a_task_in_two_queues_count_once(local, registry, answer_all):
     ann = local.add_user("ann")
     for queue in ("q", "r"):
         local.add_tasks([new_task("1"), new_task("2", mode="rate"), new_task("3", ["a"], mode="rate")], queue)
-        while (claimed := local.claim(ann.id, queue)) is not None:
-            grades = {response: 4 for response, _ in claimed.responses}
-            said = Answer(ratings=grades) if claimed.mode == "rate" else as_shown(claimed)
-            local.submit(ann.id, claimed.lease, f"key-{claimed.task_id}", said, 0)
+        answer_all(queue, ann)
     options = ExportOptions(queues=("q", "r"), dev_fraction=0.9)
     summary = export_labels(local, options, registry, name="support/preferences")
     assert summary["parts"]["train"]["num_rankings"] == summary["parts"]["train"]["num_ratings"] == 0
     [person] = summary["annotators"]
-    assert (person["num_judgements"], person["num_held_out"]) == (6, 6)
-    assert summary["tasks"] == {"q": "1-3", "r": "4-6"}
+    assert (person["num_judgements"], person["num_held_out"]) == (3, 3)
+    assert (summary["tasks"], summary["queues"]) == ({"q": "", "r": "4-6"}, ["r"])
+    assert summary["num_repeated_left_out"] == 3
+
+
+def test_a_queue_that_is_named_twice_is_exported_once(judge, local, registry):
+    judge(new_task("1"), [["a"], ["b"], ["c"]])
+    once = export_labels(local, OPTIONS, registry, name="support/preferences")
+    twice = ExportOptions(queues=("q", "q"), dev_fraction=0.0)
+    assert export_labels(local, twice, registry, name="support/preferences") == once
+
+
+def test_an_export_of_several_queues_is_of_one_moment(local, registry, answer_all, monkeypatch):
+    ann, bob = local.add_user("ann"), local.add_user("bob")
+    for queue in ("q", "r"):
+        local.add_tasks([new_task(queue, overlap=2)], queue)
+        answer_all(queue, ann)
+        answer_all(queue, bob)
+    read = reading._prompts
+
+    def and_then_ann_is_quarantined(tx, queue):
+        found = read(tx, queue)
+        if queue == "q":
+            local.set_quarantined(ann.id, True)
+        return found
+
+    monkeypatch.setattr(reading, "_prompts", and_then_ann_is_quarantined)
+    options = ExportOptions(queues=("q", "r"), dev_fraction=0.0)
+    summary = export_labels(local, options, registry, name="support/preferences")
+    assert [(one["name"], one["num_judgements"]) for one in summary["annotators"]] == [("ann", 2), ("bob", 2)]
+    assert summary["quarantined"] == []
+
+
+def test_columns_of_an_earlier_export_do_not_come_back(judge, records):
+    stale = {
+        "presented": [2, 1, 0],
+        "ratings": [7, 1, 1],
+        "guidelines_version": 9,
+        "active_ms": 99999,
+        "queue": "old",
+        "model": "m",
+        "chosen": "x",
+        "rejected": "y",
+        "group_id": "g",
+        "margin": 2.0,
+        "messages": [{"role": "user", "content": "u"}],
+        "text": "t",
+    }
+    judge(new_task("1", origin=stale | {"topic": "x"}), [["a"], ["b"], ["c"]], edit=("a", "A"), simulated=True)
+    judge(NewTask("2", [NewResponse("a")], "rate", origin=stale | {"topic": "x"}), ratings={"a": 4})
+    found = records()
+    extras = [one.model_extra for one in (*found.rankings, *found.demonstrations, *found.ratings)]
+    name = {"task": found.demonstrations[0].task, "annotator": "ann", "simulated": True, "topic": "x"}
+    assert extras[:2] == [{"topic": "x"}, name]
+    assert extras[2].keys() == {"topic", "task", "simulated"}
+
+
+def test_a_version_of_the_guidelines_goes_with_its_queue_and_only_with_people_who_saw_them(local, answer_all):
+    people = [local.add_user("ann"), local.add_user("sim", simulated=True), local.add_user("imported.file")]
+    for queue in ("q", "r"):
+        local.add_tasks([new_task(queue, overlap=3)], queue)
+        for person in people:
+            answer_all(queue, person)
+    versions = {"q": 1, "r": 2}
+    said = [replace(one, guidelines_version=versions[one.queue]) for one in local.judgements()]
+    made = to_records(said)
+    rows = [one.row() for one in made.rankings]
+    assert [(row["annotator"], row.get("queue"), row.get("guidelines_version")) for row in rows] == [
+        ("ann", "q", 1),
+        ("imported.file", None, None),
+        ("sim", None, None),
+        ("ann", "r", 2),
+        ("imported.file", None, None),
+        ("sim", None, None),
+    ]
+    assert describe(said, {"train": made})["guidelines_versions"] == {"q": [1], "r": [2]}
 
 
 def test_the_same_answers_are_the_same_artefact(answered, local, registry):
@@ -321,6 +440,24 @@ def test_reliability_weights_follow_agreement_and_average_one(judge, local, regi
     weights = export_labels(local, options, registry, name="support/preferences")["reliability_weights"]
     assert weights["dice"] < 0.3 < 1 < weights["ann"]
     assert sum(weights.values()) / 4 == pytest.approx(1, abs=1e-3)
+
+
+def test_whoever_weighs_nothing_is_not_in_the_lineage(judge, local, registry):
+    for number in range(40):
+        for person in ("ann", "bob", "cleo"):
+            judge(new_task(str(number), overlap=4), [["a"], ["b"], ["c"]], by=person)
+        judge(new_task(str(number), overlap=4), [["c"], ["b"], ["a"]], by="troll")
+    judge(NewTask("only", [NewResponse("a", "m"), NewResponse("b", "n")]), [["b"], ["a"]], by="troll")
+    options = ExportOptions(queues=("q",), dev_fraction=0.0, reliability_weights=True)
+    summary = export_labels(local, options, registry, name="support/preferences")
+    assert summary["reliability_weights"]["troll"] == 0.0
+    assert [(one["name"], one["num_judgements"]) for one in summary["annotators"]] == [
+        ("ann", 40),
+        ("bob", 40),
+        ("cleo", 40),
+    ]
+    assert (summary["num_tasks"], summary["tasks"]) == (40, {"q": "1-40"})
+    assert summary["models"] == ["model-a", "model-b", "model-c"]
 
 
 def test_a_blind_comparison_says_which_model_people_prefer(judge, local, registry):
