@@ -146,7 +146,7 @@ submissions = sa.Table(
     sa.Column(
         "wall_ms", sa.BigInteger, nullable=False
     ),  # since the claim or the revision before, by the server's clock
-    sa.Column("guidelines_version", sa.Integer),  # of those for the task's queue
+    sa.Column("guidelines_version", sa.Integer),  # that the page showed; None: a file, a program, no guidelines
     sa.Column("created_at", UtcDateTime, nullable=False),
     sa.UniqueConstraint("user_id", "idempotency_key"),
     sa.UniqueConstraint("task_id", "user_id", "revision"),

@@ -98,7 +98,8 @@ class Annotator:
     async def _submit(self, task: dict[str, Any], key: str) -> dict[str, Any] | None:
         tiers = self._ranking([card["id"] for card in task["cards"]])
         answer = {"tiers": tiers, "strength": self._random.randint(1, 4) if len(tiers) > 1 else None}
-        body = orjson.dumps({"lease": task["lease"], "key": key, "answer": answer, "active_ms": 1500})
+        sent = {"user": task["user"], "lease": task["lease"], "key": key, "answer": answer, "active_ms": 1500}
+        body = orjson.dumps(sent | {"guidelines_version": None})
         fate = self._random.random()
         if fate < DUPLICATES / 2:
             reply, other = await asyncio.gather(self._ask("submit", body), self._ask("submit", body, self._twin))

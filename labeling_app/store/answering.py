@@ -1,6 +1,6 @@
 """Taking answers. Each comes with a key that the page has made up for it: sent again, it is not stored again."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -19,7 +19,15 @@ from labeling_app.store.values import Receipt, Skipped
 MAX_KEY, MAX_MS = 64, 2**53 - 1
 
 
-def submit(tx: Tx, user_id: int, lease: str, key: str, answer: Answer, active_ms: int) -> Receipt:
+def submit(
+    tx: Tx,
+    user_id: int,
+    lease: str,
+    key: str,
+    answer: Answer,
+    active_ms: int,
+    guidelines_version: int | None = None,
+) -> Receipt:
     """Store a person's answer to the task they hold.
 
     The same key with the same answer gets the first receipt again. An answer that comes when the time is up is taken
@@ -32,12 +40,13 @@ def submit(tx: Tx, user_id: int, lease: str, key: str, answer: Answer, active_ms
         key: 1 to 64 characters, made up when the answer is first sent.
         answer: names the responses by their ids.
         active_ms: how long the person was at it.
+        guidelines_version: of the guidelines that the person was shown; None: of none.
 
     Raises:
         NotYours: the lease is somebody else's.
         LeaseLost: the time was up, and others have been given the task.
         Conflict: the task was answered or skipped with another key, or the key used for another answer.
-        BadAnswer: the answer does not fit the task.
+        BadAnswer: the answer does not fit the task, or there are no such guidelines.
         UnknownUser, Quarantined, Disabled
     """
     _check_form(key, active_ms)
@@ -51,22 +60,35 @@ def submit(tx: Tx, user_id: int, lease: str, key: str, answer: Answer, active_ms
         return _known(row, row.task_id, answer)
     check_active(row)
     _check_answer(tx, answer, row.mode, row.presented)
+    _check_guidelines(guidelines_version, row.last_guidelines)
     if row.state == "answered":
         raise Conflict("You have already answered this task; to change the answer, revise it.")
     if row.state == "skipped":
         raise Conflict("You have skipped this task; take it up again to answer it.")
     if row.state == "expired":
         _take_again(tx, user_id, row)
-    return _store(tx, user_id, row, key, answer, active_ms, revision=1, since=row.claimed_at)
+    new = {"revision": 1, "guidelines_version": guidelines_version}
+    return _store(tx, user_id, row, key, answer, active_ms, new, since=row.claimed_at)
 
 
-def revise(tx: Tx, user_id: int, task_id: int, key: str, answer: Answer, active_ms: int) -> Receipt:
+def revise(
+    tx: Tx,
+    user_id: int,
+    task_id: int,
+    key: str,
+    answer: Answer,
+    active_ms: int,
+    based_on: int | None = None,
+    guidelines_version: int | None = None,
+) -> Receipt:
     """Store what a person now thinks of a task they have answered. All revisions are kept; the last one counts.
+
+    `based_on` is the revision that the person had before them (None: whichever is the last); the others are `submit`'s.
 
     Raises:
         UnknownTask: they have not answered it.
-        Conflict: the key was used for another answer.
-        BadAnswer: the answer does not fit the task.
+        Conflict: the key was used for another answer, or there is a newer revision than `based_on`.
+        BadAnswer: the answer does not fit the task, or there are no such guidelines.
         UnknownUser, Quarantined, Disabled
     """
     _check_form(key, active_ms)
@@ -80,10 +102,14 @@ def revise(tx: Tx, user_id: int, task_id: int, key: str, answer: Answer, active_
     if row.lease_id is None or row.state != "answered":
         raise UnknownTask(f"You have not answered task {task_id}.")
     last = tx.connection.execute(LAST_SUBMISSION, {"user": user_id, "task": task_id}).one()
+    if based_on is not None and based_on != last.revision:
+        raise Conflict("You have changed this answer since, on another page; look at it again before you change it.")
     # a complaint that the config has dropped since may stay in an answer that has it
     kept = {name for names in Answer.model_validate(last.answer).flags.values() for name in names}
     _check_answer(tx, answer, row.mode, row.presented, kept)
-    return _store(tx, user_id, row, key, answer, active_ms, revision=last.revision + 1, since=last.created_at)
+    _check_guidelines(guidelines_version, row.last_guidelines)
+    new = {"revision": last.revision + 1, "guidelines_version": guidelines_version}
+    return _store(tx, user_id, row, key, answer, active_ms, new, since=last.created_at)
 
 
 def skip(tx: Tx, user_id: int, lease: str, key: str, reason: str, note: str = "") -> Skipped:
@@ -137,6 +163,11 @@ def _check_answer(
         raise BadAnswer(problem)
 
 
+def _check_guidelines(version: int | None, last: int | None) -> None:
+    if version is not None and not 1 <= version <= (last or 0):
+        raise BadAnswer(f"guidelines_version: there is no version {version} of the guidelines for this queue")
+
+
 def _known(row: Any, task_id: int, answer: Answer) -> Receipt:
     if row.submission_task_id != task_id or Answer.model_validate(row.answer) != answer:
         raise Conflict("This key was used for another answer.")
@@ -153,20 +184,21 @@ def _take_again(tx: Tx, user_id: int, row: Any) -> None:
 
 
 def _store(
-    tx: Tx, user_id: int, row: Any, key: str, answer: Answer, active_ms: int, *, revision: int, since: datetime
+    tx: Tx, user_id: int, row: Any, key: str, answer: Answer, active_ms: int, new: Mapping[str, Any], *, since: datetime
 ) -> Receipt:
+    """`new`: number and guidelines of the revision; `since`: when the person had begun with it."""
     submission = {
+        **new,
         "idempotency_key": key,
-        "revision": revision,
         "answer": answer.model_dump(exclude_defaults=True),
         "presented": row.presented,
         "active_ms": active_ms,
         "wall_ms": max(0, round((tx.now - since).total_seconds() * 1000)),
-        "guidelines_version": row.guidelines_version,
     }
     where = {"task_id": row.task_id, "user_id": user_id}
     submission_id = _ADD.insert(tx, submission | where | {"created_at": tx.now})
     _ANSWERED.change(tx, {"lease": row.lease_id, "now": tx.now})
+    revision: int = new["revision"]
     kind = "submitted" if revision == 1 else "revised"
     tx.record(kind, {"submission_id": submission_id, **submission}, **where)
     return Receipt(submission_id, row.task_id, revision, tx.now)
@@ -184,7 +216,7 @@ _DETAILS = (
     tasks.c.gold.is_not(None).label("is_gold"),
     users.c.disabled_at,
     users.c.quarantined_at,
-    guidelines_of(tasks.c.queue).label("guidelines_version"),
+    guidelines_of(tasks.c.queue).label("last_guidelines"),
     submissions.c.id.label("submission_id"),
     submissions.c.task_id.label("submission_task_id"),
     submissions.c.answer,

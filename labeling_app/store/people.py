@@ -120,7 +120,7 @@ def sha256(text: str) -> str:
 
 
 def guidelines_of(queue: sa.ColumnElement[str]) -> sa.ColumnElement[int]:
-    """The version in force in the queue of a row."""
+    """The version in force in the queue of a row, which is its last."""
     versions = [
         sa.select(sa.func.max(guidelines.c.version)).where(guidelines.c.queue == one).scalar_subquery()
         for one in (queue, sa.literal_column("''"))

@@ -197,11 +197,28 @@ class Store:
     def reopen(self, user_id: int, task_id: int, take_again: bool = False) -> Claimed:
         return self.write(claiming.reopen, user_id, task_id, take_again)
 
-    def submit(self, user_id: int, lease: str, key: str, answer: Answer, active_ms: int) -> Receipt:
-        return self.write(answering.submit, user_id, lease, key, answer, active_ms)
+    def submit(
+        self,
+        user_id: int,
+        lease: str,
+        key: str,
+        answer: Answer,
+        active_ms: int,
+        guidelines_version: int | None = None,
+    ) -> Receipt:
+        return self.write(answering.submit, user_id, lease, key, answer, active_ms, guidelines_version)
 
-    def revise(self, user_id: int, task_id: int, key: str, answer: Answer, active_ms: int) -> Receipt:
-        return self.write(answering.revise, user_id, task_id, key, answer, active_ms)
+    def revise(
+        self,
+        user_id: int,
+        task_id: int,
+        key: str,
+        answer: Answer,
+        active_ms: int,
+        based_on: int | None = None,
+        guidelines_version: int | None = None,
+    ) -> Receipt:
+        return self.write(answering.revise, user_id, task_id, key, answer, active_ms, based_on, guidelines_version)
 
     def skip(self, user_id: int, lease: str, key: str, reason: str, note: str = "") -> Skipped:
         return self.write(answering.skip, user_id, lease, key, reason, note)

@@ -216,6 +216,7 @@ class Judgement:
         gold: what is known to be right, by response ids, as `Answer.tiers` or `Answer.ratings`.
         active_ms: with the page in front and somebody at it, over all revisions.
         wall_ms: from claim to the first answer.
+        guidelines_version: what the page showed when this was said; None where nothing was shown.
     """
 
     submission_id: int

@@ -19,6 +19,7 @@ from labeling_app.settings import LabelingConfig
 from labeling_app.store import Claimed, Content, Outlook, Progress, Quarantined, Receipt, Store, Tx, User
 from labeling_app.store.answering import skip, submit
 from labeling_app.store.claiming import claim, reopen
+from labeling_app.store.people import LONGEST_NAME
 from labeling_app.store.progress import holds_task, outlook
 from labeling_app.web.login import Login
 from labeling_app.web.rendering import Renderer, tree
@@ -27,12 +28,14 @@ from labeling_app.web.security import Mode, Sessions
 
 T = TypeVar("T")
 BodyT = TypeVar("BodyT", bound=BaseModel)
+WrittenT = TypeVar("WrittenT", bound="_Written")
 
 QUICKLY_RENDERED = 20_000
 """Characters; longer texts are parsed in a thread."""
 
 Token = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
-TaskId = Annotated[int, Field(ge=1, le=2**31 - 1)]
+Number = Annotated[int, Field(ge=1, le=2**31 - 1)]
+TaskId = Number
 Milliseconds = Annotated[int, Field(ge=0, le=2**31 - 1)]
 
 
@@ -46,25 +49,34 @@ class Claim(_Body):
     arriving: bool = False
 
 
-class Submission(_Body):
-    """An answer to the task in hand."""
+class _Written(_Body):
+    """What somebody has said, and who: another person may have signed in since, in another tab of the browser."""
+
+    user: Annotated[str, Field(max_length=LONGEST_NAME)]
+
+
+class Submission(_Written):
+    """An answer to the task in hand; `guidelines_version` is what the page showed, None without guidelines."""
 
     lease: Token
     key: Token
     answer: Answer
     active_ms: Milliseconds
+    guidelines_version: Number | None
 
 
-class Revision(_Body):
-    """Another answer to a task that was answered."""
+class Revision(_Written):
+    """Another answer in the place of revision `based_on`."""
 
     task_id: TaskId
+    based_on: Number
     key: Token
     answer: Answer
     active_ms: Milliseconds
+    guidelines_version: Number | None
 
 
-class Skip(_Body):
+class Skip(_Written):
     """A task put aside."""
 
     lease: Token
@@ -121,6 +133,7 @@ class Api:
         return as_json(
             {
                 "user": {"name": user.name, "role": user.role},
+                "queue": self._queue,
                 "title": config.title,
                 "flags": [{"name": name, "label": label} for name, label in config.flags.items()],
                 "skip_reasons": config.skip_reasons,
@@ -136,25 +149,23 @@ class Api:
         body = await _body(request, Claim)
         asks_first = body.arriving and user.role == "admin" and self._mode == "accounts"
         given, now = await self._store.call(_at, _arrive if asks_first else _give, user.id, self._queue)
-        return as_json(await self._next(given, now) | {"progress": await self._progress.of(user)})
+        return as_json(await self._next(user, given, now) | {"progress": await self._progress.of(user)})
 
     async def submit(self, request: Request) -> Response:
         """Store an answer; with the receipt comes the next task."""
-        user = await self._sessions.user(request)
-        body = await _body(request, Submission)
-        given = (user.id, body.lease, body.key, body.answer, body.active_ms)
+        user, body = await self._written(request, Submission)
+        given = (user.id, body.lease, body.key, body.answer, body.active_ms, body.guidelines_version)
         (receipt, following), now = await self._store.call(_at, _submit_and_give, self._queue, *given)
         progress = await self._progress.answered(user, receipt, body.active_ms)
-        return as_json(await self._next(following, now) | {"receipt": receipt, "progress": progress})
+        return as_json(await self._next(user, following, now) | {"receipt": receipt, "progress": progress})
 
     async def skip(self, request: Request) -> Response:
         """Put the task aside; the next one comes with the answer."""
-        user = await self._sessions.user(request)
-        body = await _body(request, Skip)
+        user, body = await self._written(request, Skip)
         given = (user.id, body.lease, body.key, body.reason, body.note)
         following, now = await self._store.call(_at, _skip_and_give, self._queue, *given)
         progress = await self._progress.fresh(user)
-        return as_json(await self._next(following, now) | {"progress": progress})
+        return as_json(await self._next(user, following, now) | {"progress": progress})
 
     async def extend(self, request: Request) -> Response:
         """Keep the task for longer."""
@@ -173,13 +184,12 @@ class Api:
         user = await self._sessions.user(request)
         body = await _body(request, Reopening)
         claimed, now = await self._store.call(_at, reopen, user.id, body.task_id, body.take)
-        return as_json({"task": await self._task(claimed, now)})
+        return as_json({"task": await self._task(user, claimed, now)})
 
     async def revise(self, request: Request) -> Response:
         """Store another answer in the place of an earlier one."""
-        user = await self._sessions.user(request)
-        body = await _body(request, Revision)
-        given = (user.id, body.task_id, body.key, body.answer, body.active_ms)
+        user, body = await self._written(request, Revision)
+        given = (user.id, body.task_id, body.key, body.answer, body.active_ms, body.based_on, body.guidelines_version)
         return as_json({"receipt": await self._store.call("revise", *given)})
 
     async def logout(self, request: Request) -> Response:
@@ -187,16 +197,29 @@ class Api:
         headers = await self._login.end_session(request)
         return as_json({}, headers=headers)
 
-    async def _next(self, given: "_Given", now: datetime) -> dict[str, Any]:
-        return {"task": await self._task(given.claimed, now), "outlook": given.outlook, "asked": given.asked}
+    async def _written(self, request: Request, model: type[WrittenT]) -> tuple[User, WrittenT]:
+        """Who is there, and what they say.
 
-    async def _task(self, claimed: Claimed | None, now: datetime) -> dict[str, Any] | None:
+        Raises:
+            Refused: it was written by somebody else.
+        """
+        user = await self._sessions.user(request)
+        body = await _body(request, model)
+        if body.user != user.name:
+            raise Refused(403, "other_user", "Somebody else has signed in since. Nothing was saved.")
+        return user, body
+
+    async def _next(self, user: User, given: "_Given", now: datetime) -> dict[str, Any]:
+        return {"task": await self._task(user, given.claimed, now), "outlook": given.outlook, "asked": given.asked}
+
+    async def _task(self, user: User, claimed: Claimed | None, now: datetime) -> dict[str, Any] | None:
         if claimed is None:
             return None
         seconds_left = None
         if claimed.expires_at is not None:
             seconds_left = round(max(0.0, (claimed.expires_at - now).total_seconds()), 1)
         return {
+            "user": user.name,
             "task_id": claimed.task_id,
             "lease": claimed.lease,
             "mode": claimed.mode,
@@ -305,10 +328,10 @@ def _arrive(tx: Tx, user_id: int, queue: str) -> _Given:
 
 
 def _submit_and_give(
-    tx: Tx, queue: str, user_id: int, lease: str, key: str, answer: Answer, active_ms: int
+    tx: Tx, queue: str, user_id: int, lease: str, key: str, answer: Answer, active_ms: int, guidelines: int | None
 ) -> tuple[Receipt, _Given]:
     """One transaction, and so one sync of the disk: the answer is stored, and the next task is given out."""
-    return submit(tx, user_id, lease, key, answer, active_ms), _give_next(tx, user_id, queue)
+    return submit(tx, user_id, lease, key, answer, active_ms, guidelines), _give_next(tx, user_id, queue)
 
 
 def _skip_and_give(tx: Tx, queue: str, user_id: int, lease: str, key: str, reason: str, note: str) -> _Given:

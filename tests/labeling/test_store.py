@@ -53,7 +53,7 @@ def test_what_one_person_answers_is_one_judgement(store: Store, clock: Clock) ->
     assert (claimed.prompt, claimed.mode, claimed.queue, claimed.revision) == ("Why?", "rank", "q", 0)
     assert sorted(content for _, content in claimed.responses) == ["because", "why not"]
     clock.advance(12.5)
-    receipt = store.submit(ana.id, claimed.lease, "key", as_shown(claimed), active_ms=9000)
+    receipt = store.submit(ana.id, claimed.lease, "key", as_shown(claimed), 9000, 1)
     assert (receipt.task_id, receipt.revision, receipt.created_at) == (claimed.task_id, 1, clock.now)
 
     (found,) = store.judgements()
@@ -201,7 +201,7 @@ def test_a_queue_needs_a_name(local: Store, queue: str) -> None:
 
 
 def test_all_that_text_can_hold_comes_out_as_it_went_in(store: Store) -> None:
-    texts = ["nul \x00 and \x1b", "lone \ud800 surrogate", "bidi \u202e and zero\u200bwidth", "x" * 300_000]
+    texts = ["nul \x00 and \x1b", "bidi \u202e and zero\u200bwidth", "x" * 300_000]
     prompt = [{"role": "system", "content": "\x00"}, {"role": "user", "content": "emoji \U0001f600"}]
     assert store.add_tasks([NewTask(prompt, [NewResponse(text) for text in texts])]).num_tasks == 1
     ana = store.add_user("ana")
@@ -706,7 +706,9 @@ def test_guidelines_of_a_queue_hold_there_alone_and_the_common_ones_elsewhere(st
 
     def version_of_next_answer(queue: str) -> int | None:
         claimed = store.claim(ana.id, queue)
-        receipt = store.submit(ana.id, claimed.lease, f"key {claimed.task_id}", as_shown(claimed), 1)
+        found = store.guidelines(queue)
+        version = None if found is None else found[0]
+        receipt = store.submit(ana.id, claimed.lease, f"key {claimed.task_id}", as_shown(claimed), 1, version)
         return next(one for one in store.judgements() if one.task_id == receipt.task_id).guidelines_version
 
     assert version_of_next_answer("own") is None
@@ -719,6 +721,34 @@ def test_guidelines_of_a_queue_hold_there_alone_and_the_common_ones_elsewhere(st
     assert [store.guidelines(queue) for queue in ("own", "other", None)] == [(3, "mine"), (5, "theirs"), (4, "newest")]
     assert [version_of_next_answer("own"), version_of_next_answer("other")] == [3, 5]
     assert store.audit() == []
+
+
+def test_an_answer_names_the_guidelines_that_the_page_showed(store: Store) -> None:
+    ana = store.add_user("ana")
+    store.add_tasks([new_task()])
+    store.set_guidelines("one", "default")
+    claimed = store.claim(ana.id)
+    store.set_guidelines("two", "default")
+    with pytest.raises(BadAnswer, match="no version 3"):
+        store.submit(ana.id, claimed.lease, "key", as_shown(claimed), 1, 3)
+    store.submit(ana.id, claimed.lease, "key", as_shown(claimed), 1, 1)
+    assert [one.guidelines_version for one in store.judgements()] == [1]
+    store.revise(ana.id, claimed.task_id, "key 2", as_shown(claimed), 1)
+    assert [one.guidelines_version for one in store.judgements()] == [None], "nothing was shown"
+    store.revise(ana.id, claimed.task_id, "key 3", as_shown(claimed), 1, 2, 2)
+    assert [one.guidelines_version for one in store.judgements()] == [2]
+
+
+def test_a_late_change_does_not_take_the_place_of_a_newer_one(store: Store) -> None:
+    ana = store.add_user("ana")
+    store.add_tasks([new_task()])
+    claimed = store.claim(ana.id)
+    store.submit(ana.id, claimed.lease, "key", as_shown(claimed), 1)
+    newer = store.revise(ana.id, claimed.task_id, "key 2", reversed_order(claimed), 1, based_on=1)
+    with pytest.raises(Conflict, match="changed this answer since"):
+        store.revise(ana.id, claimed.task_id, "key 3", as_shown(claimed), 1, based_on=1)
+    assert store.revise(ana.id, claimed.task_id, "key 2", reversed_order(claimed), 1, based_on=1) == newer
+    assert [one.answer for one in store.judgements()] == [reversed_order(claimed)]
 
 
 @pytest.mark.parametrize("statement", ["UPDATE events SET kind = 'x'", "DELETE FROM events"])

@@ -15,7 +15,9 @@ from web_tools import (
     add_tasks,
     everything,
     nothing_changes,
+    revision,
     running,
+    skip,
     submission,
 )
 
@@ -120,12 +122,11 @@ def test_a_quarantined_user_gets_no_task_and_leaves_no_answer(web: WebApp) -> No
     with web.client(web.session(user)) as client:
         task = client.post("/api/claim", json={}).json()["task"]
         web.store.set_quarantined(user.id, True)
-        skip = {"lease": task["lease"], "key": "k", "reason": "Other"}
         with nothing_changes(web.store):
             refused = [
                 client.post("/api/claim", json={}),
                 client.post("/api/submit", json=submission(task)),
-                client.post("/api/skip", json=skip),
+                client.post("/api/skip", json=skip(task)),
                 client.post("/api/extend", json={"lease": task["lease"]}),
                 client.post("/api/reopen", json={"task_id": task["task_id"]}),
             ]
@@ -136,19 +137,34 @@ def test_another_annotators_lease_is_refused(web: WebApp) -> None:
     add_tasks(web.store)
     with web.annotator() as ana, web.annotator() as eve:
         task = ana.post("/api/claim", json={}).json()["task"]
+        as_eve = task | {"user": eve.get("/api/me").json()["user"]["name"]}
         with nothing_changes(web.store):
             refused = [
-                eve.post("/api/submit", json=submission(task)),
-                eve.post("/api/skip", json={"lease": task["lease"], "key": "k", "reason": "Other"}),
+                eve.post("/api/submit", json=submission(as_eve)),
+                eve.post("/api/skip", json=skip(as_eve)),
                 eve.post("/api/extend", json={"lease": task["lease"]}),
             ]
             assert eve.post("/api/reopen", json={"task_id": task["task_id"]}).status_code == 404
         assert [(reply.status_code, reply.json()["error"]) for reply in refused] == [(403, "not_yours")] * 3
         assert ana.post("/api/submit", json=submission(task)).status_code == 200
-        revision = submission(task, "other") | {"task_id": task["task_id"]}
-        del revision["lease"]
         with nothing_changes(web.store):
-            assert eve.post("/api/revise", json=revision).status_code == 404
+            assert eve.post("/api/revise", json=revision(as_eve, "other")).status_code == 404
+
+
+def test_what_one_person_has_written_is_not_taken_from_another(web: WebApp) -> None:
+    add_tasks(web.store, 2, overlap=2)
+    with web.annotator() as ana, web.annotator() as bob:
+        first, second = (one.post("/api/claim", json={}).json()["task"] for one in (ana, bob))
+        assert first["task_id"] == second["task_id"]
+        in_hand = ana.post("/api/submit", json=submission(first)).json()["task"]
+        assert bob.post("/api/submit", json=submission(second)).status_code == 200
+        with nothing_changes(web.store):  # bob has signed in, in another tab of ana's browser
+            refused = [
+                bob.post("/api/revise", json=revision(first, "anas-change")),
+                bob.post("/api/submit", json=submission(in_hand, "anas-answer")),
+                bob.post("/api/skip", json=skip(in_hand)),
+            ]
+    assert [(reply.status_code, reply.json()["error"]) for reply in refused] == [(403, "other_user")] * 3
 
 
 def test_under_https_the_cookie_is_this_hosts_alone(tmp_path: Path) -> None:

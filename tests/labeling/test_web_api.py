@@ -17,8 +17,10 @@ from web_tools import (
     answer_to,
     everything,
     nothing_changes,
+    revision,
     running,
     serving,
+    skip,
     submission,
     withdraw_tasks,
 )
@@ -117,7 +119,7 @@ def test_with_no_next_task_comes_why(web: WebApp) -> None:
         waiting = {"num_tasks": 2, "num_with_others": 1, "seconds_to_next": 600.0, "num_for_others": 0}
         assert reply["outlook"] == waiting
         assert bob.post("/api/claim", json={}).json()["outlook"] == waiting
-        reply = eve.post("/api/skip", json={"lease": other["lease"], "key": "k", "reason": "Other"}).json()
+        reply = eve.post("/api/skip", json=skip(other)).json()
         done = waiting | {"num_with_others": 0, "seconds_to_next": None}
         assert reply["outlook"] == done | {"num_for_others": 1}
         last = bob.post("/api/claim", json={}).json()
@@ -187,7 +189,7 @@ def test_two_who_claim_at_once_get_different_tasks(web: WebApp) -> None:
 
 def test_skip_gives_another_task(web: WebApp, ana: httpx.Client) -> None:
     task = claim(ana)
-    body = {"lease": task["lease"], "key": "k", "reason": "Other", "note": "odd"}
+    body = skip(task) | {"note": "odd"}
     reply = ana.post("/api/skip", json=body).json()
     assert reply["task"]["task_id"] != task["task_id"]
     assert reply["progress"]["num_skipped"] == 1
@@ -205,7 +207,7 @@ def test_extend_gives_more_time(web: WebApp, ana: httpx.Client) -> None:
 
 def test_looking_back_at_a_skipped_task_takes_it_only_when_asked_to(web: WebApp, ana: httpx.Client) -> None:
     task = claim(ana)
-    ana.post("/api/skip", json={"lease": task["lease"], "key": "skip-1", "reason": "cannot decide"})
+    ana.post("/api/skip", json=skip(task, "skip-1", "cannot decide"))
     with nothing_changes(web.store):
         seen = ana.post("/api/reopen", json={"task_id": task["task_id"]}).json()["task"]
     assert (seen["lease"], seen["answer"], seen["revision"], seen["cards"]) == (None, None, 0, task["cards"])
@@ -219,7 +221,7 @@ def test_what_was_stored_is_acknowledged_again_to_somebody_quarantined_since(web
     with web.client(web.session(user)) as client:
         first = claim(client)
         sent = client.post("/api/submit", json=submission(first)).json()
-        body = {"lease": sent["task"]["lease"], "key": "skip-1", "reason": "cannot decide"}
+        body = skip(sent["task"], "skip-1", "cannot decide")
         assert client.post("/api/skip", json=body).status_code == 200
         web.store.set_quarantined(user.id, True)
         with nothing_changes(web.store):
@@ -237,11 +239,14 @@ def test_reopen_and_revise(web: WebApp, ana: httpx.Client) -> None:
     assert reopened["answer"]["tiers"] == answer_to(task)["tiers"]
     assert [card["id"] for card in reopened["cards"]] == [card["id"] for card in task["cards"]]
     changed = {"tiers": [[card["id"] for card in task["cards"]]], "all_bad": True}
-    body = {"task_id": task["task_id"], "key": "key-2", "answer": changed, "active_ms": 10}
+    body = revision(reopened, "key-2", answer=changed)
     assert ana.post("/api/revise", json=body).json()["receipt"]["revision"] == 2
     assert ana.post("/api/revise", json=body).json()["receipt"]["revision"] == 2
     history = ana.get("/api/history").json()["handled"]
     assert [(one["kind"], one["revision"]) for one in history] == [("answered", 2)]
+    with nothing_changes(web.store):  # a tab that has the first answer on the screen still
+        late = ana.post("/api/revise", json=revision(reopened, "key-3"))
+    assert (late.status_code, late.json()["error"]) == (409, "conflict")
 
 
 def test_ratings_have_response_ids_as_keys(web: WebApp) -> None:
@@ -378,9 +383,9 @@ def test_an_answer_that_comes_late_is_taken_while_there_is_room(web: WebApp, ana
 
 
 def test_tasks_that_one_never_had_are_unknown(web: WebApp, ana: httpx.Client) -> None:
+    body = revision(claim(ana), "k", task_id=2**31 - 1)
     with nothing_changes(web.store):
         assert ana.post("/api/reopen", json={"task_id": 2**31 - 1}).status_code == 404
-        body = {"task_id": 2**31 - 1, "key": "k", "answer": {"tiers": [[1]]}, "active_ms": 1}
         assert ana.post("/api/revise", json=body).status_code == 404
         for task_id in (0, -1, 2**31, 10**30, "1", 1.0, None):
             assert ana.post("/api/reopen", json={"task_id": task_id}).status_code == 422
@@ -422,7 +427,7 @@ def test_a_lost_database_is_never_a_success(
             ana.get("/api/history"),
             ana.post("/api/claim", json={}),
             ana.post("/api/submit", json=submission(task)),
-            ana.post("/api/skip", json={"lease": task["lease"], "key": "k", "reason": "Other"}),
+            ana.post("/api/skip", json=skip(task)),
             ana.post("/api/extend", json={"lease": task["lease"]}),
             ana.post("/api/reopen", json={"task_id": task["task_id"]}),
             ana.post("/login", data={"name": "somebody", "password": "whatever"}),
@@ -463,7 +468,7 @@ def test_a_sitting_on_either_database(store: Store, clock: Clock) -> None:
         with web.client(token) as client:
             first = claim(client)
             second = client.post("/api/submit", json=submission(first)).json()["task"]
-            skipped = client.post("/api/skip", json={"lease": second["lease"], "key": "k", "reason": "Other"})
+            skipped = client.post("/api/skip", json=skip(second))
             assert (skipped.json()["task"], skipped.json()["progress"]["num_answered"]) == (None, 1)
             assert client.post("/api/reopen", json={"task_id": first["task_id"]}).json()["task"]["revision"] == 1
             assert len(client.get("/api/history").json()["handled"]) == 2

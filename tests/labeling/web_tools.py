@@ -178,4 +178,16 @@ def answer_to(task: dict[str, Any]) -> dict[str, Any]:
 
 def submission(task: dict[str, Any], key: str = "key-1", **changes: Any) -> dict[str, Any]:
     """What the page sends."""
-    return {"lease": task["lease"], "key": key, "answer": answer_to(task), "active_ms": 1500} | changes
+    said = {"user": task["user"], "key": key, "answer": answer_to(task), "active_ms": 1500, "guidelines_version": None}
+    return {"lease": task["lease"]} | said | changes
+
+
+def revision(task: dict[str, Any], key: str, **changes: Any) -> dict[str, Any]:
+    """What the page sends to change the answer to a task that was reopened, or was just answered."""
+    based_on = {"task_id": task["task_id"], "based_on": task["revision"] or 1}
+    return {name: value for name, value in submission(task, key).items() if name != "lease"} | based_on | changes
+
+
+def skip(task: dict[str, Any], key: str = "k", reason: str = "Other") -> dict[str, Any]:
+    """What the page sends to put a task aside."""
+    return {"user": task["user"], "lease": task["lease"], "key": key, "reason": reason}

@@ -83,10 +83,10 @@ export class Bar {
 
   /** What there is to say, and whether it can be left out where there is little room. */
   stateText(left) {
-    const { phase, saved, draft, drafts, task, lookingBack } = this.session;
+    const { phase, saved, draft, drafts, task, past } = this.session;
     if (phase === "waiting") return ["Not saved yet", false];
     if (drafts.full) return ["This browser keeps no drafts", false];
-    if (draft.savedAt === 0 && saved && !lookingBack) return [saved, false];
+    if (draft.savedAt === 0 && saved && !past.looking) return [saved, false];
     const num = task.cards.length;
     if (left === 0 || num - left === 0) return ["", true];
     return [`${num - left} of ${num} ${task.mode === "rate" ? "graded" : "placed"}`, true];

@@ -174,7 +174,7 @@ export function strayEditDialog(session, number) {
 export async function historyDialog(session) {
   const list = el("div", { class: "history" }, el("p", { class: "quiet" }, "Loading…"));
   const dialog = open("Earlier tasks", [list], { wide: true });
-  const handled = await session.loadHistory();
+  const handled = await session.past.load();
   if (handled === null) shut(dialog);
   else if (handled.length === 0) fill(list, el("p", { class: "quiet" }, "Nothing yet."));
   else fill(list, ...handled.map((item, index) => historyRow(session, item, index, dialog)));
@@ -186,7 +186,7 @@ function historyRow(session, item, index, dialog) {
   const kind = item.kind === "skipped" ? el("span", { class: "chip warn" }, "skipped") : "answered";
   const go = () => {
     shut(dialog);
-    session.lookAt(index);
+    session.past.lookAt(index);
   };
   const row = button("", go, { class: "option" });
   const preview = el("span", { class: "preview", dir: "auto" }, item.prompt_preview);

@@ -123,7 +123,7 @@ export function seal(draft, path, content) {
 /** Where the drafts of one person are kept; another person on the same machine does not see them. */
 export class Drafts {
   constructor(user) {
-    this.prefix = `${PREFIX}${user}.`;
+    this.prefix = `${PREFIX}${user}/`; // no name holds a slash: `ann` does not see what is of `ann.b`
     this.full = false;
     for (const [key, draft] of this.entries()) if (Date.now() - draft.savedAt > KEPT_MS) storage.removeItem(key);
   }

@@ -6,7 +6,7 @@ import { hours } from "./clock.js";
 import { keep, storage } from "./draft.js";
 import { markdown } from "./render.js";
 
-const SEEN = "rlhf.guidelines-seen";
+const SEEN = "rlhf.guidelines-seen.";
 const OPEN = "rlhf.guidelines-open";
 const ROOM = window.matchMedia("(min-width: 1200px)");
 const LOGIN = new URL("../login", import.meta.url);
@@ -47,7 +47,8 @@ export class Header {
     opener.hidden = version === null;
     if (version === null || version === this.version) return;
     this.version = version;
-    opener.classList.toggle("news", storage.getItem(SEEN) !== String(version));
+    this.seen = `${SEEN}${me.user.name}/${me.queue}`; // another queue has other guidelines, another person has read others
+    opener.classList.toggle("news", storage.getItem(this.seen) !== String(version));
     const heading = el("header", {}, el("h2", {}, "Guidelines"), el("span", { class: "quiet" }, `version ${version}`));
     fill(this.panel, heading, markdown({ tree }));
     const chosen = storage.getItem(OPEN);
@@ -79,7 +80,7 @@ export class Header {
     const opener = document.getElementById("open-guidelines");
     opener.setAttribute("aria-expanded", String(open));
     if (!open) return;
-    keep(SEEN, String(this.version));
+    keep(this.seen, String(this.version));
     opener.classList.remove("news");
   }
 

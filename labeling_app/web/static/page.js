@@ -168,8 +168,8 @@ listen({
     session.say(on ? "Raw text." : "Markdown.");
   },
   skip: actions.skip,
-  back: () => session.goBack(),
-  forward: () => session.goForward(),
+  back: () => session.past.goBack(),
+  forward: () => session.past.goForward(),
   guidelines: () => header.toggleGuidelines(),
   help: helpDialog,
   escape: () => session.draft?.tieNext ? back() : false,

@@ -6,9 +6,11 @@
 
 import { ApiError, call, deliver } from "./api.js";
 import { Drafts, answerOf, isEditKept, keep, numLeft, seal, storage } from "./draft.js";
+import { Past } from "./past.js";
 
 const RECHECK_MS = 15_000;
 const SLOW_MS = 500;
+const OTHER_USER = "other_user"; // how the server refuses what was written as somebody who is not signed in any more
 
 /** @typedef {"loading"|"idle"|"working"|"sending"|"waiting"|"empty"|"lost"|"signed-out"|"stopped"} Phase */
 
@@ -29,10 +31,7 @@ export class Session extends EventTarget {
     this.savedAt = null;
     this.saved = ""; // what was
     this.current = null; // the card that keys speak of: a response id
-    this.handled = []; // earlier tasks, newest first
-    this.back = -1; // which of them is on the page
-    this.held = null; // {task, deadline} that was left to look back
-    this.turn = Promise.resolve();
+    this.past = new Past(this);
   }
 
   tell(name, detail) {
@@ -64,19 +63,14 @@ export class Session extends EventTarget {
     return this.task !== null && !this.task.lease && !this.task.answer;
   }
 
-  get lookingBack() {
-    return this.back >= 0;
-  }
-
   async start() {
     try {
       const [me, claimed] = await Promise.all([
         deliver("GET", "me", undefined, (error) => this.wait(error, "Opening")),
         deliver("POST", "claim", JSON.stringify({ arriving: true })),
       ]);
-      this.me = me;
       this.drafts = new Drafts(me.user.name);
-      this.tell("me");
+      this.meet(me);
       this.hear(claimed);
       const { next, problem } = await this.sendLeftOver();
       this.setTask(next === undefined ? claimed.task : next);
@@ -100,7 +94,7 @@ export class Session extends EventTarget {
         this.noteSaved(draft.pending.path);
         storage.removeItem(key);
       } catch (error) {
-        if (!(error instanceof ApiError) || error.status === 401) throw error;
+        if (!(error instanceof ApiError) || error.status === 401 || error.code === OTHER_USER) throw error;
         keep(key, JSON.stringify({ ...draft, pending: null }));
         problem = `An answer from before was not taken: ${error.message}`;
       }
@@ -129,12 +123,22 @@ export class Session extends EventTarget {
   /** Guidelines and progress, which others change as well. */
   async refresh() {
     try {
-      this.me = await call("GET", "me");
-      this.tell("me");
-      this.setProgress(this.me.progress);
+      this.meet(await call("GET", "me"));
     } catch (error) {
       if (error.status === 401 && this.phase === "working") this.fail(error);
     }
+  }
+
+  /** Says whether it is still the same person; somebody else may have signed in in another tab. */
+  meet(me) {
+    if (this.me !== null && me.user.name !== this.me.user.name) {
+      this.tell("stranger");
+      return false;
+    }
+    this.me = me;
+    this.tell("me");
+    this.setProgress(me.progress);
+    return true;
   }
 
   phaseAt(task) {
@@ -142,6 +146,10 @@ export class Session extends EventTarget {
   }
 
   setTask(task, deadline = task?.seconds_left ? performance.now() + 1000 * task.seconds_left : 0) {
+    if (task !== null && task.user !== this.me.user.name) {
+      this.tell("stranger");
+      return;
+    }
     this.task = task;
     this.draft = task && this.drafts.load(task);
     this.current = task?.cards[0].id ?? null;
@@ -221,9 +229,15 @@ export class Session extends EventTarget {
       this.tell("stray");
       return;
     }
-    const content = { answer: answerOf(this.draft, this.task), active_ms: Math.round(this.draft.activeMs) };
-    if (this.task.lease) seal(this.draft, "submit", { lease: this.task.lease, ...content });
-    else seal(this.draft, "revise", { task_id: this.task.task_id, ...content });
+    const { user, lease, task_id, revision } = this.task;
+    const content = {
+      user,
+      answer: answerOf(this.draft, this.task),
+      active_ms: Math.round(this.draft.activeMs),
+      guidelines_version: this.me.guidelines?.version ?? null,
+    };
+    if (lease) seal(this.draft, "submit", { lease, ...content });
+    else seal(this.draft, "revise", { task_id, based_on: revision, ...content });
     this.send();
   }
 
@@ -241,7 +255,8 @@ export class Session extends EventTarget {
 
   skip(reason, note) {
     if (!this.open || !this.task.lease) return;
-    seal(this.draft, "skip", { lease: this.task.lease, reason, note });
+    const { user, lease } = this.task;
+    seal(this.draft, "skip", { user, lease, reason, note });
     this.send();
   }
 
@@ -256,8 +271,11 @@ export class Session extends EventTarget {
       this.noteSaved(draft.pending.path);
       this.say(`${this.saved}.`);
       this.hear(reply);
-      if (reply.task === undefined) await this.goForward(true);
-      else this.leaveThePast(reply.task);
+      if (reply.task === undefined) await this.past.goForward(true);
+      else {
+        this.past.leave();
+        this.setTask(reply.task);
+      }
     } catch (error) {
       this.fail(error);
     }
@@ -270,6 +288,10 @@ export class Session extends EventTarget {
     const problem = (text) => ({ text, problem: true });
     if (status === 401) {
       this.setPhase("signed-out", problem("You are signed out. Your draft is kept in this browser."));
+      return;
+    }
+    if (code === OTHER_USER) {
+      this.tell("stranger"); // what was to be sent stays in the browser until its writer is back
       return;
     }
     const text = this.draft?.pending ? `Not saved: ${message}` : message;
@@ -292,110 +314,30 @@ export class Session extends EventTarget {
     this.drafts.save(this.task, this.draft);
   }
 
-  /** After signing in elsewhere: goes on where it was left, unless it is somebody else who signed in. */
+  /** The page is looked at again: goes on where it was left, unless it is somebody else who signed in meanwhile. */
   async resume() {
-    if (this.phase !== "signed-out") return;
     if (this.me === null) {
-      this.start();
+      if (this.phase === "signed-out") this.start();
       return;
     }
-    const me = await call("GET", "me").catch(() => null); // still signed out
-    if (me === null || this.phase !== "signed-out") return;
-    if (me.user.name !== this.me.user.name) this.tell("stranger");
-    else if (this.draft?.pending) this.send();
+    const me = await call("GET", "me").catch(() => null); // signed out, or out of reach: whatever is sent next says so
+    if (me === null || !this.meet(me) || this.phase !== "signed-out") return;
+    if (this.draft?.pending) this.send();
     else this.setPhase(this.phaseAt(this.task));
   }
 
   /** Gives up the task that was lost to somebody else. */
   async giveUp() {
     this.drafts.remove(this.task);
-    this.back = -1;
-    this.held = null;
+    this.past.leave();
     this.phase = "loading";
     await this.claim();
-  }
-
-  /** Steps through what was before are taken one by one, however fast the keys come. */
-  inTurn(step) {
-    this.turn = this.turn.then(step, step);
-    return this.turn;
-  }
-
-  goBack() {
-    return this.inTurn(() => this.stepBack());
-  }
-
-  goForward(home = false) {
-    return this.inTurn(() => this.stepForward(home));
-  }
-
-  async stepBack() {
-    if (!["working", "empty", "idle"].includes(this.phase)) return;
-    if (!this.lookingBack && (await this.loadHistory()) === null) return;
-    if (!(await this.look(this.back + 1, 1))) this.say("There is nothing earlier.");
-  }
-
-  async loadHistory() {
-    try {
-      this.handled = (await call("GET", "history")).handled;
-      return this.handled;
-    } catch (error) {
-      this.inform(error);
-      return null;
-    }
-  }
-
-  /** One task nearer to the one in hand; `home`: all the way. */
-  async stepForward(home) {
-    if (!this.lookingBack) return;
-    if (!home && (await this.look(this.back - 1, -1))) return;
-    if (this.held) this.leaveThePast(this.held.task, this.held.deadline);
-    else {
-      this.leaveThePast(null);
-      if (!this.asked) await this.claim();
-    }
-  }
-
-  leaveThePast(task, deadline) {
-    this.back = -1;
-    this.held = null;
-    this.setTask(task, deadline);
-  }
-
-  /**
-   * Shows the earlier task at `index` of `handled`, or the next one in the direction of `step` that can be shown; says
-   * whether there was one to try. `take`: a task that was skipped is to be answered after all.
-   */
-  async look(index, step, take = false) {
-    for (; index >= 0 && index < this.handled.length; index += step) {
-      try {
-        const { task } = await call("POST", "reopen", JSON.stringify({ task_id: this.handled[index].task_id, take }));
-        if (!this.lookingBack) this.held = this.task && { task: this.task, deadline: this.deadline };
-        this.back = index;
-        this.setTask(task);
-        this.say(`Earlier task ${index + 1} of ${this.handled.length}.`);
-        return true;
-      } catch (error) {
-        this.inform(error);
-        if (step === 0 || error.passing || error.status === 401) return true;
-      }
-    }
-    return false;
-  }
-
-  lookAt(index) {
-    return this.look(index, 0);
-  }
-
-  /** Answers a skipped task after all, if nobody else has it. */
-  takeAgain() {
-    return this.look(this.back, 0, true);
   }
 
   /** What is held for this person, `task` and `deadline`: what is on the page, or what was left to look back. */
   get hold() {
     if (this.task?.lease) return this;
-    return this.held?.task.lease ? this.held : null;
+    return this.past.held?.task.lease ? this.past.held : null;
   }
 
   get secondsLeft() {

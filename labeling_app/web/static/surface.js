@@ -25,7 +25,7 @@ export class Surface {
     this.past = el("div", { class: "past", hidden: true });
     this.title = el("h2", { tabindex: "-1" });
     this.lease = el("span", { class: "quiet", role: "status" });
-    this.backButton = button("Previous", () => session.goBack(), { class: "quiet-button" });
+    this.backButton = button("Previous", () => session.past.goBack(), { class: "quiet-button" });
     this.backButton.append(keycap("U"));
     this.prompt = el("div", { class: "prompt body" });
     this.list = el("div", { class: "cards", "data-out": true });
@@ -155,18 +155,18 @@ export class Surface {
   drawPast() {
     const { session } = this;
     const { task } = session;
-    this.past.hidden = !session.lookingBack || task === null;
+    this.past.hidden = !session.past.looking || task === null;
     this.backButton.hidden = task === null;
     if (this.past.hidden) return;
-    const home = session.held ? "Back to the task in hand" : "Next task";
+    const home = session.past.held ? "Back to the task in hand" : "Next task";
     const what = session.readOnly
       ? "You skipped this one."
       : task.lease
         ? "You skipped this one. You can answer it now."
         : `An earlier answer of yours${task.revision > 1 ? `, changed ${count(task.revision - 1, "time")}` : ""}. Submitting saves the change.`;
-    const forward = button(home, () => session.goForward(true));
+    const forward = button(home, () => session.past.goForward(true));
     forward.append(keycap("N"));
-    const again = session.readOnly && button("Answer it after all", () => session.takeAgain());
+    const again = session.readOnly && button("Answer it after all", () => session.past.takeAgain());
     fill(this.past, el("span", {}, what), again, forward);
   }
 
