@@ -1,7 +1,7 @@
 """Stop strings: texts that end a completion, whatever tokens they are made of."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -29,7 +29,7 @@ class StopStrings:
             if length is not None:
                 mask[row, length:] = False
                 ended[row] = True
-        return SampledTokens(tokens.ids.masked_fill(~mask, pad_id), mask, ended)
+        return replace(tokens, ids=tokens.ids.masked_fill(~mask, pad_id), mask=mask, ended=ended)
 
     def text(self, completion: str) -> str:
         """The completion up to its first stop string, which is left out as the text of an EOS token is."""
