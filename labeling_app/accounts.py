@@ -9,7 +9,7 @@ import hashlib
 import secrets
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Literal
+from typing import Any, Literal
 
 import sqlalchemy as sa
 
@@ -129,7 +129,7 @@ def choose_password(tx: Tx, token: str, password_hash: str, lasts: timedelta) ->
     tx.connection.execute(
         sa.update(users)
         .where(users.c.id == user_id)
-        .values(password_hash=password_hash, failed_logins=0, locked_until=None)
+        .values(password_hash=password_hash, failed_logins=0, failed_at=None)
     )
     tx.connection.execute(sa.delete(sessions).where(sessions.c.user_id == user_id))
     tx.record("password_chosen", {}, user_id=user_id)
@@ -151,13 +151,11 @@ def begin_login(tx: Tx, name: str) -> Attempt:
     row = tx.connection.execute(sa.select(users).where(users.c.name == name).with_for_update()).one_or_none()
     if row is None or row.password_hash is None or row.disabled_at is not None:
         return Attempt()
-    if row.locked_until is not None and row.locked_until > tx.now:
+    num_failed = _num_failed(tx, row)
+    if num_failed >= MAX_FAILURES:
         return Attempt(row.id, is_locked=True)
-    num_failed = 1 if row.locked_until is not None else row.failed_logins + 1
-    locked_until = tx.now + LOCKED_FOR if num_failed >= MAX_FAILURES else None
-    tx.connection.execute(
-        sa.update(users).where(users.c.id == row.id).values(failed_logins=num_failed, locked_until=locked_until)
-    )
+    counted = {"failed_logins": num_failed + 1, "failed_at": tx.now}
+    tx.connection.execute(sa.update(users).where(users.c.id == row.id).values(counted))
     return Attempt(row.id, row.password_hash)
 
 
@@ -173,7 +171,7 @@ def finish_login(tx: Tx, attempt: Attempt, lasts: timedelta, new_hash: str | Non
         users.c.password_hash == attempt.password_hash,
         users.c.disabled_at.is_(None),
     )
-    values = {"failed_logins": 0, "locked_until": None, "password_hash": new_hash or attempt.password_hash}
+    values = {"failed_logins": 0, "failed_at": None, "password_hash": new_hash or attempt.password_hash}
     if tx.connection.execute(sa.update(users).where(*unchanged).values(values)).rowcount == 0:
         return None
     return open_session(tx, attempt.user_id, lasts)
@@ -182,10 +180,15 @@ def finish_login(tx: Tx, attempt: Attempt, lasts: timedelta, new_hash: str | Non
 def fail_login(tx: Tx, attempt: Attempt) -> bool:
     """Note that the password was wrong; True if that was one time too many."""
     row = tx.connection.execute(sa.select(users).where(users.c.id == attempt.user_id)).one()
-    is_locked = row.locked_until is not None and row.locked_until > tx.now
+    is_locked = _num_failed(tx, row) >= MAX_FAILURES
     if is_locked:
-        tx.record("locked", {"user_id": row.id, "until": row.locked_until.isoformat()})
+        tx.record("locked", {"user_id": row.id, "until": (row.failed_at + LOCKED_FOR).isoformat()})
     return is_locked
+
+
+def _num_failed(tx: Tx, row: Any) -> int:
+    """The attempts that count. `web.throttle` forgets as fast those at names that nobody has: none can be told apart."""
+    return int(row.failed_logins) if row.failed_at is not None and row.failed_at + LOCKED_FOR > tx.now else 0
 
 
 def open_session(tx: Tx, user_id: int, lasts: timedelta) -> str:

@@ -24,7 +24,7 @@ users = sa.Table(
     sa.Column("simulated", sa.Boolean, nullable=False),
     sa.Column("password_hash", sa.String(200)),  # argon2id; None until the invitation is taken up
     sa.Column("failed_logins", sa.Integer, nullable=False, server_default="0"),
-    sa.Column("locked_until", UtcDateTime),
+    sa.Column("failed_at", UtcDateTime),  # the last time; after a while nothing has failed
     sa.Column("created_at", UtcDateTime, nullable=False),
     sa.Column("disabled_at", UtcDateTime),
     # Answers of a quarantined annotator stay in the store and out of exports.
@@ -127,7 +127,7 @@ leases = sa.Table(
     sa.Column("claimed_at", UtcDateTime, nullable=False),
     sa.Column("expires_at", UtcDateTime, nullable=False),
     sa.Column("ended_at", UtcDateTime),  # when it was answered (the last time), skipped or expired
-    sa.Column("skip", sa.JSON(none_as_null=True)),  # {"key", "reason", "note"} of the last time it was skipped
+    sa.Column("skip", sa.JSON(none_as_null=True)),  # {"key", "reason", "note", "at"} of the last time it was skipped
     # One row a person and task: nobody gets a task twice. One that expired is taken up again in the same row.
     sa.UniqueConstraint("task_id", "user_id"),
 )

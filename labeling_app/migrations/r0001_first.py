@@ -44,7 +44,7 @@ def _people() -> None:
         sa.Column("simulated", sa.Boolean, nullable=False),
         sa.Column("password_hash", sa.String(200)),
         sa.Column("failed_logins", sa.Integer, nullable=False, server_default="0"),
-        sa.Column("locked_until", MOMENT),
+        sa.Column("failed_at", MOMENT),
         sa.Column("created_at", MOMENT, nullable=False),
         sa.Column("disabled_at", MOMENT),
         sa.Column("quarantined_at", MOMENT),

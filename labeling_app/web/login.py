@@ -83,7 +83,10 @@ class Login:
         form = await _form(request)
         name, password = form.get("name", "").strip().lower(), form.get("password", "")[: MAX_CHARACTERS + 1]
         try:
-            token = await self._check(name, password, _address(request))
+            with self._passwords.place():
+                token = await self._check(name, password, _address(request))
+        except TooManyLogins:
+            return self._form(name, "Many people are logging in just now. Please try again in a moment.", 503)
         except Refused as refused:
             await self._passwords.refusal(started)
             return self._form(name, refused.message, refused.status)
@@ -103,18 +106,14 @@ class Login:
             await self._store.call(accounts.begin_login, name) if is_name else accounts.Attempt()
         )
         if attempt.is_locked:
-            self._addresses.fail(address, whose)
             raise Refused(429, "locked", _WAIT)
-        try:
-            if await self._passwords.fits(password, attempt.password_hash) and attempt.password_hash is not None:
-                outdated = self._passwords.is_outdated(attempt.password_hash)
-                new_hash = await self._passwords.hash(password) if outdated else None
-                token: str | None = await self._store.call(accounts.finish_login, attempt, self._lasts, new_hash)
-                if token is not None:
-                    self._addresses.forgive(address, whose)
-                    return token
-        except TooManyLogins:
-            raise Refused(503, "busy", "Many people are logging in just now. Please try again in a moment.") from None
+        if await self._passwords.fits(password, attempt.password_hash) and attempt.password_hash is not None:
+            outdated = self._passwords.is_outdated(attempt.password_hash)
+            new_hash = await self._passwords.hash(password) if outdated else None
+            token: str | None = await self._store.call(accounts.finish_login, attempt, self._lasts, new_hash)
+            if token is not None:
+                self._addresses.forgive(address, whose)
+                return token
         self._addresses.fail(address, whose)
         if attempt.user_id is not None:
             await self._store.call(accounts.fail_login, attempt)
@@ -143,7 +142,8 @@ class Login:
         if problem is not None:
             return self._invitation(token, user.name, problem)
         try:
-            hashed = await self._passwords.hash(password)
+            with self._passwords.place():
+                hashed = await self._passwords.hash(password)
         except TooManyLogins:
             return self._invitation(token, user.name, "The server is busy. Please try again in a moment.", 503)
         session = await self._store.call(accounts.choose_password, token, hashed, self._lasts)

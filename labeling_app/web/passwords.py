@@ -3,7 +3,9 @@
 import asyncio
 import time
 import unicodedata
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import cached_property, partial
 from typing import TypeVar
 
@@ -31,6 +33,21 @@ class Passwords:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="labels-passwords")
         self._num_waiting = 0
 
+    @contextmanager
+    def place(self) -> Iterator[None]:
+        """A place among those who wait, to be had before anything is counted or looked at.
+
+        Raises:
+            TooManyLogins: there is none.
+        """
+        if self._num_waiting >= MAX_WAITING:
+            raise TooManyLogins
+        self._num_waiting += 1
+        try:
+            yield
+        finally:
+            self._num_waiting -= 1
+
     async def hash(self, password: str) -> str:
         """The hash to be stored."""
         return await self._run(partial(self._hasher.hash, _normal(password)))
@@ -55,13 +72,7 @@ class Passwords:
         self._thread.shutdown(wait=False)
 
     async def _run(self, work: partial[T]) -> T:
-        if self._num_waiting >= MAX_WAITING:
-            raise TooManyLogins
-        self._num_waiting += 1
-        try:
-            return await asyncio.get_running_loop().run_in_executor(self._thread, work)
-        finally:
-            self._num_waiting -= 1
+        return await asyncio.get_running_loop().run_in_executor(self._thread, work)
 
     def _fits(self, password: bytes, stored: str | None) -> bool:
         try:

@@ -43,7 +43,7 @@ def loopback(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WebApp]:
 
 def ignoring_failures(tables: dict[str, list[Any]]) -> None:
     """Counting failures is what may change."""
-    counted = {"failed_logins": None, "locked_until": None}
+    counted = {"failed_logins": None, "failed_at": None}
     tables["users"] = [row | counted for row in tables["users"]]
     tables["events"] = [row for row in tables["events"] if row["kind"] != "locked"]
 
@@ -118,10 +118,35 @@ def test_refusals_take_their_time_whoever_was_meant() -> None:
 
 
 def test_a_flood_of_logins_is_turned_away(fresh: WebApp, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(passwords, "MAX_WAITING", 0)
     name = fresh.with_password().name
-    reply = fresh.log_in(name)
-    assert (reply.status_code, "set-cookie" in reply.headers) == (503, False)
+    with monkeypatch.context() as busy, nothing_changes(fresh.store):
+        busy.setattr(passwords, "MAX_WAITING", 0)
+        for _ in range(5):  # none of them is a wrong password
+            reply = fresh.log_in(name)
+            assert (reply.status_code, "set-cookie" in reply.headers) == (503, False)
+    assert fresh.log_in(name).status_code == 303
+
+
+@pytest.mark.parametrize("num_failed", [4, 5])
+def test_failures_are_forgotten_alike_whether_there_is_such_a_name(fresh: WebApp, num_failed: int) -> None:
+    seconds = [0.0]
+    [login] = {route.endpoint.__self__ for route in fresh.app.router.routes if getattr(route, "path", "") == "/login"}
+    for throttle in (login._names, login._addresses):
+        throttle._clock = lambda: seconds[0]
+    names = (fresh.with_password().name, "nobody")
+    for minutes in (0, 14, 29, 44):
+        fresh.clock.advance(60 * minutes - seconds[0])
+        seconds[0] = 60 * minutes
+        known, unknown = ([fresh.log_in(name, "wrong").status_code for _ in range(num_failed)] for name in names)
+        assert known == unknown
+
+
+def test_who_knocks_at_a_locked_account_is_told_as_little_as_at_a_name_that_nobody_has(fresh: WebApp) -> None:
+    statuses = []
+    for name in (fresh.with_password().name, "nobody"):
+        answers = [fresh.log_in(name, "wrong").status_code for _ in range(20)]
+        statuses.append([*answers, fresh.log_in("somebody-else", "wrong").status_code])
+    assert statuses == [[401] * 5 + [429] * 15 + [401]] * 2
 
 
 def test_one_address_cannot_try_many_names(fresh: WebApp) -> None:
