@@ -15,6 +15,11 @@ from labeling_app.store.values import IMPORTED
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+_PEOPLE = ("#2f5d8c", "#c2692a", "#3f8f5b", "#8a5aa8", "#4aa3b8", "#a08a1c", "#c05a8d", "#6b5140")
+"""Colours of people, told apart in print and by those who see less of red and green; nobody is red without a reason."""
+
+_MARKERS = "osD^vP*X"
+
 BLUE, ORANGE, RED, PALE = "#2f5d8c", "#c2692a", "#b3261e", "#b3bcc6"
 INK, MUTED, RULE = "#1c2127", "#5e6873", "#dfe3e8"
 
@@ -36,7 +41,7 @@ def answers_by_day(judgements: Sequence[Judgement]) -> str | None:
     """
     if not judgements:
         return None
-    days = [judgement.created_at.date() for judgement in judgements]
+    days = [judgement.first_at.date() for judgement in judgements]
     length = 1 if (max(days) - min(days)).days < _MAX_BARS else 7
     given, imported = Counter[date](), Counter[date]()
     for day, judgement in zip(days, judgements, strict=True):
@@ -138,14 +143,20 @@ def drift(quality: Quality) -> str | None:
             lines.append((each.name, any(signal.kind == "falling" for signal in each.signals), points))
     if not lines:
         return None
-    with _figure("Agreement with the others, by blocks of 50 answers", legend=True) as (axes, document):
-        for name, falls, points in lines:
+    with _figure("Agreement with the others, by blocks of 50 answers", legend=True, columns=2) as (axes, document):
+        # more lines than colours: only those who need a look are named
+        named = len(lines) <= len(_PEOPLE)
+        for number, (name, falls, points) in enumerate(lines):
             answers, shares = zip(*points, strict=True)
-            (line,) = axes.plot(answers, shares, color=BLUE, alpha=0.45, marker="o", markersize=3)
+            colour = RED if falls else _PEOPLE[number] if named else PALE
+            marker = _MARKERS[number % len(_MARKERS)]
+            (line,) = axes.plot(answers, shares, color=colour, marker=marker, markersize=4, linewidth=1.4)
             if falls:
-                line.set(color=RED, alpha=1, linewidth=2, zorder=3, label=short_name(name))
-        if not all(falls for _, falls, _ in lines):
-            axes.plot([], [], color=BLUE, alpha=0.45, marker="o", markersize=3, label="an annotator")
+                line.set(linewidth=2.2, zorder=3)
+            if falls or named:
+                line.set_label(f"{short_name(name)}{', falls' if falls else ''}")
+        if not named and not all(falls for _, falls, _ in lines):
+            axes.plot([], [], color=PALE, marker="o", markersize=4, label="the others")
         axes.set_ylim(0, 1.02)
         axes.set_xlabel("answers given", color=MUTED, fontsize=9)
         axes.set_ylabel("of pairs", color=MUTED, fontsize=9)
@@ -195,7 +206,7 @@ def _percent(value: float, _: object) -> str:
 
 
 @contextmanager
-def _figure(title: str, rows: int = 0, *, legend: bool = False) -> Iterator[tuple["Axes", list[str]]]:
+def _figure(title: str, rows: int = 0, *, legend: bool = False, columns: int = 3) -> Iterator[tuple["Axes", list[str]]]:
     """Axes to draw on, and a list that holds the SVG afterwards; without pyplot, which keeps figures for itself."""
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
@@ -206,8 +217,9 @@ def _figure(title: str, rows: int = 0, *, legend: bool = False) -> Iterator[tupl
     axes = figure.subplots()
     document: list[str] = []
     yield axes, document
-    columns = 2 if rows else 3  # names of people take a part of the width
+    columns = 2 if rows else columns  # names of people take a part of the width
     in_legend = -(-len(axes.get_legend_handles_labels()[1]) // columns) if legend else 0
+    figure.set_figheight(height + 0.22 * max(0, in_legend - 2))
     axes.set_title(title, loc="left", color=INK, fontsize=11, pad=10 + 16 * in_legend)
     axes.tick_params(colors=MUTED, labelsize=9, length=0)
     axes.set_axisbelow(True)

@@ -209,7 +209,7 @@ def _annotator(each: Person) -> gr.Button:
     with gr.Row(elem_classes="annotator", elem_id=dashboard_text.person_id(each.name), key=f"row {each.name}"):
         gr.Markdown(each.figures, key=f"text {each.name} {each.figures}")
         return gr.Button(
-            f"{action} {each.name}",
+            f"{action} {plots.short_name(each.name) if each.imported else each.name}",
             size="sm",
             elem_classes=action.lower(),
             key=f"button {each.name} {each.quarantined}",

@@ -24,13 +24,12 @@ def overview(statuses: Sequence[QueueStatus], num_remaining: int, quality: Quali
         notes.append(f"{_count(quarantined)} of them quarantined")
     if simulated := sum(each.simulated for each in quality.annotators):
         notes.append(f"{_count(simulated)} simulated")
-    per_person = "" if pace.per_person_hour is None else f"{pace.per_person_hour:,.0f} an hour of work"
     if not num_remaining:
         end = "nothing remains"
     elif pace.end is None:
         end = "years away" if pace.per_hour else "too few answers by people in the last 24 hours to tell"
     else:
-        end = "UTC, at the pace of the last 24 hours"
+        end = "UTC, if it goes on by the clock like this"
     timed = f"of {_count(quality.times.num)} that were timed" if quality.times.num else "no answer was timed"
     return _tiles(
         [
@@ -39,12 +38,24 @@ def overview(statuses: Sequence[QueueStatus], num_remaining: int, quality: Quali
             (
                 "answers an hour",
                 NOTHING if pace.per_hour is None else f"{pace.per_hour:,.1f}",
-                f"{_count(pace.num_last_day)} in 24 hours" + (f"; {per_person}" if per_person else ""),
+                _in_how_long(pace),
+            ),
+            (
+                "answers an hour of work",
+                NOTHING if pace.per_person_hour is None else f"{pace.per_person_hour:,.0f}",
+                "of one person, in the time spent on tasks",
             ),
             ("estimated end", NOTHING if pace.end is None else _moment(pace.end), end),
             ("median time", _seconds(quality.times.median), timed),
         ]
     )
+
+
+def _in_how_long(pace: Pace) -> str:
+    """The answers that the pace was taken from, in how long they came: a day, or less where the first is younger."""
+    hours = pace.num_last_day / pace.per_hour if pace.per_hour else 24.0
+    span = f"{60 * hours:.0f} min" if hours < 1.5 else f"{hours:.1f} hours" if hours < 23.95 else "24 hours"
+    return f"of all people, by the clock: {_count(pace.num_last_day)} in the last {span}"
 
 
 def queues(statuses: Sequence[QueueStatus], remaining: dict[str, int], chosen: str | None, num_all: int) -> str:

@@ -313,6 +313,28 @@ def test_plots_give_units_and_explain_their_colours():
     assert not {"needs a look", "quarantined"} & set(words(plots.time_by_annotator(few)))
 
 
+def test_agreement_over_time_names_each_line_and_who_falls():
+    sheet = Sheet()
+    for task in range(150):
+        for steady in ("ana", "ben", "dan", "eve", "fay", "gil"):
+            sheet.add(steady, task, [[1], [2]])
+        sheet.add("imported.file.cem", task, [[1], [2]] if task < 75 else [[2], [1]])
+    svg = plots.drift(assess(sheet.judgements))
+    assert {"ana", "ben", "file.cem, falls"} <= set(words(svg))
+    assert svg is not None
+    assert {"#2f5d8c", "#c2692a", plots.RED} <= set(re.findall(r"#[0-9a-f]{6}", svg))
+
+
+def test_more_lines_than_colours_are_not_named():
+    sheet = Sheet()
+    for task in range(100):
+        for number in range(9):
+            sheet.add(f"p{number}", task, [[1], [2]])
+    told = words(plots.drift(assess(sheet.judgements)))
+    assert "the others" in told
+    assert "p0" not in told
+
+
 def test_imported_answers_are_told_from_those_given_here():
     given, imported = Sheet(), Sheet()
     given.add("ana", 1, [[1], [2]])

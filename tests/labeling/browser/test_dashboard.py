@@ -102,7 +102,8 @@ def test_it_shows_how_the_work_stands_and_how_far_it_can_be_trusted(desk: Desk):
     overview = desk.figures("#overview")
     assert overview["answers"] == "87 by 3 people"
     assert overview["answers to come"] == "3 0 tasks begun"
-    assert overview["answers an hour"].startswith("348.0 87 in 24 hours")  # a quarter of an hour at least
+    assert overview["answers an hour"] == "348.0 of all people, by the clock: 87 in the last 15 min"
+    assert overview["answers an hour of work"].endswith("of one person, in the time spent on tasks")
     agreement = desk.figures("#agreement")
     # of three pairs of people one agrees, on every pair of responses
     assert agreement["two people agree"].startswith("33%")
