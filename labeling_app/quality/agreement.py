@@ -53,6 +53,10 @@ class Comparisons:
     strict: Floats
     exact: Floats
 
+    def halved(self) -> "Comparisons":
+        """For all judgements together, where each comparison is met twice, once from either side."""
+        return Comparisons(*(sums / 2 for sums in vars(self).values()))
+
     def agreement(self, group: Ints, chosen: Bools | None = None) -> Agreement:
         """Over the judgements that are `chosen` ([J] bool); those of one `group` ([J]) are one cluster."""
         kept = np.ones(len(group), dtype=np.bool_) if chosen is None else chosen
@@ -71,9 +75,7 @@ def pairwise_agreement(judgements: Panel | Sequence[Judgement]) -> Agreement:
     The quarantined and tasks with gold are left out.
     """
     panel = panel_of(judgements)
-    agreement = with_others(panel).agreement(panel.task, panel.active[panel.person])
-    # Each comparison was met twice, once from either side.
-    return Agreement(*(_halved(each) for each in (agreement.with_ties, agreement.strict, agreement.exact)))
+    return with_others(panel).halved().agreement(panel.task, panel.active[panel.person])
 
 
 def agreement_by_annotator(judgements: Panel | Sequence[Judgement]) -> dict[str, tuple[Agreement, Agreement]]:
@@ -196,10 +198,6 @@ def _compare(panel: Panel, others: Floats) -> Comparisons:
     return Comparisons(
         summed(num), summed(same + half / 2), summed(num_strict), summed(np.where(ordered, same, 0)), summed(same)
     )
-
-
-def _halved(each: Share) -> Share:
-    return Share(each.value, each.low, each.high, each.num // 2, each.num_tasks)
 
 
 def _grades_of_others(panel: Panel) -> Floats:

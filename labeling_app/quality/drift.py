@@ -55,12 +55,15 @@ def blocks(panel: Panel, annotator: str, others: Comparisons, gold: Comparisons,
 
 
 def drift_by_week(judgements: Panel | Sequence[Judgement]) -> list[tuple[date, Block]]:
-    """Everybody who is not quarantined, by the week's Monday (UTC); weeks without an answer are missing."""
+    """Everybody who is not quarantined, by the week's Monday (UTC); weeks without an answer are missing.
+
+    A comparison of answers of two weeks counts as half a one in either.
+    """
     panel = panel_of(judgements)
-    others, gold = with_others(panel), with_gold(panel)
+    others, gold = with_others(panel).halved(), with_gold(panel)
     mondays: dict[date, list[int]] = {}
     for index in np.flatnonzero(panel.active[panel.person]).tolist():
-        day = panel.judgements[index].created_at.date()
+        day = panel.judgements[index].first_at.date()
         mondays.setdefault(day - timedelta(days=day.weekday()), []).append(index)
     return [
         (monday, _block(panel, np.array(members, dtype=np.int64), others, gold)) for monday, members in mondays.items()
@@ -71,8 +74,8 @@ def _block(panel: Panel, members: Ints, others: Comparisons, gold: Comparisons) 
     chosen = np.zeros(len(panel.judgements), dtype=np.bool_)
     chosen[members] = True
     return Block(
-        start=panel.judgements[members[0]].created_at,
-        end=panel.judgements[members[-1]].created_at,
+        start=panel.judgements[members[0]].first_at,
+        end=panel.judgements[members[-1]].first_at,
         num_answers=len(members),
         others=others.agreement(panel.task, chosen).with_ties,
         gold=gold.agreement(panel.task, chosen).with_ties,

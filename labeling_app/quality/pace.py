@@ -38,7 +38,7 @@ def pace(judgements: Panel | Sequence[Judgement], num_remaining: int, now: datet
     panel = panel_of(judgements)
     simulated = np.array([judgement.simulated for judgement in panel.judgements], dtype=np.bool_)
     by_people = panel.active[panel.person] & ~simulated & ~np.isnan(panel.seconds)
-    times = [panel.judgements[index].created_at for index in np.flatnonzero(by_people)]
+    times = [panel.judgements[index].first_at for index in np.flatnonzero(by_people)]
     recent = sum(now - time <= WINDOW for time in times)
     seconds = float(panel.seconds[by_people].sum())
     per_person_hour = 3600 * len(times) / seconds if len(times) >= _MIN_ANSWERS and seconds else None

@@ -65,7 +65,7 @@ class Units:
 
 @dataclass(frozen=True)
 class Panel:
-    """Everybody's judgements, in the order in which they were made.
+    """Everybody's judgements, in the order in which the tasks were answered: a revision changes no place.
 
     Attributes:
         judgements: [J].
@@ -121,7 +121,7 @@ def panel_of(judgements: Panel | Sequence[Judgement]) -> Panel:
     """The judgements as arrays; a panel stays what it is."""
     if isinstance(judgements, Panel):
         return judgements
-    ordered = tuple(sorted(judgements, key=lambda judgement: (judgement.created_at, judgement.submission_id)))
+    ordered = tuple(sorted(judgements, key=lambda judgement: (judgement.first_at, judgement.submission_id)))
     quarantined = {judgement.user: judgement.quarantined for judgement in ordered}
     people = sorted(quarantined)
     number = {name: index for index, name in enumerate(people)}

@@ -56,7 +56,6 @@ def judgements(
             submissions.c.user_id,
             sa.func.max(submissions.c.revision).label("revision"),
             sa.func.sum(submissions.c.active_ms).label("active_ms"),
-            sa.func.min(submissions.c.created_at).label("first_at"),
         )
         .group_by(submissions.c.task_id, submissions.c.user_id)
         .subquery()
@@ -67,6 +66,7 @@ def judgements(
             submissions,
             latest.c.active_ms.label("all_active_ms"),
             first.c.wall_ms.label("first_wall_ms"),
+            first.c.created_at.label("first_at"),
             tasks.c.queue,
             tasks.c.mode,
             tasks.c.prompt_id,
@@ -165,6 +165,7 @@ def _judgement(row: Any, prompt: Content, shown: Sequence[Response]) -> Judgemen
         origin=row.origin,
         guidelines_version=row.guidelines_version,
         created_at=row.created_at,
+        first_at=row.first_at,
         active_ms=int(row.all_active_ms),
         wall_ms=row.first_wall_ms,
     )

@@ -214,6 +214,7 @@ class Judgement:
         responses: in the order in which they were added.
         presented: their ids in the order in which this person saw them.
         gold: what is known to be right, by response ids, as `Answer.tiers` or `Answer.ratings`.
+        created_at: of this revision; `first_at` is when the task was first answered.
         active_ms: with the page in front and somebody at it, over all revisions.
         wall_ms: from claim to the first answer.
         guidelines_version: what the page showed when this was said; None where nothing was shown.
@@ -236,6 +237,7 @@ class Judgement:
     origin: dict[str, Any]
     guidelines_version: int | None
     created_at: datetime
+    first_at: datetime
     active_ms: int
     wall_ms: int
 

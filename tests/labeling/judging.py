@@ -33,6 +33,7 @@ class Sheet:
         seconds: float = 30.0,
         wall_seconds: float | None = None,
         at: datetime | None = None,
+        revised_at: datetime | None = None,
         quarantined: bool = False,
         simulated: bool = False,
         revision: int = 1,
@@ -59,7 +60,8 @@ class Sheet:
                 gold=None if gold is None else dict(gold),
                 origin={},
                 guidelines_version=None,
-                created_at=at or START + timedelta(minutes=number),
+                created_at=revised_at or at or START + timedelta(minutes=number),
+                first_at=at or START + timedelta(minutes=number),
                 active_ms=round(1000 * seconds),
                 wall_ms=round(1000 * (seconds + 5 if wall_seconds is None else wall_seconds)),
             )

@@ -6,6 +6,7 @@ from judging import Sheet
 from labeling_app.quality import (
     agreement_by_annotator,
     agreement_of_two,
+    drift_by_week,
     grade_agreement_by_annotator,
     krippendorff_alpha,
     pairwise_agreement,
@@ -21,6 +22,19 @@ def test_two_orders_of_three_agree_on_the_pairs_that_stand_the_same_way_round():
     assert agreement.strict.value == pytest.approx(2 / 3)
     assert agreement.with_ties.value == pytest.approx(2 / 3)
     assert (agreement.strict.num, agreement.strict.num_tasks) == (3, 1)
+
+
+def test_the_interval_rests_on_each_comparison_of_two_people_once():
+    sheet = Sheet()
+    for task in range(20):
+        sheet.add("ana", task, [[1], [2], [3]])
+        sheet.add("ben", task, [[1], [2], [3]] if task == 0 else [[1], [3], [2]])
+    once = share([3] + [2] * 19, [3] * 20)
+    assert (once.num, once.num_tasks) == (60, 20)
+    agreement = pairwise_agreement(sheet.judgements)
+    assert (agreement.with_ties, agreement.strict, agreement.exact) == (once, once, once)
+    [(_, week)] = drift_by_week(sheet.judgements)
+    assert week.others == once
 
 
 def test_a_tie_against_an_order_is_half_an_agreement_and_no_strict_comparison():

@@ -3,12 +3,14 @@ from math import isnan
 
 import pytest
 from judging import START, Sheet, simulated
+from label_tools import as_shown, new_task, reversed_order
 
 from labeling_app.quality import (
     careless_signals,
     drift_by_answers,
     drift_by_week,
     longest_wins,
+    pace,
     position_bias,
     time_per_task,
 )
@@ -127,6 +129,33 @@ def test_drift_by_week_starts_on_mondays():
         ("2026-11-02", 2),
         ("2026-11-09", 2),
     ]
+
+
+def test_a_revision_moves_no_answer_to_another_time():
+    sheet = Sheet()
+    now = START + timedelta(days=8)
+    for task in range(20):
+        answered = START + timedelta(minutes=task)
+        sheet.add("ana", task, [[1], [2]], at=answered, revision=2, revised_at=now - timedelta(minutes=task))
+    assert pace(sheet.judgements, 10, now).num_last_day == 0
+    assert [monday.isoformat() for monday, _ in drift_by_week(sheet.judgements)] == ["2026-11-02"]
+    [block] = drift_by_answers(sheet.judgements, "ana")
+    assert (block.start, block.end) == (START, START + timedelta(minutes=19))
+
+
+def test_the_store_tells_when_a_task_was_first_answered(store, clock):
+    ann = store.add_user("ann")
+    store.add_tasks([new_task()])
+    claimed = store.claim(ann.id)
+    for number in range(3):
+        clock.advance(60)
+        if number == 0:
+            store.submit(ann.id, claimed.lease, "key", as_shown(claimed), 0)
+        else:
+            store.revise(ann.id, claimed.task_id, f"key-{number}", reversed_order(claimed), 0)
+    [judgement] = store.judgements()
+    assert clock() - judgement.first_at == timedelta(seconds=120)
+    assert (judgement.revision, judgement.created_at) == (3, clock())
 
 
 def test_agreement_that_falls_is_a_sign():
