@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 from rlhf.errors import StoppedByMonitor
@@ -12,8 +12,8 @@ Mode = Literal["off", "warn", "stop", "rollback"]
 Level = Literal[0, 1, 2]
 """Quiet, warning, beyond the level that stops."""
 
-SMOOTHED_OVER = 64
-"""Completions that a smoothed signal is a mean over, at least."""
+SMOOTHED_OVER, START_OVER = 128, 256
+"""Completions that a smoothed signal is a mean over, at least, and its start: single batches of 64 are too noisy."""
 LR_FACTOR, KL_FACTOR = 0.5, 2.0
 """What a rollback does to the learning rate and to the KL coefficient."""
 
@@ -57,7 +57,7 @@ class Monitor:
         """`batch_size`: completions of one update. Raises UserError for thresholds that there are not."""
         self.mode = mode
         self.table = watchmen(thresholds)
-        self.window = math.ceil(SMOOTHED_OVER / batch_size)
+        self.window, self.start_window = (math.ceil(size / batch_size) for size in (SMOOTHED_OVER, START_OVER))
         self.rollbacks = 0
         """How often training has been taken back."""
         self._watches = {each.name: _Watch() for each in self.table}
@@ -100,7 +100,7 @@ class Monitor:
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint keeps."""
         return {
-            "watches": {name: vars(watch) for name, watch in self._watches.items()},
+            "watches": {name: asdict(watch) for name, watch in self._watches.items()},
             "best_judged": self._best_judged,
             "judge_falls": self._judge_falls,
             "rollbacks": self.rollbacks,
@@ -121,10 +121,11 @@ class Monitor:
         """Let one watchman look at one value."""
         watch = self._watches[watchman.name]
         window = self.window if watchman.smooth else 1
-        if len(watch.start) < window:
+        num_start = self.start_window if watchman.relative else window
+        if len(watch.start) < num_start:
             watch.start.append(value)
         watch.recent = [*watch.recent, value][-window:]
-        if len(watch.start) < window:
+        if len(watch.start) < num_start:
             return None
         start = sum(watch.start) / len(watch.start)
         value = sum(watch.recent) / len(watch.recent)

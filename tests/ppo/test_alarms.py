@@ -70,12 +70,12 @@ def by_gibberish(prompts: Any, completions: Any, prompt_ids: Any, completion_ids
 @pytest.mark.parametrize(
     ("reward", "alarm", "by"),
     [
-        (by_length, "score_by_length", 3),
+        (by_length, "score_by_length", 4),
         (by_repetition, "repetition", 8),
         (constant, "score_spread", 1),
         (huge, "not_finite", 1),
         (not_a_number, "not_finite", 1),
-        (by_gibberish, "score_by_surprise", 3),
+        (by_gibberish, "score_by_surprise", 4),
     ],
 )
 def test_a_wrong_reward_raises_its_alarm(make_trainer: MakeTrainer, reward: Any, alarm: str, by: int) -> None:

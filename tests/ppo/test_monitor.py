@@ -27,7 +27,9 @@ GOOD = {
 }
 
 
-def observed(*changes: dict[str, float], mode: str = "warn", batch_size: int = 64, **thresholds: object) -> list[Alarm]:
+def observed(
+    *changes: dict[str, float], mode: str = "warn", batch_size: int = 256, **thresholds: object
+) -> list[Alarm]:
     """The alarms of one good update followed by these, in each of which the named metrics differ."""
     monitor = Monitor(mode, batch_size, thresholds or None)  # type: ignore[arg-type]
     found = monitor.observe(GOOD, 1)
@@ -94,15 +96,14 @@ def test_scores_that_are_all_the_same_warn_at_once_and_stop_after_ten() -> None:
     assert names(found) == [("score_spread", 1, 2), ("score_spread", 2, 11)]
 
 
-def test_small_batches_are_smoothed_over_64_completions() -> None:
-    # a window of 4 updates: the start is the mean of the first 4
-    long = {"completions/mean_length": 40.0}
-    assert observed({}, {}, {}, long, batch_size=16) == []  # 25 on average
-    assert names(observed({}, {}, {}, long, long, batch_size=16)) == [("length", 1, 6)]  # 30
+def test_small_batches_are_smoothed_over_128_completions_and_their_start_over_256() -> None:
+    long = {"completions/mean_length": 30.0}
+    assert observed({}, {}, {}, long, batch_size=64) == []  # 25 on average of two updates, 20 of the first four
+    assert names(observed({}, {}, {}, long, long, batch_size=64)) == [("length", 1, 6)]
 
 
 def test_a_start_that_does_not_end_either_only_warns() -> None:
-    monitor = Monitor("stop", 64)
+    monitor = Monitor("stop", 256)
     found = [alarm for step in range(1, 5) for alarm in monitor.observe(GOOD | {"completions/eos_share": 0.1}, step)]
     assert names(found) == [("eos", 1, 1)]
     monitor.act()
@@ -148,7 +149,7 @@ def test_it_is_said_once_until_it_has_been_well_in_between() -> None:
 
 @pytest.mark.parametrize(("mode", "stops"), [("off", False), ("warn", False), ("stop", True), ("rollback", True)])
 def test_only_some_modes_stop(mode: str, stops: bool) -> None:
-    monitor = Monitor(mode, 64)  # type: ignore[arg-type]
+    monitor = Monitor(mode, 256)  # type: ignore[arg-type]
     monitor.observe(GOOD, 1)
     monitor.observe(GOOD | {"objective/kl": 7.0}, 2)
     monitor.act()
