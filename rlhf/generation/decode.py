@@ -19,6 +19,8 @@ SLICE_ROWS = 16
 """Rows that attend together on a CPU; elsewhere all do."""
 PREFILL_TOKENS = {"cpu": 2048}
 """Most tokens of one prefill pass (but one row's at least); 16,384 elsewhere."""
+WORTH_A_MOVE = 16
+"""Rows leave when at least one in so many has finished."""
 LOOK_EVERY = 8
 """Steps between two looks at which rows have finished, where looking means waiting for an accelerator."""
 
@@ -133,9 +135,12 @@ class Batch:
         return _forward(self._snapshot, tokens, cos, sin, attend)
 
     def drop(self, ended: Tensor, tokens: Tensor) -> Tensor:
-        """Rows of `ended` [n] bool leave, the last live ones move into their places: `tokens` [n] of those left."""
+        """Rows of `ended` [n] bool leave, the last live ones move into their places: `tokens` [n] of those left.
+
+        They stay, and are computed, until they are worth it.
+        """
         num_left = len(ended) - int(ended.sum())
-        if num_left == len(ended):
+        if (len(ended) - num_left) * WORTH_A_MOVE < max(len(ended), WORTH_A_MOVE):
             return tokens
         holes = ended[:num_left].nonzero().squeeze(1)
         movers = (~ended[num_left:]).nonzero().squeeze(1) + num_left
