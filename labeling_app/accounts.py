@@ -187,7 +187,7 @@ def fail_login(tx: Tx, attempt: Attempt) -> bool:
 
 
 def _num_failed(tx: Tx, row: Any) -> int:
-    """The attempts that count. `web.throttle` forgets as fast those at names that nobody has: none can be told apart."""
+    """The attempts that count; `web.throttle` forgets those at names that nobody has as fast, so that none shows."""
     return int(row.failed_logins) if row.failed_at is not None and row.failed_at + LOCKED_FOR > tx.now else 0
 
 

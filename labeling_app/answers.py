@@ -72,6 +72,8 @@ def problem_with(
     unknown = _first_unknown(answer.flags, known_flags)
     if unknown is not None:
         return f"flags: {unknown!r} is not one of {', '.join(sorted(known_flags))}"
+    if answer.edit is not None and not answer.edit.text.strip():
+        return "edit: is blank; write what the response should be, or drop the edit"
     if answer.edit is not None and answer.edit.response_id not in shown:
         return "edit: names a response that was not shown"
     if answer.edit is not None and not answer.all_bad and answer.edit.response_id not in _best(answer):

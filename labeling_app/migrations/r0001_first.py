@@ -1,5 +1,7 @@
 """The first tables."""
 
+from collections.abc import Iterator
+
 import sqlalchemy as sa
 from alembic import op
 
@@ -8,20 +10,12 @@ down_revision = None
 
 MOMENT = sa.DateTime(timezone=True)
 
-SQLITE_APPEND_ONLY = [
-    f"""CREATE TRIGGER events_no_{what.lower()} BEFORE {what} ON events
-        BEGIN SELECT RAISE(ABORT, 'events are only ever added'); END"""
-    for what in ("UPDATE", "DELETE")
-]
-
-POSTGRESQL_APPEND_ONLY = [
-    """CREATE FUNCTION events_are_only_ever_added() RETURNS trigger LANGUAGE plpgsql AS
-       $$ BEGIN RAISE EXCEPTION 'events are only ever added'; END $$""",
-    """CREATE TRIGGER events_append_only BEFORE UPDATE OR DELETE ON events
-       FOR EACH ROW EXECUTE FUNCTION events_are_only_ever_added()""",
-    """CREATE TRIGGER events_no_truncate BEFORE TRUNCATE ON events
-       FOR EACH STATEMENT EXECUTE FUNCTION events_are_only_ever_added()""",
-]
+APPEND_ONLY = {
+    "events": ["id"],
+    "submissions": ["id", "user_id idempotency_key", "task_id user_id revision"],
+}
+"""Tables whose rows are neither changed nor deleted, and what is unique in them: by it REPLACE finds a row to take the
+place of, past the triggers that watch UPDATE and DELETE."""
 
 
 def upgrade() -> None:
@@ -30,9 +24,28 @@ def upgrade() -> None:
     _tasks()
     _answers()
     _indexes()
-    append_only = SQLITE_APPEND_ONLY if op.get_bind().dialect.name == "sqlite" else POSTGRESQL_APPEND_ONLY
-    for statement in append_only:
+    append_only = _on_sqlite if op.get_bind().dialect.name == "sqlite" else _on_postgresql
+    for statement in append_only():
         op.execute(statement)
+
+
+def _on_sqlite() -> Iterator[str]:
+    for table, unique in APPEND_ONLY.items():
+        same = [" AND ".join(f"{column} = NEW.{column}" for column in columns.split()) for columns in unique]
+        is_there = f"WHEN EXISTS (SELECT 1 FROM {table} WHERE {' OR '.join(same)})"  # noqa: S608 - our own names
+        for what, when in (("UPDATE", ""), ("DELETE", ""), ("INSERT", is_there)):
+            yield f"""CREATE TRIGGER {table}_append_only_{what.lower()} BEFORE {what} ON {table} {when}
+                      BEGIN SELECT RAISE(ABORT, '{table} are only ever added'); END"""
+
+
+def _on_postgresql() -> Iterator[str]:
+    yield """CREATE FUNCTION only_ever_added() RETURNS trigger LANGUAGE plpgsql AS
+             $$ BEGIN RAISE EXCEPTION '% are only ever added', TG_TABLE_NAME; END $$"""
+    for table in APPEND_ONLY:
+        yield f"""CREATE TRIGGER {table}_append_only BEFORE UPDATE OR DELETE ON {table}
+                  FOR EACH ROW EXECUTE FUNCTION only_ever_added()"""
+        yield f"""CREATE TRIGGER {table}_no_truncate BEFORE TRUNCATE ON {table}
+                  FOR EACH STATEMENT EXECUTE FUNCTION only_ever_added()"""
 
 
 def _people() -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from labeling_app.answers import Answer, problem_with
-from labeling_app.schema import leases, submissions, tasks, users
+from labeling_app.schema import leases, responses, submissions, tasks, users
 from labeling_app.store import slots
 from labeling_app.store.claiming import LAST_SUBMISSION
 from labeling_app.store.errors import BadAnswer, Conflict, LeaseLost, NotYours, UnknownTask, UnknownUser
@@ -161,6 +161,15 @@ def _check_answer(
     problem = problem_with(answer, mode, presented, {*tx.settings.flags, *kept_flags})
     if problem is not None:
         raise BadAnswer(problem)
+    if answer.edit is not None:
+        own = tx.connection.execute(_CONTENT, {"response": answer.edit.response_id}).scalar_one()
+        if _lines(answer.edit.text) == _lines(own if isinstance(own, str) else own[-1].get("content")):
+            raise BadAnswer("edit: changes nothing, it is the response as it was; drop the edit")
+
+
+def _lines(text: object) -> str:
+    """As a browser's text field has it."""
+    return str(text).replace("\r\n", "\n").replace("\r", "\n")
 
 
 def _check_guidelines(version: int | None, last: int | None) -> None:
@@ -243,6 +252,8 @@ _OWN_LEASE = (
     .outerjoin(submissions, _SAME_KEY)
     .where(users.c.id == USER)
 )
+
+_CONTENT = sa.select(responses.c.content).where(responses.c.id == sa.bindparam("response"))
 
 _ADD = Prepared(
     sa.insert(submissions),

@@ -1,6 +1,7 @@
 """The store: all operations, for those who wait for them and for the server."""
 
 import asyncio
+import contextlib
 import os
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
@@ -102,7 +103,10 @@ class Store:
             UserError: the database is out of reach, or was written by a newer version of this package.
         """
         in_home = sa.URL.create("sqlite", database=str(Path(home).expanduser().absolute() / "labels.db"))
-        engine = db.engine(url or os.environ.get("RLHF_DATABASE_URL") or in_home)
+        chosen = url or os.environ.get("RLHF_DATABASE_URL") or in_home
+        if not db.exists(chosen):
+            _make_private(Path(str(sa.make_url(chosen).database)))
+        engine = db.engine(chosen)
         db.migrate(engine, MIGRATIONS, "labels")
         runner = PostgresqlRunner if engine.dialect.name == "postgresql" else SqliteRunner
         return cls(runner(engine, Setup(clock, settings)))
@@ -247,6 +251,16 @@ class Store:
 
     def audit(self) -> list[str]:
         return self.read(audit)
+
+
+def _make_private(file: Path) -> None:
+    """Make an empty database that its owner alone can read: it will hold hashes of passwords.
+
+    SQLite gives the files beside it the same mode.
+    """
+    with contextlib.suppress(OSError):  # `db.engine` comes to the same place, and says what is wrong with it
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.touch(mode=0o600, exist_ok=False)
 
 
 def _with_tx(operation: Operation[P, T], *args: P.args, **kwargs: P.kwargs) -> Callable[[Tx], T]:

@@ -1,6 +1,8 @@
 """One person after the other: adding, claiming, answering, revising, skipping."""
 
+import os
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
@@ -33,6 +35,17 @@ from rlhf import db
 from rlhf.errors import UserError
 
 LEASE_SECONDS = 1800
+
+SAID = "idempotency_key, task_id, user_id, revision, answer, presented, active_ms, wall_ms, NULL, created_at"
+"""All columns of a submission but its id."""
+
+
+def answered(store: Store) -> None:
+    """One task, one person, one answer."""
+    ana = store.add_user("ana")
+    store.add_tasks([new_task()])
+    claimed = store.claim(ana.id)
+    store.submit(ana.id, claimed.lease, "key", as_shown(claimed), 5)
 
 
 def test_the_revisions_make_the_tables_that_the_code_expects(store: Store, url: str) -> None:
@@ -234,9 +247,9 @@ def test_the_same_answer_sent_again_is_stored_once(store: Store, clock: Clock) -
 
 def test_an_answer_must_fit_the_task(store: Store) -> None:
     ana = store.add_user("ana")
-    store.add_tasks([new_task()])
+    store.add_tasks([new_task(texts=("one\ntwo", "b", "c"))])
     claimed = store.claim(ana.id)
-    (a, _), (b, _), (c, _) = claimed.responses
+    a, b, c = (response for response, _ in sorted(claimed.responses, key=lambda one: one[1], reverse=True))
     before = len(store.events())
     for answer, problem in [
         (Answer(tiers=[[a, b]]), "tiers: every response has to be placed exactly once"),
@@ -244,6 +257,8 @@ def test_an_answer_must_fit_the_task(store: Store) -> None:
         (Answer(ratings={a: 1, b: 2, c: 3}), "ratings: this task is ordered, not rated"),
         (Answer(tiers=[[a, b, c]], flags={a: ["ugly"]}), "flags: 'ugly' is not one of broken, harmful"),
         (Answer(tiers=[[a, b], [c]], edit=Edit(response_id=c, text="x")), "edit: is of a response that is not among"),
+        (Answer(tiers=[[a, b], [c]], edit=Edit(response_id=a, text="  \n ")), "edit: is blank"),
+        (Answer(tiers=[[a, b], [c]], edit=Edit(response_id=a, text="one\r\ntwo")), "edit: changes nothing"),
     ]:
         with pytest.raises(BadAnswer, match=problem):
             store.submit(ana.id, claimed.lease, "key", answer, 1)
@@ -751,28 +766,61 @@ def test_a_late_change_does_not_take_the_place_of_a_newer_one(store: Store) -> N
     assert [one.answer for one in store.judgements()] == [reversed_order(claimed)]
 
 
-@pytest.mark.parametrize("statement", ["UPDATE events SET kind = 'x'", "DELETE FROM events"])
-def test_what_happened_cannot_be_changed(store: Store, url: str, statement: str) -> None:
-    store.add_user("ana")
+@pytest.mark.parametrize("table", ["events", "submissions"])
+@pytest.mark.parametrize("statement", ["UPDATE {} SET task_id = 1", "DELETE FROM {}"])
+def test_what_happened_and_what_was_said_cannot_be_changed(store: Store, url: str, table: str, statement: str) -> None:
+    answered(store)
+    before = store.events(), store.judgements()
     with (
-        pytest.raises(sa.exc.DBAPIError, match="events are only ever added"),
+        pytest.raises(sa.exc.DBAPIError, match=f"{table} are only ever added"),
         db.write(db.engine(url)) as connection,
     ):
-        connection.execute(sa.text(statement))
-    assert len(store.events()) == 1
+        connection.execute(sa.text(statement.format(table)))
+    assert (store.events(), store.judgements()) == before
+
+
+@pytest.mark.parametrize(
+    ("table", "statement"),
+    [
+        (
+            "events",
+            "INSERT OR REPLACE INTO events SELECT id, created_at, 'nothing', user_id, task_id, '{}' FROM events",
+        ),
+        ("submissions", "REPLACE INTO submissions SELECT * FROM submissions"),
+        ("submissions", f"REPLACE INTO submissions SELECT 7, {SAID} FROM submissions"),
+        ("submissions", f"REPLACE INTO submissions SELECT 7, {SAID.replace('revision', '2')} FROM submissions"),
+        ("submissions", f"REPLACE INTO submissions SELECT 7, {SAID.replace('idempotency_key', '2')} FROM submissions"),
+    ],
+)
+def test_nor_can_a_row_take_the_place_of_another(home: Path, table: str, statement: str) -> None:
+    url = f"sqlite:///{home / 'labels.db'}"
+    with Store.open(home, url) as store:
+        answered(store)
+        before = store.events(), store.judgements()
+        with (
+            pytest.raises(sa.exc.IntegrityError, match=f"{table} are only ever added"),
+            db.write(db.engine(url)) as connection,
+        ):
+            connection.exec_driver_sql(statement)
+        assert (store.events(), store.judgements()) == before
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such modes")
+def test_the_files_of_the_store_are_their_owners_alone(home: Path) -> None:
+    with Store.open(home, f"sqlite:///{home / 'labels.db'}") as store:
+        store.add_user("ana")
+        modes = {file.name: file.stat().st_mode & 0o777 for file in home.iterdir()}
+    assert modes == dict.fromkeys(("labels.db", "labels.db-wal", "labels.db-shm"), 0o600)
 
 
 def test_a_change_past_the_store_shows(store: Store, url: str) -> None:
-    ana = store.add_user("ana")
-    store.add_tasks([new_task()])
-    claimed = store.claim(ana.id)
-    store.submit(ana.id, claimed.lease, "key", as_shown(claimed), 5)
+    answered(store)
     store.set_guidelines("Be fair.", "default")
     with db.write(db.engine(url)) as connection:
-        connection.execute(sa.text("UPDATE submissions SET active_ms = 6"))
+        connection.execute(sa.text("UPDATE tasks SET priority = 6"))
         connection.execute(sa.text("UPDATE guidelines SET text = 'Be kind.'"))
-    (answer, rules) = store.audit()
-    assert answer.startswith("submissions (1, 1, 1): the events say")
+    (task, rules) = store.audit()
+    assert task.startswith("tasks 1: the events say")
     assert rules.startswith("guidelines ('default', 1): the events say")
 
 
