@@ -1,16 +1,16 @@
-"""From entries to tasks: completions of one question come together, each with all that was said of them.
+"""From what rows hold to tasks that can be added, with what was said of them.
 
 A row that cannot be used is reported with its place and left out; one that can, but holds something odd, is used and
 noted.
 """
 
-import json
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from labeling_app.answers import HIGHEST_RATING, LOWEST_RATING, Mode
+from labeling_app.gathering import gather, key
 from labeling_app.settings import FLAGS
 from labeling_app.store.values import Content, NewResponse, NewTask
 from labeling_app.task_rows import Entry, Verdict
@@ -18,8 +18,6 @@ from rlhf.datasets.rows import RawRow
 from rlhf.datasets.split import is_held_out
 from rlhf.records import Problem
 
-MOST_RATED = 6
-"""Graded answers to one question come in tasks of at most so many."""
 MOST_CHARACTERS = 1_000_000
 LONG = 20_000
 """Texts longer than this are noted: people will have to read them."""
@@ -76,27 +74,15 @@ class Drafts:
 
 
 def draft_tasks(entries: Iterable[Entry], options: AddOptions, pinned: KnownModel = lambda name: name) -> Drafts:
-    """Entries as tasks, in the order of their rows.
-
-    Entries with one completion each are put beside the others of their prompt: at most `MOST_RATED` at a time.
-    """
+    """Entries as tasks, in the order of their rows."""
     drafts = Drafts()
-    groups: dict[str, list[Entry]] = {}
-    singles: dict[str, list[Entry]] = {}
+    checked = []
     for entry in entries:
         try:
-            entry = _checked(entry, options, pinned, drafts.notes)
+            checked.append(_checked(entry, options, pinned, drafts.notes))
         except ValueError as error:
             drafts.problems.append(entry.place.problem(str(error)))
-            continue
-        if entry.is_single:
-            singles.setdefault(_key(entry.prompt), []).append(entry)
-        else:
-            mode = entry.given.get("mode")
-            groups.setdefault(_key(entry.prompt, sorted(map(_key, entry.completions)), mode), []).append(entry)
-    together = [_joined(same, drafts) for same in groups.values()]
-    together += [part for same in singles.values() for part in _side_by_side(same, drafts)]
-    for entry, verdicts in sorted(together, key=lambda one: (one[0].place.path, one[0].place.line)):
+    for entry, verdicts in gather(checked, drafts.problems, drafts.notes):
         try:
             drafts.tasks.append(_draft(entry, verdicts, options, drafts.notes))
         except ValueError as error:
@@ -106,7 +92,7 @@ def draft_tasks(entries: Iterable[Entry], options: AddOptions, pinned: KnownMode
 
 def takes_overlap(prompt: Content, share: float, seed: int) -> bool:
     """Whether a task with this prompt is among the share that several people judge."""
-    return is_held_out(_key("overlap", prompt), share, seed)
+    return is_held_out(key("overlap", prompt), share, seed)
 
 
 # One entry
@@ -162,80 +148,6 @@ def _judged_part(entry: Entry, notes: list[Problem]) -> Entry:
     )
 
 
-# Several entries about one question
-
-
-def _joined(same: Sequence[Entry], drafts: Drafts) -> tuple[Entry, list[Verdict]]:
-    """The first entry of a question and what all of them say; an entry that adds nothing is reported."""
-    first = same[0]
-    verdicts: dict[str | None, Verdict] = {}
-    for entry in same:
-        verdict = entry.verdict
-        if verdict is not None and verdict.annotator not in verdicts:
-            verdicts[verdict.annotator] = _moved(verdict, entry, first)
-        elif entry is not first:
-            drafts.problems.append(entry.place.problem(f"repeats {_where(first)}: added once"))
-    return first, list(verdicts.values())
-
-
-def _moved(verdict: Verdict, entry: Entry, first: Entry) -> Verdict:
-    """What was said of `entry`, by the positions that its completions have in `first`."""
-    free: dict[str, list[int]] = {}
-    for place, content in enumerate(first.completions):
-        free.setdefault(_key(content), []).append(place)
-    to = [free[_key(content)].pop(0) for content in entry.completions]
-    back = {new: old for old, new in enumerate(to)}
-    flags = verdict.flags
-    return replace(
-        verdict,
-        tiers=[[to[place] for place in tier] for tier in verdict.tiers],
-        flags=None if flags is None else [flags[back[place]] for place in range(len(to))],
-    )
-
-
-def _side_by_side(same: Sequence[Entry], drafts: Drafts) -> list[tuple[Entry, list[Verdict]]]:
-    """Single completions of one prompt as tasks, with the grades of everybody who graded all of a task's."""
-    of_text: dict[str, dict[str | None, Entry]] = {}
-    for entry in same:
-        by = entry.verdict.annotator if entry.verdict else None
-        graders = of_text.setdefault(_key(entry.completions[0]), {})
-        if by in graders:
-            drafts.problems.append(entry.place.problem(f"repeats {_where(graders[by])}: added once"))
-        else:
-            graders[by] = entry
-    texts = list(of_text.values())
-    num_tasks = -(-len(texts) // MOST_RATED)
-    size = -(-len(texts) // num_tasks)
-    return [_beside(texts[start : start + size], drafts.notes) for start in range(0, len(texts), size)]
-
-
-def _beside(texts: Sequence[dict[str | None, Entry]], notes: list[Problem]) -> tuple[Entry, list[Verdict]]:
-    entries = [next(iter(graders.values())) for graders in texts]
-    first = replace(
-        entries[0],
-        completions=[entry.completions[0] for entry in entries],
-        models=[entry.models[0] for entry in entries],
-        generations=[entry.generations[0] for entry in entries],
-        verdict=None,
-        # of one completion's columns only those that the others share are the task's
-        origin={
-            name: value
-            for name, value in entries[0].origin.items()
-            if all(entry.origin.get(name) == value for entry in entries)
-        },
-    )
-    verdicts = []
-    for grader in dict.fromkeys(name for graders in texts for name in graders):
-        given = [graders[grader].verdict if grader in graders else None for graders in texts]
-        grades = {place: one.ratings[0] for place, one in enumerate(given) if one is not None and one.ratings}
-        if len(grades) == len(texts):
-            verdicts.append(Verdict(annotator=grader, ratings=grades))
-        elif grades:
-            who = grader or "somebody"
-            notes.append(first.place.problem(f"{who} graded {len(grades)} of {len(texts)}: these grades are left out"))
-    return first, verdicts
-
-
 # From there to a task
 
 
@@ -246,7 +158,7 @@ def _draft(entry: Entry, verdicts: list[Verdict], options: AddOptions, notes: li
         ValueError: it has none.
     """
     mode = _mode(entry, verdicts, options)
-    keys = [_key(content) for content in entry.completions]
+    keys = [key(content) for content in entry.completions]
     if len(set(keys)) < len(keys):
         notes.append(entry.place.problem(f"of {len(keys)} completions {len(set(keys))} differ: each is shown once"))
     if mode == "ab" and len({model for model in entry.models if model is not None}) < 2:
@@ -281,7 +193,7 @@ def _draft(entry: Entry, verdicts: list[Verdict], options: AddOptions, notes: li
 
 def _mode(entry: Entry, verdicts: Sequence[Verdict], options: AddOptions) -> Mode:
     said = [*verdicts, *([entry.gold] if entry.gold else [])]
-    by_content: Mode = "pair" if len({_key(content) for content in entry.completions}) == 2 else "rank"
+    by_content: Mode = "pair" if len({key(content) for content in entry.completions}) == 2 else "rank"
     if any(verdict.ratings is not None for verdict in said):
         by_content = "rate"
     mode: Mode = entry.given.get("mode") or options.mode or by_content
@@ -328,7 +240,7 @@ def _gold(
             raise ValueError(f"`gold` {why}")
         verdict = _merged(verdict, keys)
     elif options.gold:
-        said = {_key(one.tiers, sorted((one.ratings or {}).items())) for one in verdicts}
+        said = {key(one.tiers, sorted((one.ratings or {}).items())) for one in verdicts}
         if not said:
             raise ValueError("says not what is right: a gold task needs `gold`, or a judgement")
         if len(said) > 1:
@@ -341,13 +253,5 @@ def _gold(
     return {"tiers": verdict.tiers}
 
 
-def _where(entry: Entry) -> str:
-    return f"{entry.place.unit} {entry.place.line}"
-
-
 def _text(content: Content) -> str:
     return content if isinstance(content, str) else "\n".join(str(turn.get("content", "")) for turn in content)
-
-
-def _key(*parts: object) -> str:
-    return json.dumps(parts, sort_keys=True)
