@@ -38,7 +38,7 @@ class Findings:
 
     Attributes:
         lost: acknowledged answers that are not there, or not as they were sent.
-        doubled: stored answers that repeat another one's key, or that nobody was given a receipt for.
+        doubled: stored answers that nobody was given a receipt for: one that was stored twice has two keys.
         answered_twice: pairs of a person and a task with more than one answer.
         over_quota: tasks with more answers and leases in force than their overlap.
         audit: differences between the tables and the events.
@@ -58,11 +58,10 @@ def compare(ledger: Ledger, store: Store) -> Findings:
         (row.user_id, row.idempotency_key): Entry(row.task_id, row.id, row.answer.get("tiers", [])) for row in rows
     }
     lost = sum(stored.get(key) != entry for key, entry in ledger.entries.items())
-    repeated = len(rows) - len(stored)
-    unknown = len(stored.keys() - ledger.entries.keys())
+    doubled = len(stored.keys() - ledger.entries.keys())
     people = Counter((row.user_id, row.task_id) for row in rows)
     answered_twice = sum(number > 1 for number in people.values())
-    return Findings(lost, repeated + unknown, answered_twice, over_quota, len(store.audit()))
+    return Findings(lost, doubled, answered_twice, over_quota, len(store.audit()))
 
 
 def _stored(tx: Tx) -> list[sa.Row]:

@@ -19,6 +19,9 @@ from rlhf.records import has_lone_surrogate
 MAX_RESPONSES = 9
 """As many as there are digits to place them with."""
 
+TASKS_A_STATEMENT = 10_000
+"""SQLite takes 32,766 parameters and more, PostgreSQL 65,535."""
+
 QUEUE_NAME = re.compile(r"[A-Za-z0-9._/-]{1,100}")
 
 
@@ -66,41 +69,46 @@ def withdraw(tx: Tx, which: Sequence[int] | str, by: int | None = None) -> int:
     Raises:
         UnknownTask: there is no such task or queue.
     """
-    meant = _to_withdraw(tx, which)
-    gone = sa.update(tasks).where(meant).values(withdrawn_at=tx.now, open_slots=0).returning(tasks.c.id)
-    task_ids = tx.connection.execute(gone).scalars().all()
+    gone = sa.update(tasks).values(withdrawn_at=tx.now, open_slots=0).returning(tasks.c.id)
+    task_ids: list[int] = []
+    for meant in _to_withdraw(tx, which):
+        task_ids += tx.connection.execute(gone.where(meant)).scalars()
     for task_id in sorted(task_ids):
         tx.record("withdrawn", {}, user_id=by, task_id=task_id)
     return len(task_ids)
 
 
 def would_withdraw(tx: Tx, which: Sequence[int] | str) -> tuple[int, int]:
-    """How many tasks `withdraw` would take out of circulation, and how many answers to them would still count.
+    """How many tasks `withdraw` would take out of circulation, and how many answers to them would still be exported.
 
     Raises:
         UnknownTask: there is no such task or queue.
     """
-    found = sa.select(tasks.c.id).where(_to_withdraw(tx, which)).subquery()
-    num_tasks = tx.connection.execute(sa.select(sa.func.count()).select_from(found)).scalar_one()
-    answered = (
-        sa.select(sa.func.count())
-        .select_from(leases)
-        .join(found, found.c.id == leases.c.task_id)
+    of_tasks = sa.select(sa.func.count()).select_from(tasks)
+    of_answers = (
+        of_tasks.join(leases, leases.c.task_id == tasks.c.id)
         .join(users, users.c.id == leases.c.user_id)
-        .where(leases.c.state == "answered", users.c.quarantined_at.is_(None))
+        .where(leases.c.state == "answered", users.c.quarantined_at.is_(None), tasks.c.gold.is_(None))
     )
-    num_answers = tx.connection.execute(answered).scalar_one()
+    num_tasks = num_answers = 0
+    for meant in _to_withdraw(tx, which):
+        num_tasks += tx.connection.execute(of_tasks.where(meant)).scalar_one()
+        num_answers += tx.connection.execute(of_answers.where(meant)).scalar_one()
     return num_tasks, num_answers
 
 
-def _to_withdraw(tx: Tx, which: Sequence[int] | str) -> sa.ColumnElement[bool]:
+def _to_withdraw(tx: Tx, which: Sequence[int] | str) -> list[sa.ColumnElement[bool]]:
+    """Which tasks are meant and in circulation; of many numbers, as many at a time as fit into a statement."""
     column = tasks.c.queue if isinstance(which, str) else tasks.c.id
-    wanted = [which] if isinstance(which, str) else sorted(set(which))
-    known = set(tx.connection.execute(sa.select(column).where(column.in_(wanted)).distinct()).scalars())
-    unknown = [name for name in wanted if name not in known]
+    wanted: Sequence[int | str] = [which] if isinstance(which, str) else sorted(set(which))
+    chunks = [wanted[start : start + TASKS_A_STATEMENT] for start in range(0, len(wanted), TASKS_A_STATEMENT)]
+    named = [column.in_(chunk) for chunk in chunks]
+    known = {name for one in named for name in tx.connection.execute(sa.select(column).where(one).distinct()).scalars()}
+    unknown = [str(name) for name in wanted if name not in known]
     if unknown:
-        raise UnknownTask(f"{', '.join(map(str, unknown))}: there is no such {column.name.replace('id', 'task')}")
-    return sa.and_(column.in_(wanted), tasks.c.withdrawn_at.is_(None))
+        shown = ", ".join(unknown[:10]) + (f" and {len(unknown) - 10:,} more" if len(unknown) > 10 else "")
+        raise UnknownTask(f"{shown}: there is no such {column.name.replace('id', 'task')}")
+    return [sa.and_(one, tasks.c.withdrawn_at.is_(None)) for one in named]
 
 
 def _problem(task: NewTask) -> str | None:

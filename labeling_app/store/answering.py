@@ -9,7 +9,7 @@ import sqlalchemy as sa
 from labeling_app.answers import Answer, problem_with
 from labeling_app.schema import leases, responses, submissions, tasks, users
 from labeling_app.store import slots
-from labeling_app.store.claiming import LAST_SUBMISSION
+from labeling_app.store.claiming import LAST_SUBMISSION, WITHDRAWN
 from labeling_app.store.errors import BadAnswer, Conflict, LeaseLost, NotYours, UnknownTask, UnknownUser
 from labeling_app.store.people import check_active, guidelines_of, lock
 from labeling_app.store.prepared import Prepared
@@ -184,6 +184,8 @@ def _known(row: Any, task_id: int, answer: Answer) -> Receipt:
 
 
 def _take_again(tx: Tx, user_id: int, row: Any) -> None:
+    if row.is_gold and row.withdrawn_at is not None:
+        raise LeaseLost(WITHDRAWN)
     if not row.is_gold:
         free = slots.take(tx, row.task_id) or (slots.sweep_task(tx, row.task_id) > 0 and slots.take(tx, row.task_id))
         if not free:
@@ -223,6 +225,7 @@ _DETAILS = (
     leases.c.skip,
     tasks.c.mode,
     tasks.c.gold.is_not(None).label("is_gold"),
+    tasks.c.withdrawn_at,
     users.c.disabled_at,
     users.c.quarantined_at,
     guidelines_of(tasks.c.queue).label("last_guidelines"),

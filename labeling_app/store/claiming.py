@@ -23,6 +23,8 @@ _IS_OPEN = tasks.c.open_slots > sa.literal_column("0")
 
 _IS_GOLD = sa.and_(tasks.c.gold.is_not(None), tasks.c.withdrawn_at.is_(None))
 
+WITHDRAWN = "This task was withdrawn: it is given to nobody any more."
+
 # What a person had is not given to them again, unless it slipped from their hands.
 _HAD = sa.select(leases.c.id).where(
     leases.c.task_id == tasks.c.id, leases.c.user_id == USER, leases.c.state != sa.literal_column("'expired'")
@@ -62,7 +64,7 @@ def take(tx: Tx, user_id: int, task_id: int) -> Claimed:
     """Give this task to this person, or prolong what they have of it. A slot must be free, or theirs.
 
     Raises:
-        LeaseLost: there is no slot; only for a task that this person had before.
+        LeaseLost: there is no slot, or it was withdrawn; only for a task that this person had before.
         Conflict: they have answered it.
     """
     row = _CONTENT.one(tx, {"user": user_id, "task": task_id})
@@ -76,6 +78,8 @@ def take(tx: Tx, user_id: int, task_id: int) -> Claimed:
         else:  # the time was up, and nobody has taken it away yet
             _prolong(tx, row.lease_id, user_id, task_id, expires_at)
         return _claimed(row, contents, row.presented, lease=row.token, expires_at=expires_at)
+    if row.is_gold and row.withdrawn_at is not None:
+        raise LeaseLost(WITHDRAWN)
     if not row.is_gold and not slots.take(tx, task_id):
         raise LeaseLost("Somebody else has been given this task in the meantime.")
     if row.lease_id is None:
@@ -263,6 +267,7 @@ _CONTENT = Prepared(
         tasks.c.mode,
         tasks.c.queue,
         tasks.c.gold.is_not(None).label("is_gold"),
+        tasks.c.withdrawn_at,
         prompts.c.content.label("prompt"),
         leases.c.id.label("lease_id"),
         leases.c.token,

@@ -6,6 +6,7 @@ hears `NotStored`, and the same key tells the store the next time.
 """
 
 import random
+import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -35,6 +36,7 @@ class PostgresqlRunner:
     def __init__(self, engine: Engine, setup: Setup) -> None:
         self._setup = setup
         self._closed = False
+        self._gate = threading.Lock()  # nothing is put into a queue after what ends it
         self._writers = Workers(NUM_WRITERS, "labels-writer", lambda: LastingConnection(engine, _plain), self._write)
         self._readers = Workers(
             NUM_READERS, "labels-reader", lambda: LastingConnection(engine, _for_readers), read_once(setup)
@@ -42,20 +44,24 @@ class PostgresqlRunner:
 
     def write(self, work: Callable[[Tx], T]) -> "Future[T]":
         """Run `work` in a transaction of its own."""
-        assert not self._closed, "the store is closed"
-        return self._writers.submit(work)
+        with self._gate:
+            assert not self._closed, "the store is closed"
+            return self._writers.submit(work)
 
     def read(self, work: Callable[[Tx], T]) -> "Future[T]":
         """Run `work` in a transaction that sees one moment."""
-        assert not self._closed, "the store is closed"
-        return self._readers.submit(work)
+        with self._gate:
+            assert not self._closed, "the store is closed"
+            return self._readers.submit(work)
 
     def close(self) -> None:
         """Finish what waits, then close the connections."""
-        if not self._closed:
+        with self._gate:
+            if self._closed:
+                return
             self._closed = True
-            self._writers.close()
-            self._readers.close()
+        self._writers.close()
+        self._readers.close()
 
     def _write(self, lasting: LastingConnection, work: Work) -> Any:
         num_attempts = num_lost = 0

@@ -43,6 +43,7 @@ class SqliteRunner:
         self._connection = LastingConnection(engine, _for_the_writer)
         self._waiting: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
         self._closed = False
+        self._gate = threading.Lock()  # nothing is put into a queue after what ends it
         self._readers = Workers(
             NUM_READERS, "labels-reader", lambda: LastingConnection(engine, _for_readers), read_once(setup)
         )
@@ -51,24 +52,28 @@ class SqliteRunner:
 
     def write(self, work: Callable[[Tx], T]) -> "Future[T]":
         """Let the writer run `work` in its next transaction."""
-        assert not self._closed, "the store is closed"
         assert threading.current_thread() is not self._writer, "an operation calls another as a function, with its tx"
         future: Future[T] = Future()
-        self._waiting.put((work, future))
+        with self._gate:
+            assert not self._closed, "the store is closed"
+            self._waiting.put((work, future))
         return future
 
     def read(self, work: Callable[[Tx], T]) -> "Future[T]":
         """Run `work` beside the writer."""
-        assert not self._closed, "the store is closed"
-        return self._readers.submit(work)
+        with self._gate:
+            assert not self._closed, "the store is closed"
+            return self._readers.submit(work)
 
     def close(self) -> None:
         """Finish what waits, then let go of the file."""
-        if not self._closed:
+        with self._gate:
+            if self._closed:
+                return
             self._closed = True
-            self._waiting.put(None)
-            self._writer.join()
-            self._readers.close()
+        self._waiting.put(None)
+        self._writer.join()
+        self._readers.close()
 
     def _serve(self) -> None:
         for group in self._groups():

@@ -179,6 +179,8 @@ async def _sweep_for_ever(store: Store) -> None:
             await store.call("sweep")
         except NotStored as error:  # those who answer are told; this goes on when the database is back
             logger.warning("leases whose time is up could not be ended: %s", error)
+        except Exception:  # a mistake of ours is no reason to end no lease ever again
+            logger.exception("leases whose time is up could not be ended")
 
 
 async def _answer_error(request: Request, error: Exception) -> Response:

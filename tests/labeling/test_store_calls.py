@@ -3,7 +3,10 @@
 import asyncio
 import threading
 from collections.abc import Callable
+from concurrent.futures import Future
 from pathlib import Path
+from queue import SimpleQueue
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
@@ -14,6 +17,7 @@ from labeling_app.settings import FLAGS, LabelingConfig
 from labeling_app.store import (
     Claimed,
     Conflict,
+    LeaseLost,
     NotYours,
     Receipt,
     Store,
@@ -161,11 +165,13 @@ def test_a_config_that_cannot_be_served_is_refused(value: dict[str, object], pro
 
 def test_what_withdrawing_would_do_can_be_asked_before(store: Store) -> None:
     gold = new_task("gold", gold={"tiers": [[0], [1, 2]]})
-    first, second, _ = store.add_tasks([new_task("one", overlap=2), new_task("two"), gold], "q").task_ids
+    first, second, third = store.add_tasks([new_task("one", overlap=2), new_task("two"), gold], "q").task_ids
     people = [store.add_user(name) for name in ("ana", "ben")]
     for user in people:
         claimed = store.write(take, user.id, first)
         store.submit(user.id, claimed.lease, "key", as_shown(claimed), 1)
+    known = store.write(take, people[0].id, third)  # gold is exported never
+    store.submit(people[0].id, known.lease, "gold", as_shown(known), 1)
     assert store.read(would_withdraw, "q") == (3, 2)
     assert store.read(would_withdraw, [first, first]) == (1, 2)
     assert store.read(would_withdraw, [second]) == (1, 0)
@@ -175,3 +181,66 @@ def test_what_withdrawing_would_do_can_be_asked_before(store: Store) -> None:
     assert store.read(would_withdraw, "q") == (2, 0)
     with pytest.raises(UnknownTask, match="99: there is no such task"):
         store.read(would_withdraw, [first, 99])
+
+
+def test_any_number_of_tasks_can_be_withdrawn_at_once(store: Store) -> None:
+    ids = store.add_tasks([new_task("one"), new_task("two")]).task_ids
+    numbers = [*ids, *range(1000, 300_000)]
+    with pytest.raises(UnknownTask, match=r"1000, 1001, .* and 298,990 more: there is no such task"):
+        store.withdraw(numbers)
+    with pytest.raises(UnknownTask, match="298,990 more"):
+        store.read(would_withdraw, numbers)
+    assert store.withdraw(ids * 200_000) == 2
+
+
+def test_withdrawn_gold_is_given_to_nobody_again(open_store: Callable[..., Store], clock: Clock) -> None:
+    store = open_store(settings=StoreSettings(gold_share=1.0, lease_seconds=60))
+    gold = {"tiers": [[0], [1], [2]]}
+    ids = store.add_tasks([new_task("one", gold=gold), new_task("two", gold=gold)]).task_ids
+    ana = store.add_user("ana")
+    skipped = store.claim(ana.id)
+    store.skip(ana.id, skipped.lease, "key", "reason")
+    held = store.claim(ana.id)
+    store.withdraw(ids)
+    clock.advance(61)
+    store.sweep()
+    with pytest.raises(LeaseLost, match="withdrawn"):
+        store.reopen(ana.id, skipped.task_id, take_again=True)
+    with pytest.raises(LeaseLost, match="withdrawn"):
+        store.submit(ana.id, held.lease, "key 2", as_shown(held), 1)
+    assert store.reopen(ana.id, skipped.task_id).lease is None, "it can be looked at"
+    assert store.audit() == []
+
+
+class ClosedMeanwhile(SimpleQueue):
+    """Somebody closes the store just before something is put."""
+
+    def __init__(self, close: Callable[[], None]) -> None:
+        self.closer: threading.Thread | None = threading.Thread(target=close)
+
+    def put(self, job: Any) -> None:
+        if self.closer is not None and job is not None:
+            closer, self.closer = self.closer, None
+            closer.start()
+            closer.join(0.2)  # it waits for its turn
+        super().put(job)
+
+
+@pytest.mark.parametrize("way", ["write", "read"])
+def test_what_comes_just_before_the_store_closes_is_answered(open_store: Callable[..., Store], way: str) -> None:
+    store = open_store()
+    store.add_user("ana")
+    runner: Any = store._runner
+    if way == "read":
+        workers = runner._readers
+    else:
+        workers = runner if hasattr(runner, "_waiting") else runner._writers
+    before, workers._waiting = workers._waiting, ClosedMeanwhile(store.close)
+    for _ in range(8):
+        before.put(_wake_up())  # threads that wait at the queue there was
+    future = getattr(runner, way)(all_users)
+    assert [user.name for user in future.result(timeout=5)] == ["ana"]
+
+
+def _wake_up() -> Any:
+    return (lambda _tx: None), Future()

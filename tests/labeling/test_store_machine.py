@@ -231,6 +231,8 @@ class StoreMachine(RuleBasedStateMachine):
             assert (result.lease, result.answer, result.revision) == (None, seat.answers[-1], len(seat.answers))
         elif not take_again and not self.holds(task_id, user_id):
             assert (result.lease, result.answer, result.revision) == (None, None, 0)
+        elif task_id in self.withdrawn and not self.holds(task_id, user_id):
+            assert isinstance(result, LeaseLost)
         elif not free and task_id not in self.gold:
             assert isinstance(result, LeaseLost)
             self.expire_where_due(task_id)
@@ -343,6 +345,8 @@ class StoreMachine(RuleBasedStateMachine):
             assert isinstance(result, Quarantined)
         elif seat.state == "skipped":
             assert isinstance(result, Conflict)
+        elif seat.state == "expired" and task_id in self.withdrawn:
+            assert isinstance(result, LeaseLost)
         elif seat.state == "expired" and task_id not in self.gold and self.num_free(task_id, user_id) < 1:
             assert isinstance(result, LeaseLost)
             self.expire_where_due(task_id)

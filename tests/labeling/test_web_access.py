@@ -395,18 +395,18 @@ def test_the_pages_before_the_app_can_be_read_by_all(web: WebApp) -> None:
     assert 'role="alert"' in web.log_in("nobody-at-all", "x").text
 
 
-def test_the_sweeper_ends_leases_and_outlives_a_lost_database(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_sweeper_ends_leases_and_outlives_what_goes_wrong(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(app_module, "SWEEP_SECONDS", 0.01)
     with running(tmp_path / "home") as web:
         add_tasks(web.store, 1)
         with web.annotator() as client:
             client.post("/api/claim", json={})
-        calls = iter([True, True])
+        failures = iter([app_module.NotStored("gone"), RuntimeError("a mistake of ours")])
         call = web.store.call
 
         async def fail_twice(operation: Any, *args: Any, **kwargs: Any) -> Any:
-            if operation == "sweep" and next(calls, False):
-                raise app_module.NotStored("gone")
+            if operation == "sweep" and (failure := next(failures, None)) is not None:
+                raise failure
             return await call(operation, *args, **kwargs)
 
         monkeypatch.setattr(web.store, "call", fail_twice)
