@@ -4,7 +4,8 @@ import { button, el, fill, keycap, setText } from "./dom.js";
 import { isOrderOptional, numLeft, without } from "./draft.js";
 import { move, tierOf } from "./ranking.js";
 
-const COARSE = window.matchMedia("(pointer: coarse)");
+/** A finger, or a screen on which no key is shown. */
+const TOUCH = window.matchMedia("(pointer: coarse), (max-width: 760px)");
 const STRENGTHS = ["slightly", "clearly", "much", "far"];
 
 export class Bar {
@@ -39,6 +40,7 @@ export class Bar {
       el("div", { class: "send" }, this.skip, this.submit),
       this.missing,
     );
+    TOUCH.addEventListener("change", () => this.update());
   }
 
   setTask() {
@@ -96,22 +98,22 @@ export class Bar {
     const { draft, task } = this.session;
     const last = task.cards.length;
     if (isOrderOptional(draft, task)) {
-      return el("span", { class: "hint gap last", "data-gap": 0 }, "All bad: an order is optional.", !COARSE.matches && [" ", keycap("↵"), " submits"]);
+      return el("span", { class: "hint gap last", "data-gap": 0 }, "All bad: an order is optional.", !TOUCH.matches && [" ", keycap("↵"), " submits"]);
     }
     const words = {
       rank: [keycap("1"), "–", keycap(last), " best first, ", keycap("="), " ties the next, or drag"],
       pair: [keycap("1"), " or ", keycap("2"), " is better, ", keycap("="), " equally good"],
       ab: [keycap("1"), " or ", keycap("2"), " is better, ", keycap("="), " equally good"],
-      rate: [keycap("1"), "–", keycap("7"), " grades the marked card, ", keycap("↑"), keycap("↓"), " marks another"],
+      rate: [keycap("1"), "–", keycap("7"), " grades the marked card, 7 is best; ", keycap("↑"), keycap("↓"), " marks another"],
     };
     const touch = {
-      rank: "Tap Place, the best first. Or drag the numbers here.",
-      pair: "Tap the better one.",
-      ab: "Tap the better one.",
-      rate: "",
+      rank: "Tap Place on the best first; drag to reorder.",
+      pair: "Tap Better, or Equal.",
+      ab: "Tap Better, or Equal.",
+      rate: "Tap a grade on each: 7 is best.",
     };
     const props = task.mode === "rate" ? { class: "hint" } : { class: "hint gap last", "data-gap": 0 };
-    return el("span", props, ...(COARSE.matches ? [touch[task.mode]] : words[task.mode]));
+    return el("span", props, ...(TOUCH.matches ? [touch[task.mode]] : words[task.mode]));
   }
 
   /** best [gap] tier [gap] tier [gap] worst; gaps and tiers take what is dropped. */

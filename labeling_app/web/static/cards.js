@@ -9,13 +9,22 @@ const GRADES = [1, 2, 3, 4, 5, 6, 7];
 const HUGE = 20_000;
 const STILL = window.matchMedia("(prefers-reduced-motion: reduce)");
 
+export const isLong = (body) => body.scrollHeight > body.clientHeight + 1;
+
+/** A text that is longer than its box takes the focus: the keyboard scrolls it, too. */
+export function letScroll(body) {
+  if (isLong(body)) body.tabIndex = 0;
+  else body.removeAttribute("tabindex");
+}
+
 export class Card {
   /** @param {number} number the key that stands for it */
   constructor(session, card, number, actions) {
-    Object.assign(this, { session, id: card.id, number, rendered: card.rendered, actions, isRaw: false });
+    Object.assign(this, { session, id: card.id, number, rendered: card.rendered, actions, isRaw: false, isOriginal: false });
     this.badge = el("span", { class: "badge" });
     this.marks = el("span", { class: "marks" });
     this.body = el("div", { class: card.rendered.raw.length > HUGE ? "body huge" : "body" }, markdown(card.rendered));
+    this.shown = [false, null];
     this.tools = el("div", { class: "tools" });
     const grip = el("div", { class: "grip", "data-drag": card.id }, keycap(number), this.badge, this.marks);
     const head = el("header", { class: "head" }, grip, this.tools);
@@ -71,9 +80,27 @@ export class Card {
 
   toggleRaw(on = !this.isRaw) {
     this.isRaw = on;
-    fill(this.body, on ? raw(this.rendered) : markdown(this.rendered));
-    this.body.scrollTop = 0;
     this.rawButton.setAttribute("aria-pressed", String(on));
+    this.drawText();
+  }
+
+  /** What this person has made of it, as long as they do not ask for the original; null: the original. */
+  get ownWords() {
+    const { edit } = this.session.draft;
+    return edit?.response_id === this.id && !this.isOriginal ? edit.text : null;
+  }
+
+  /** One's own words stand as they were typed: Markdown is the server's to parse. */
+  drawText() {
+    const { isRaw, ownWords } = this;
+    if (this.shown[0] === isRaw && this.shown[1] === ownWords) return;
+    this.shown = [isRaw, ownWords];
+    const original = ownWords === null;
+    const text = () => (original ? markdown(this.rendered) : el("div", { class: "text own", dir: "auto" }, ownWords));
+    fill(this.body, isRaw ? raw(original ? this.rendered : { raw: ownWords }) : text());
+    this.body.classList.toggle("edited", !original);
+    this.body.scrollTop = 0;
+    letScroll(this.body);
   }
 
   /** "Card 3: 2nd" */
@@ -89,12 +116,11 @@ export class Card {
   }
 
   update() {
-    const { draft, task, current, frozen } = this.session;
+    const { draft, task, frozen } = this.session;
     const text = this.placeText();
     setText(this.badge, text ?? (task.mode === "rate" ? "not graded" : "not placed"));
     this.node.classList.toggle("placed", text !== null);
     this.node.classList.toggle("best", task.mode !== "rate" && tierOf(draft.tiers, this.id) === 0);
-    this.node.classList.toggle("current", task.mode === "rate" && current === this.id);
     if (this.placeButton) {
       const ranked = task.mode === "rank";
       this.placeButton.hidden = ranked ? text !== null : text === "best";
@@ -108,6 +134,8 @@ export class Card {
       node.disabled = frozen && node !== this.rawButton;
     }
     fill(this.marks, ...this.chips());
+    if (draft.edit?.response_id !== this.id) this.isOriginal = false;
+    this.drawText();
   }
 
   chips() {
@@ -125,7 +153,14 @@ export class Card {
     const isStray = !isEditKept(session.draft, session.task) && numLeft(session.draft, session.task) === 0;
     const drop = button("×", () => session.dropEdit(), { title: "Drop the edit", "aria-label": `Drop the edit of card ${number}` });
     drop.disabled = session.frozen;
-    return el("span", { class: isStray ? "chip edit warn" : "chip edit" }, isStray ? "edited, not the best" : "edited", drop);
+    const compare = button(this.isOriginal ? "show edit" : "show original", () => this.toggleOriginal(), { class: "compare" });
+    return el("span", { class: isStray ? "chip edit warn" : "chip edit" }, isStray ? "edited, not the best" : "edited", compare, drop);
+  }
+
+  toggleOriginal() {
+    this.isOriginal = !this.isOriginal;
+    fill(this.marks, ...this.chips());
+    this.drawText();
   }
 
   /** Here something is missing. */

@@ -70,6 +70,7 @@ export function skipDialog(session) {
   });
 }
 
+/** The card first, where `id` is null; then what is wrong with it. The digits mean what the lines on the screen say. */
 export function flagDialog(session, id, numbers) {
   const given = [session.task.answer?.flags ?? {}, structuredClone(session.draft.flags)];
   const hasOrHad = (response, name) => given.some((flags) => flags[response]?.includes(name));
@@ -78,7 +79,8 @@ export function flagDialog(session, id, numbers) {
   const flags = [...session.me.flags, ...[...retired].map((name) => ({ name, label: `${name} (no longer in use)` }))];
   /** One that is no longer in use stands only where it was given: to be taken off, or put back. */
   const isOffered = ({ name }) => known.has(name) || hasOrHad(card, name);
-  let card = id;
+  const { cards } = session.task;
+  let card = id ?? (cards.length === 1 ? cards[0].id : null);
   const toggle = (index) => {
     if (index >= flags.length || !isOffered(flags[index])) return;
     const { name } = flags[index];
@@ -91,34 +93,50 @@ export function flagDialog(session, id, numbers) {
   const pick = (next) => {
     card = next;
     draw();
+    heading.focus();
   };
-  const cards = [...numbers].map(([response, number]) => button(String(number), () => pick(response), { "data-card": response, "aria-label": `Card ${number}` }));
+  const choices = cards.map((each) => {
+    const choice = button("", () => pick(each.id), { class: "option" });
+    return fill(choice, keycap(numbers.get(each.id)), el("span", { class: "preview", dir: "auto" }, firstWords(each)));
+  });
   const options = flags.map((flag, index) => fill(button("", () => toggle(index), { class: "option" }), keycap(index + 1), flag.label));
+  const words = el("p", { class: "preview quote", dir: "auto" });
+  const another = button("Another card", () => pick(null), { class: "quiet-button" });
+  another.append(keycap("⌫"));
+  const which = el("div", { class: "options which" }, ...choices);
+  const what = el("div", { class: "what" }, words, el("div", { class: "options" }, ...options));
   const draw = () => {
-    for (const node of cards) node.setAttribute("aria-pressed", String(Number(node.dataset.card) === card));
+    const asks = card === null;
+    heading.textContent = asks ? "Flag which card?" : cards.length === 1 ? "What is wrong with it?" : `What is wrong with card ${numbers.get(card)}?`;
+    which.hidden = !asks;
+    what.hidden = asks;
+    another.hidden = asks || cards.length === 1;
+    if (asks) return;
+    words.textContent = firstWords(cards.find((each) => each.id === card));
     const had = session.draft.flags[card] ?? [];
     options.forEach((option, index) => {
       option.setAttribute("aria-pressed", String(had.includes(flags[index].name)));
       option.hidden = !isOffered(flags[index]);
     });
   };
-  const step = (by) => {
-    const ids = [...numbers.keys()];
-    pick(ids[(ids.indexOf(card) + by + ids.length) % ids.length]);
-  };
-  const row = el("div", { class: "pick", role: "group", "aria-label": "Card" }, "Card", el("span", { class: "segments" }, ...cards), keycap("←"), keycap("→"));
-  const dialog = open("What is wrong with it?", [row, el("div", { class: "options" }, ...options), el("footer", {}, button("Done", () => shut(dialog), { class: "submit" }))], {
+  const done = button("Done", () => shut(dialog), { class: "submit" });
+  const dialog = open("Flag a card", [which, what, el("footer", {}, another, done)], {
     onkey: (event) => {
-      if (digit(event)) toggle(digit(event) - 1);
-      const by = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
-      if (by) step(by);
+      const number = digit(event);
+      if (number !== null && card !== null) toggle(number - 1);
+      else if (number !== null && number <= cards.length) pick(cards[number - 1].id);
+      if (event.key === "Backspace" && !another.hidden) pick(null);
       if (event.key !== "Enter" || event.target.matches("button")) return;
       event.preventDefault();
       shut(dialog);
     },
   });
+  const heading = dialog.querySelector("h2");
   draw();
 }
+
+/** Enough to know a card by, in one line. */
+const firstWords = (card) => card.rendered.raw.slice(0, 400).replace(/\s+/g, " ").trim() || "(nothing)";
 
 /** Writing the best response as it should be; every keystroke is in the draft. */
 export function editDialog(session, id, numbers) {

@@ -6,14 +6,16 @@ export const HELP = [
   ["Backspace", "take back the last"],
   ["Enter", "submit"],
   ["← →", "how far the best leads: less, more"],
-  ["↑ ↓", "mark another card, where cards are graded"],
+  ["↑ ↓", "mark a card: the one that is graded, flagged, scrolled"],
+  ["PgUp PgDn", "scroll the marked card, where it is long; the arrows do, once it is clicked"],
   ["B", "all bad: none of them is acceptable; an order is then optional"],
-  ["F", "flag a card"],
+  ["F", "flag the marked card; where none is marked, its number comes first: F, card, complaint"],
   ["R", "write why (Esc leaves the box)"],
   ["E", "edit the best: write it as it should be"],
   ["V", "raw text or Markdown, all cards"],
   ["S", "skip, with a reason"],
   ["U", "earlier tasks, to look at and change"],
+  ["A", "answer a skipped one after all"],
   ["N", "forward again"],
   ["G", "guidelines"],
   ["?", "this list"],
@@ -21,10 +23,10 @@ export const HELP = [
 
 const NAMED = {
   "=": "tie", Backspace: "takeBack", Enter: "submit", ArrowLeft: "weaker", ArrowRight: "stronger", ArrowUp: "up",
-  ArrowDown: "down", b: "allBad", f: "flag", r: "rationale", e: "edit", v: "raw", s: "skip", u: "back", n: "forward",
+  ArrowDown: "down", PageUp: "pageUp", PageDown: "pageDown", a: "again", b: "allBad", f: "flag", r: "rationale", e: "edit", v: "raw", s: "skip", u: "back", n: "forward",
   g: "guidelines", "?": "help", Escape: "escape",
 };
-const REPEATABLE = new Set(["up", "down", "weaker", "stronger"]);
+const REPEATABLE = new Set(["up", "down", "pageUp", "pageDown", "weaker", "stronger"]);
 
 /** @param {Record<string, (argument?: number) => boolean|void>} commands a command that returns false took nothing */
 export function listen(commands) {

@@ -36,13 +36,16 @@ function grade(id, value) {
   surface.cards.find((card) => card.id === session.current)?.node.scrollIntoView({ block: "nearest" });
 }
 
+/** Marks another card; in a text that scrolls and has the focus, the arrows scroll it. */
 function mark(step) {
-  if (!session.open || session.task.mode !== "rate") return false;
+  if (session.task === null || document.activeElement.matches(".body[tabindex='0']")) return false;
   const ids = session.task.cards.map((card) => card.id);
-  session.current = ids[Math.min(Math.max(ids.indexOf(session.current) + step, 0), ids.length - 1)];
-  surface.update();
-  surface.show(session.current);
-  session.say(`Card ${numberOf(session.current)}.`);
+  const from = ids.indexOf(surface.marked);
+  const to = from < 0 && step < 0 ? ids.length - 1 : from + step;
+  if (from >= 0 && ids[to] === undefined && session.task.mode !== "rate") return false; // on with the page
+  surface.mark(ids[Math.min(Math.max(to, 0), ids.length - 1)]);
+  surface.show(surface.marked);
+  session.say(`Card ${numberOf(surface.marked)}.`);
 }
 
 function digit(number) {
@@ -55,6 +58,7 @@ function digit(number) {
   const id = task.cards[number - 1]?.id;
   if (id === undefined) return;
   session.current = id;
+  surface.marked = null;
   if (task.mode !== "rank") reorder(id, () => [[id], task.cards.map((card) => card.id).filter((other) => other !== id)]);
   else if (placeName(draft.tiers, id)) session.say(wherePlaced(id) + " Backspace takes back the last.");
   else reorder(id, (tiers) => place(tiers, id, draft.tieNext));
@@ -127,10 +131,7 @@ const actions = {
   },
   move: (id, update) => reorder(id, update),
   show: (id) => surface.show(id),
-  focus: (id) => {
-    session.current = id;
-    if (session.task.mode === "rate") surface.update();
-  },
+  focus: (id) => surface.mark(id),
   flag: (id) => session.open && flagDialog(session, id, surface.numbers),
   skip: () => session.open && session.task.lease && skipDialog(session),
   allBad,
@@ -160,7 +161,9 @@ listen({
   up: () => mark(-1),
   down: () => mark(+1),
   allBad,
-  flag: () => actions.flag(session.current),
+  pageUp: () => surface.scroll(-1),
+  pageDown: () => surface.scroll(+1),
+  flag: () => actions.flag(surface.marked),
   rationale: () => surface.rationale.focus(),
   raw: () => {
     const on = !surface.cards.some((card) => card.isRaw);
@@ -169,10 +172,15 @@ listen({
   },
   skip: actions.skip,
   back: () => session.past.goBack(),
+  again: () => (session.readOnly ? session.past.takeAgain() : false),
   forward: () => session.past.goForward(),
   guidelines: () => header.toggleGuidelines(),
   help: helpDialog,
-  escape: () => session.draft?.tieNext ? back() : false,
+  escape: () => {
+    if (session.draft?.tieNext) back();
+    else if (session.task === null || session.task.mode === "rate" || surface.marked === null) return false;
+    else surface.mark(null);
+  },
 });
 
 enableDrag(document.body, () => session.open && session.task.mode !== "rate", numberOf, (id, target) => {
@@ -210,6 +218,7 @@ function moveIn() {
   watcher.disconnect();
   document.getElementById("page-surface").append(surface.node);
   header.mount();
+  if (session.me === null) header.title.textContent = document.title; // until it is known who reads it, and that may not be
   header.update(0);
   for (const [id, onclick] of Object.entries(MENU)) document.getElementById(id).addEventListener("click", onclick);
   if (session.task) surface.title.focus({ preventScroll: true });

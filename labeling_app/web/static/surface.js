@@ -1,9 +1,9 @@
 // The ranking surface: the prompt, the cards, what else there is to say, the bar; and what to show when there is no task.
 
-import { retryNow } from "./api.js";
+import { call, retryNow } from "./api.js";
 import { Bar } from "./bar.js";
 import { Blank } from "./blank.js";
-import { Card } from "./cards.js";
+import { Card, isLong, letScroll } from "./cards.js";
 import { button, count, el, fill, keycap, setText } from "./dom.js";
 import { bestOf, without } from "./draft.js";
 import { markdown } from "./render.js";
@@ -14,12 +14,12 @@ const TITLES = {
   rank: (num) => `Rank these ${WORDS[num] ?? num}, best first`,
   pair: () => "Which of the two is better?",
   ab: () => "Which of the two is better?",
-  rate: (num) => (num === 1 ? "Grade this, from 1 to 7" : `Grade these ${WORDS[num] ?? num}, from 1 to 7`),
+  rate: (num) => `Grade ${num === 1 ? "this" : `these ${WORDS[num] ?? num}`}, from 1 (worst) to 7 (best)`,
 };
 
 export class Surface {
   constructor(session, actions) {
-    Object.assign(this, { session, actions, cards: [] });
+    Object.assign(this, { session, actions, cards: [], marked: null });
     this.live = el("div", { class: "live", "aria-live": "polite", role: "log" });
     this.notice = el("div", { class: "notice", hidden: true });
     this.past = el("div", { class: "past", hidden: true });
@@ -39,6 +39,7 @@ export class Surface {
     const head = el("header", { class: "task-head" }, this.title, this.lease, this.backButton);
     this.work = el("section", { class: "work", "aria-label": "Task" }, head, this.past, this.prompt, this.list, this.more);
     this.node = el("div", { class: "surface" }, this.notice, this.work, this.blank.node, this.bar.node, this.live);
+    this.sizes = new ResizeObserver((entries) => entries.forEach(({ target }) => letScroll(target)));
     this.watch();
   }
 
@@ -67,7 +68,7 @@ export class Surface {
       : `${left.length} of ${task.cards.length} ${left.length === 1 ? "is" : "are"} still ${what}: ${numbers}`;
     this.bar.complain(text);
     this.say(text);
-    if (task.mode === "rate") session.current = left[0];
+    this.mark(left[0]);
     this.update();
     this.show(left[0]);
     this.cards.find((card) => card.id === left[0]).shake();
@@ -81,6 +82,7 @@ export class Surface {
   setTask() {
     const { task } = this.session;
     this.bar.setTask();
+    this.marked = task?.mode === "rate" ? this.session.current : null;
     if (task === null) return;
     setText(this.title, TITLES[task.mode](task.cards.length));
     fill(this.prompt, markdown(task.prompt));
@@ -92,9 +94,8 @@ export class Surface {
     this.update();
     window.scrollTo({ top: 0 });
     for (const scrolled of [this.prompt, this.list]) scrolled.scrollTop = 0;
-    for (const body of this.node.querySelectorAll(".body")) {
-      if (body.scrollHeight > body.clientHeight) body.tabIndex = 0; // scrolled with the keyboard, too
-    }
+    this.sizes.disconnect();
+    for (const body of this.node.querySelectorAll(".body")) this.sizes.observe(body);
     if (!document.querySelector("dialog[open]")) this.title.focus({ preventScroll: true });
   }
 
@@ -102,6 +103,7 @@ export class Surface {
     const { session } = this;
     if (session.task === null) return;
     for (const card of this.cards) card.update();
+    this.drawMark();
     this.bar.update();
     const { rationale } = session.draft;
     if (this.rationale.value !== rationale) this.rationale.value = rationale; // another tab's, or an earlier answer's
@@ -138,6 +140,8 @@ export class Surface {
         return [button("Try now", retryNow)];
       case "signed-out":
         return [el("a", { class: "button", href: SIGN_IN }, "Sign in")];
+      case "stopped":
+        return session.me === null ? [button("Log out", () => this.logOut())] : []; // the head of the page knows nobody
       case "lost":
         return [...this.ownWords(), button("Next task", () => session.giveUp())];
       default:
@@ -167,16 +171,56 @@ export class Surface {
     const forward = button(home, () => session.past.goForward(true));
     forward.append(keycap("N"));
     const again = session.readOnly && button("Answer it after all", () => session.past.takeAgain());
+    if (again) again.append(keycap("A"));
     fill(this.past, el("span", {}, what), again, forward);
+  }
+
+  async logOut() {
+    try {
+      await call("POST", "logout", "{}");
+    } catch (error) {
+      if (error.status !== 401) {
+        this.session.inform(error);
+        return;
+      }
+    }
+    location.assign(SIGN_IN);
   }
 
   setLease(text) {
     setText(this.lease, text);
   }
 
+  cardOf(id) {
+    return this.cards.find((card) => card.id === id);
+  }
+
   show(id) {
-    const card = this.cards.find((other) => other.id === id);
+    const card = this.cardOf(id);
     card?.node.scrollIntoView({ block: "nearest" });
     card?.node.focus({ preventScroll: true });
+  }
+
+  /** The card that the keys speak of, for all to see; null: none, where cards are placed. */
+  mark(id) {
+    this.marked = id;
+    if (id !== null) this.session.current = id;
+    this.drawMark();
+  }
+
+  drawMark() {
+    const { session } = this;
+    if (session.task.mode === "rate") this.marked = session.current;
+    for (const card of this.cards) card.node.classList.toggle("current", card.id === this.marked);
+  }
+
+  /** One page of the marked card (or the prompt's, or a card's that has the focus); false where there is no more of it. */
+  scroll(by) {
+    const focused = document.activeElement.closest(".body");
+    const body = focused ?? this.cardOf(this.marked)?.body;
+    if (!body || !isLong(body)) return false;
+    const before = body.scrollTop;
+    body.scrollTop += by * 0.9 * body.clientHeight;
+    return body.scrollTop !== before;
   }
 }

@@ -58,6 +58,34 @@ def test_grades_are_given_by_digits_to_the_marked_card(app: App, sit_down: SitDo
     assert judgement.answer.tiers == []
 
 
+@pytest.mark.parametrize("width", [390, 1280])
+def test_the_best_grade_is_named_on_every_card(app: App, sit_down: SitDown, width: int) -> None:
+    app.add_tasks(task("rate", [A, B, C], mode="rate"))
+    annotator = sit_down(viewport={"width": width, "height": 800})
+    page = annotator.page
+    assert page.inner_text(".task-head h2") == "Grade these three, from 1 (worst) to 7 (best)"
+    assert page.locator(".card > footer >> text=worst").locator("visible=true").count() == 3
+    assert page.locator(".card > footer >> text=best").locator("visible=true").count() == 3
+
+
+def test_a_small_window_speaks_of_tapping_since_it_shows_no_keys(app: App, sit_down: SitDown) -> None:
+    app.add_tasks(task())
+    annotator = sit_down(viewport={"width": 390, "height": 844})
+    assert annotator.page.inner_text(".order") == "Tap Place on the best first; drag to reorder."
+    annotator.page.set_viewport_size({"width": 1280, "height": 800})
+    annotator.page.locator(".order", has_text="ties the next").wait_for()
+
+
+def test_who_is_quarantined_can_log_out(app: App, sit_down: SitDown) -> None:
+    app.add_tasks(task())
+    annotator = sit_down(open_page=False)
+    app.store.set_quarantined(annotator.user.id, True)
+    annotator.page.goto(f"{app.address}/label/")
+    annotator.page.locator("h1", has_text="Support replies").wait_for()
+    annotator.page.get_by_text("Log out").click()
+    annotator.page.wait_for_url("**/login")
+
+
 def test_on_a_phone_cards_are_placed_by_tapping_and_nothing_is_wider_than_the_screen(
     app: App, sit_down: SitDown
 ) -> None:

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 from annotator import BEST_TO_WORST, Annotator, task, text_of
-from serving import App
+from serving import CONFIG, App
 
 pytestmark = pytest.mark.browser
 
@@ -129,18 +129,19 @@ def test_an_edit_that_is_no_longer_of_the_best_is_shown_and_not_sent_unasked(app
     annotator.press("e")
     page.keyboard.type(", I promise")  # the caret stands behind the text
     annotator.press("Escape")
-    assert annotator.card(A).locator(".chip.edit").inner_text().startswith("edited")
+    edited = f"{A}, I promise"
+    assert annotator.card(edited).locator(".chip.edit").inner_text().startswith("edited")
     annotator.card(B).get_by_role("button", name="Move up").click()
-    assert annotator.card(A).locator(".chip.edit").inner_text().startswith("edited, not the best")
+    assert annotator.card(edited).locator(".chip.edit").inner_text().startswith("edited, not the best")
     annotator.press("Enter")
-    assert f"You have edited card {annotator.number(A)}" in page.inner_text("dialog")
+    assert f"You have edited card {annotator.number(edited)}" in page.inner_text("dialog")
     annotator.press("Escape")
     assert annotator.judgements == []
     annotator.press("b", "Enter")  # where all are bad, any may be made better
     annotator.wait_saved(1)
     [judgement] = annotator.judgements
     assert judgement.answer.edit is not None
-    assert judgement.answer.edit.text == f"{A}, I promise"
+    assert judgement.answer.edit.text == edited
     annotator.press("u")
     page.wait_for_selector("text=An earlier answer of yours")
     annotator.press("b", "Enter", "Enter")  # asked, and answered
@@ -158,7 +159,7 @@ def test_an_edit_is_dropped_on_its_card_and_can_be_had_back(app: App, sit_down: 
     annotator.press("e")  # of two that tie, the one that was clicked
     page.keyboard.type("!")
     annotator.press("Escape")
-    annotator.card(B).get_by_role("button", name="Drop the edit").click()
+    annotator.card(f"{B}!").get_by_role("button", name="Drop the edit").click()
     page.locator(".notice", has_text="The edit is dropped.").wait_for()
     assert page.locator(".chip.edit").count() == 0
     page.click("text=Undo")
@@ -168,6 +169,57 @@ def test_an_edit_is_dropped_on_its_card_and_can_be_had_back(app: App, sit_down: 
     [judgement] = annotator.judgements
     assert judgement.answer.edit is not None
     assert (text_of(judgement, judgement.answer.edit.response_id), judgement.answer.edit.text) == (B, f"{B}!")
+
+
+def test_an_edited_card_shows_what_was_written_and_on_demand_the_original(app: App, sit_down: SitDown) -> None:
+    app.add_tasks(task())
+    annotator = sit_down()
+    page = annotator.page
+    annotator.rank(*BEST_TO_WORST)
+    annotator.press("e")
+    page.keyboard.type(" *or*\ntomorrow")
+    annotator.press("Escape")
+    card = annotator.card(f"{A} *or*\ntomorrow")  # Markdown in it is not drawn
+    card.get_by_role("button", name="show original").click()
+    assert A in annotator.texts
+    card.get_by_role("button", name="show edit").click()
+    assert A not in annotator.texts
+
+
+def test_the_key_of_flags_asks_for_the_card_unless_one_is_marked(app: App, sit_down: SitDown) -> None:
+    app.add_tasks(task())
+    annotator = sit_down()
+    page = annotator.page
+    annotator.rank(*BEST_TO_WORST)
+    first, second, _, last = annotator.texts
+    annotator.press("f", "2")
+    assert page.inner_text("dialog h2") == "What is wrong with card 2?"
+    assert page.inner_text("dialog .quote") == second
+    annotator.press("1", "Backspace", "1", "3", "Enter")
+    annotator.press("ArrowUp", "f", "4", "Enter", "Enter")  # upwards from nowhere: the last one
+    annotator.wait_saved(1)
+    flags = {
+        text_of(annotator.judgements[0], one): names for one, names in annotator.judgements[0].answer.flags.items()
+    }
+    known = list(CONFIG.flags)
+    assert flags == {second: [known[0]], first: [known[2]], last: [known[3]]}
+
+
+def test_a_long_card_is_scrolled_by_keys(app: App, sit_down: SitDown) -> None:
+    app.add_tasks(task(texts=["short", "\n\n".join(f"line {number}" for number in range(400))]))
+    annotator = sit_down()
+    page = annotator.page
+    long = page.locator(".card", has_text="line 399").locator(".body")
+    top = "node => node.scrollTop"
+    annotator.press(*["ArrowDown"] * (1 if annotator.texts[1] == "short" else 2))
+    annotator.press("PageDown", "PageDown")
+    further = long.evaluate(top)
+    assert further > 400
+    annotator.press("PageUp")
+    assert 0 < long.evaluate(top) < further
+    long.click()
+    annotator.press("ArrowDown")  # the focus is in the text: it scrolls, no other card is marked
+    assert page.locator(".card.current .body").evaluate("node => node.tabIndex") == 0
 
 
 def test_enter_submits_after_a_dialog_was_opened_and_closed_with_the_mouse(app: App, sit_down: SitDown) -> None:
@@ -260,7 +312,7 @@ def test_what_goes_beside_the_order_is_stored(app: App, sit_down: SitDown) -> No
     annotator.rank(A, B, C, D)
     annotator.press("ArrowRight", "ArrowRight", "ArrowRight", "ArrowLeft")  # clearly
     annotator.press("b")
-    annotator.press("f", "2", "4", "Enter")  # flags the card that was placed last
+    annotator.press("f", annotator.number(D), "2", "4", "Enter")
     annotator.press("r")
     page.keyboard.type("1 = 2, see above? S")  # keys are letters here
     annotator.press("Escape", "e")
@@ -306,7 +358,7 @@ def test_a_flag_that_is_no_longer_in_use_is_shown_where_it_was_given_and_can_be_
     annotator = sit_down()
     page = annotator.page
     annotator.rank(*BEST_TO_WORST)
-    annotator.press("f", "2", "4", "Enter", "Enter")  # flags the card that was placed last
+    annotator.press("f", annotator.number(D), "2", "4", "Enter", "Enter")
     annotator.wait_saved(1)
 
     def without_untrue(route: Any) -> None:
@@ -323,7 +375,8 @@ def test_a_flag_that_is_no_longer_in_use_is_shown_where_it_was_given_and_can_be_
     option = page.locator("dialog .option", has_text="untrue (no longer in use)")
     annotator.card(A).locator("button", has_text="Flag").click()
     assert option.is_hidden()
-    page.locator("dialog .pick button", has_text=annotator.number(D)).click()
+    page.click("dialog >> text=Another card")
+    page.locator("dialog .which .option", has_text=D).click()
     assert option.get_attribute("aria-pressed") == "true"
     option.click()
     assert option.get_attribute("aria-pressed") == "false"
@@ -351,7 +404,7 @@ def test_a_task_is_skipped_with_a_reason_and_answered_after_all(app: App, sit_do
     page.wait_for_selector("text=You skipped this one")
     annotator.rank(*BEST_TO_WORST)
     assert set(annotator.badges.values()) == {"Not placed"}  # it is only looked at
-    page.click("text=Answer it after all")
+    annotator.press("a")
     page.wait_for_selector("text=You can answer it now")
     annotator.rank(*BEST_TO_WORST)
     annotator.press("Enter")
@@ -444,6 +497,22 @@ def test_beside_the_guidelines_the_bar_is_one_row(app: App, sit_down: SitDown) -
         "nodes => nodes.map((node) => { const box = node.getBoundingClientRect(); return box.top + box.height / 2; })"
     )
     assert max(tops) - min(tops) <= 2
+    assert bar.locator("kbd:visible").all_inner_texts()[-3:] == ["B", "S", "↵"]
+    box = bar.bounding_box()
+    assert (box["x"], box["width"]) == (0, 1280)
+    assert page_scrolls_sideways(annotator) is False
+
+
+def page_scrolls_sideways(annotator: Annotator) -> bool:
+    root = annotator.page.locator(":root")
+    return bool(root.evaluate("root => root.scrollWidth > root.clientWidth"))
+
+
+def test_nine_short_cards_are_seen_at_once_beside_the_guidelines(app: App, sit_down: SitDown) -> None:
+    app.add_tasks(task(texts=[f"reply {letter}" for letter in "abcdefghi"]))
+    annotator = sit_down()
+    last = annotator.page.locator(".card").last.bounding_box()
+    assert last["y"] + last["height"] <= annotator.page.locator(".bar").bounding_box()["y"]
 
 
 def test_the_keys_are_explained(app: App, sit_down: SitDown) -> None:
