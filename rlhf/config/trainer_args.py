@@ -68,6 +68,7 @@ OWNED_IN: dict[str, dict[str, str]] = {
 _READ_BY_PPO = """
     total_episodes num_train_epochs max_steps per_device_train_batch_size gradient_accumulation_steps num_mini_batches
     num_ppo_epochs local_rollout_forward_batch_size data_seed max_prompt_length truncate_prompts
+    max_tokens_per_micro_batch
 
     response_length stop_token stop_token_id temperature missing_eos_penalty whiten_rewards reward_at kl_coef
     kl_estimator kl_controller kl_target kl_horizon cliprange vf_coef cliprange_value gamma lam kl_in kl_budget

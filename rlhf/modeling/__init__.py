@@ -21,6 +21,7 @@ from rlhf.modeling.loading import (
 from rlhf.modeling.memory import device, warn_of_low_precision, weight_bytes
 from rlhf.modeling.one_base import OneBase, load_on_one_base
 from rlhf.modeling.packed import PackedTokens, packed_hidden, weights_held
+from rlhf.modeling.packed_head import packed_logprobs
 from rlhf.modeling.saving import save_model
 from rlhf.modeling.sources import ModelSource, find_model
 
@@ -44,6 +45,7 @@ __all__ = [
     "max_positions",
     "new_reward_model",
     "packed_hidden",
+    "packed_logprobs",
     "put_to_work",
     "same_adapters_again",
     "save_model",

@@ -197,6 +197,12 @@ class PPOConfig(BaseConfig):
         metadata={"help": "Other levels for single watchmen: {'kl': {'warn': 10, 'stop': 20}, 'entropy': 'off'}."},
     )
     max_rollbacks: int = field(default=3, metadata={"help": "Rollbacks in one run; at the next alarm it stops."})
+    max_tokens_per_micro_batch: int | None = field(
+        default=None,
+        metadata={
+            "help": "Tokens, padding counted, of one backward pass, instead of per_device_train_batch_size rows."
+        },
+    )
     max_prompt_length: int | None = field(
         default=None, metadata={"help": "Longest prompt, in tokens; default what the context leaves."}
     )
@@ -287,7 +293,7 @@ class PPOConfig(BaseConfig):
             "stop_token_id",
             "set this or stop_token, not both",
         )
-        for name in ("total_episodes", "max_prompt_length"):
+        for name in ("total_episodes", "max_prompt_length", "max_tokens_per_micro_batch"):
             need(
                 getattr(self, name) is None or getattr(self, name) >= 1,
                 name,

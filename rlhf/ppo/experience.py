@@ -8,6 +8,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from rlhf.generation import decode_completion, sample_tokens
+from rlhf.modeling import weights_held
 from rlhf.ppo.config import PPOConfig
 from rlhf.ppo.forward import completion_logprobs
 from rlhf.ppo.losses import RewardAt
@@ -60,12 +61,13 @@ def collect(model: PolicyAndValue, reference: Reference, prompts: Prompts, sampl
     tokens = cut(sampling.stops, tokens, prompts.ids, sampling.pad_id)
     logprobs, ref_logprobs, values = blank(tokens), blank(tokens), blank(tokens)
     rows = range(len(prompts.ids))
-    for batch in token_batches(prompts, tokens, rows, sampling.batch_size, sampling.pad_id, sampling.reward_at):
-        cells = (batch.rows, slice(0, batch.width))
-        logprobs[cells] = completion_logprobs(model.policy, batch, sampling.temperature)
-        with reference.active() as ref_policy:
-            ref_logprobs[cells] = completion_logprobs(ref_policy, batch, sampling.temperature)
-        values[cells] = model.values(batch)
+    with weights_held():
+        for batch in token_batches(prompts, tokens, rows, sampling.batch_size, sampling.pad_id, sampling.reward_at):
+            cells = (batch.rows, slice(0, batch.width))
+            logprobs[cells] = completion_logprobs(model.policy, batch, sampling.temperature)
+            with reference.active() as ref_policy:
+                ref_logprobs[cells] = completion_logprobs(ref_policy, batch, sampling.temperature)
+            values[cells] = model.values(batch)
     rollout = assemble(prompts, tokens, sampling.eos_ids, sampling.reward_at, logprobs, ref_logprobs, values)
     for source, cells_ in (
         ("the policy's log-probs", rollout.logprobs),

@@ -15,7 +15,7 @@ from peft import PeftModel
 from torch import Tensor, nn
 
 from rlhf.errors import UserError
-from rlhf.modeling import packed_hidden
+from rlhf.modeling import packed_hidden, packed_logprobs
 from rlhf.ppo.rollout import TokenBatch
 from rlhf.trl_compat import chunked_logprobs, selective_log_softmax_and_entropy
 
@@ -47,7 +47,8 @@ def logprobs_of(model: nn.Module, hidden: Tensor, targets: Tensor, temperature: 
     """
     if _plan_of(model).plain_output:
         layer = cast(nn.Linear, output_layer(model))
-        return chunked_logprobs(hidden, layer.weight, layer.bias, targets, temperature)
+        measure = packed_logprobs if hidden.device.type == "cpu" else chunked_logprobs
+        return measure(hidden, layer.weight, layer.bias, targets, temperature)
     logits = logits_of(model, hidden).float()
     logprobs, entropy = selective_log_softmax_and_entropy(
         logits, targets, entropy_requires_grad=False, temperature=temperature

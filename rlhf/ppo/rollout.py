@@ -88,20 +88,36 @@ class Rollout:
 
 
 def token_batches(
-    prompts: Prompts, tokens: SampledTokens, rows: Sequence[int], size: int, pad_id: int, reward_at: RewardAt
+    prompts: Prompts,
+    tokens: SampledTokens,
+    rows: Sequence[int],
+    size: int,
+    pad_id: int,
+    reward_at: RewardAt,
+    max_tokens: int | None = None,
 ) -> Iterator[TokenBatch]:
-    """Cut `rows` into batches of `size`, rows of like length together so that little of a batch is padding.
+    """Cut `rows` into batches of `size`, or of at most `max_tokens` tokens, padding counted, where that is given.
 
-    In "trl" mode the critic is asked once more, after the last token, where that fits; that token is then fed too.
+    Rows of like length come together, so that little of a batch is padding. In "trl" mode the critic is asked once
+    more, after the last token, where that fits; that token is then fed too.
     """
     asked = value_mask(tokens.mask, reward_at)
-    lengths = asked.sum(1).tolist()
-    order = sorted(rows, key=lambda i: (lengths[i] + len(prompts.ids[i]), i))
-    for start in range(0, len(order), size):
-        picked = order[start : start + size]
+    num_asked = asked.sum(1).tolist()
+    lengths = {i: num_asked[i] + len(prompts.ids[i]) - 1 for i in rows}
+    order = sorted(rows, key=lambda i: (lengths[i], i))
+    start = 0
+    while start < len(order):
+        end = start + size
+        if max_tokens is not None:
+            # Sorted, so the last row of a batch is its longest. One row is taken however long it is.
+            end = start + 1
+            while end < len(order) and (end + 1 - start) * lengths[order[end]] <= max_tokens:
+                end += 1
+        picked = order[start:end]
         index = torch.tensor(picked, device=tokens.ids.device)
-        width = max(lengths[i] for i in picked)
+        width = max(num_asked[i] for i in picked)
         yield _token_batch(prompts, tokens.ids, asked[index, :width], picked, index, pad_id)
+        start = end
 
 
 def _token_batch(

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from rlhf.generation import SampledTokens
+from rlhf.modeling import weights_held
 from rlhf.ppo.config import PPOConfig
 from rlhf.ppo.experience import Sampling
 from rlhf.ppo.losses import approx_kl, kl_loss, policy_loss, value_loss
@@ -28,6 +29,7 @@ class Experience:
     """What a nat per token costs in the loss; 0 where the penalty is in the rewards."""
 
 
+@weights_held()
 def accumulate_gradients(
     model: nn.Module,
     experience: Experience,
@@ -47,8 +49,9 @@ def accumulate_gradients(
     num_tokens = rollout.mask[picked].sum()
     num_values = rollout.value_mask[picked].sum()
     sums = torch.zeros(8, device=rollout.mask.device)
-    size = args.per_device_train_batch_size
-    for batch in token_batches(rollout.prompts, tokens, rows, size, sampling.pad_id, sampling.reward_at):
+    size, max_tokens = args.per_device_train_batch_size, args.max_tokens_per_micro_batch
+    how = (sampling.pad_id, sampling.reward_at, max_tokens)
+    for batch in token_batches(rollout.prompts, tokens, rows, size, *how):
         cells = (batch.rows, slice(0, batch.width))
         mask, value_mask = rollout.mask[cells], rollout.value_mask[cells]
         old_logprobs = rollout.logprobs[cells]

@@ -1,4 +1,4 @@
-"""Runs one update of TRL 1.12's PPOTrainer and writes down what it computed. Started by test_parity with TRL 1.12 on
+"""Runs some updates of TRL 1.12's PPOTrainer and writes down what it computed. Started by test_parity with TRL 1.12 on
 PYTHONPATH, in a process of its own; imports nothing of this project.
 
     python oracle_worker.py FOLDER...   (reads FOLDER/case.json and the models beside it, writes FOLDER/oracle.pt)
@@ -36,13 +36,13 @@ def main(folder: Path) -> None:
         train_dataset=prompts,
         eval_dataset=prompts,
     )
-    seen: dict[str, Any] = {}
+    updates: list[dict[str, Any]] = []
     whiten = ppo_trainer.masked_whiten
 
     def spy(values: torch.Tensor, mask: torch.Tensor, shift_mean: bool = True) -> torch.Tensor:
         whitened = whiten(values, mask, shift_mean)
         names = sys._getframe(1).f_locals
-        if "returns" in names and not seen:  # the whitening of the advantages, in the first update
+        if "returns" in names:  # the whitening of the advantages
             wanted = (
                 "queries",
                 "responses",
@@ -54,8 +54,9 @@ def main(folder: Path) -> None:
                 "rewards",
                 "returns",
             )
-            seen.update({name: names[name].clone() for name in (*wanted, "padding_mask", "padding_mask_p1")})
+            seen = {name: names[name].clone() for name in (*wanted, "padding_mask", "padding_mask_p1")}
             seen["advantages"] = whitened.masked_fill(names["padding_mask"], 0)
+            updates.append(seen)
         return whitened
 
     ppo_trainer.masked_whiten = spy
@@ -63,8 +64,9 @@ def main(folder: Path) -> None:
     trainer.log = lambda metrics, *_: logged.append(dict(metrics))
     trainer.train()
     ppo_trainer.masked_whiten = whiten
-    seen["metrics"] = {key: float(value) for key, value in logged[0].items()}
-    torch.save(seen, folder / "oracle.pt")
+    for seen, metrics in zip(updates, logged, strict=False):  # a summary of the run follows
+        seen["metrics"] = {key: float(value) for key, value in metrics.items()}
+    torch.save(updates, folder / "oracle.pt")
 
 
 if __name__ == "__main__":

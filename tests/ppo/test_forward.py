@@ -112,6 +112,15 @@ def test_in_trls_mode_the_critic_is_asked_once_more_where_that_fits() -> None:
     assert batch.lengths == (3, 4, 6, 7)
 
 
+def test_batches_of_so_many_tokens_hold_what_fits_and_at_least_one_row() -> None:
+    prompts = Prompts([torch.tensor(ids) for ids in PROMPTS], ["", "", "", ""], {})
+    mask, ended = completion_mask(torch.tensor(COMPLETIONS), [EOS])
+    tokens = SampledTokens(torch.tensor(COMPLETIONS), mask, ended)
+    for max_tokens, expected in ((1, [[3], [1], [0], [2]]), (6, [[3, 1], [0], [2]]), (12, [[3, 1], [0, 2]])):
+        batches = token_batches(prompts, tokens, range(4), 1, PAD, "eos", max_tokens)
+        assert [batch.rows.tolist() for batch in batches] == expected
+
+
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_logprobs_are_those_of_the_models_own_forward(name: str) -> None:
     torch.manual_seed(0)

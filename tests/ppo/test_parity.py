@@ -1,4 +1,4 @@
-"""Our first update against that of TRL 1.12.0, run in a subprocess: same weights, same completions, fp32.
+"""Our updates against those of TRL 1.12.0, run in a subprocess: same weights, same completions, fp32.
 
 Looked for in $RLHF_TRL_ORACLE or <repository>/.oracle; `make oracle` puts it there.
 """
@@ -27,6 +27,7 @@ CASES: dict[str, dict[str, Any]] = {
     "k3_whitened_rewards": {"stop_token": "eos", "kl_estimator": "k3", "whiten_rewards": True},
     "three_passes": {"stop_token": "eos", "num_ppo_epochs": 3, "adam_epsilon": 1e-3},
     "discounted": {"stop_token": "eos", "gamma": 0.9, "lam": 0.8, "cliprange_value": 0.05},
+    "three_updates": {"total_episodes": 3 * 12, "num_ppo_epochs": 2, "num_mini_batches": 1, "adam_epsilon": 1e-5},
 }
 
 pytestmark = pytest.mark.skipif(
@@ -108,40 +109,49 @@ def build_ours(folder: Path, prompts: list[list[int]]) -> PPOTrainer:
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_first_update_agrees_with_trl_1_12(
-    case: str, oracle_runs: dict[str, Path], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_updates_agree_with_trl_1_12(case: str, oracle_runs: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     folder = oracle_runs[case]
-    oracle: dict[str, Any] = torch.load(folder / "oracle.pt", weights_only=True)
+    oracle: list[dict[str, Any]] = torch.load(folder / "oracle.pt", weights_only=True)
+    assert len(oracle) == (3 if case == "three_updates" else 1)
     prompts = json.loads((folder / "case.json").read_text())["prompts"]
     trainer = build_ours(folder, prompts)
 
     # The oracle's completions in the oracle's order.
-    order = [prompts.index([i for i in row.tolist() if i != PAD]) for row in oracle["queries"]]
-    ids = oracle["responses"]
-    mask, ended = completion_mask(ids, trainer.sampling.stop_ids)
-    assert torch.equal(mask, ~oracle["padding_mask"]), "the oracle sampled a pad token; choose another SEED"
-    if case == "forced_length":
-        assert bool(mask.all())
-    else:
-        assert 2 <= int((mask.sum(1) < LENGTH).sum()) <= BATCH - 2
-    monkeypatch.setattr(experience, "sample_tokens", lambda *_, **__: SampledTokens(ids, mask, ended))
-    monkeypatch.setattr(trainer.order, "rows", lambda batch: order)
-    seen: dict[str, Any] = {}
-    gradients = trainer._gradients
+    orders, samples = [], []
+    for update in oracle:
+        orders.append([prompts.index([i for i in row.tolist() if i != PAD]) for row in update["queries"]])
+        ids = update["responses"]
+        mask, ended = completion_mask(ids, trainer.sampling.stop_ids)
+        assert torch.equal(mask, ~update["padding_mask"]), "the oracle sampled a pad token; choose another SEED"
+        if trainer.args.stop_token is None:
+            assert bool(mask.all())
+        else:
+            assert 2 <= int((mask.sum(1) < LENGTH).sum()) <= BATCH - 2
+        samples.append(SampledTokens(ids, mask, ended))
+    given = iter(samples)
+    monkeypatch.setattr(experience, "sample_tokens", lambda *_, **__: next(given))
+    monkeypatch.setattr(trainer.order, "rows", lambda batch: orders[batch])
+    seen: list[Experience] = []
+    steps = trainer._steps
 
-    def spy(experience_: Experience, rows: list[int], at: tuple[int, int, int]) -> torch.Tensor:
-        seen["experience"] = experience_
-        return gradients(experience_, rows, at)
+    def spy(experience_: Experience, *rest: Any) -> list[torch.Tensor]:
+        seen.append(experience_)
+        return steps(experience_, *rest)
 
-    monkeypatch.setattr(trainer, "_gradients", spy)
+    monkeypatch.setattr(trainer, "_steps", spy)
     logged: list[dict[str, float]] = []
     monkeypatch.setattr(trainer, "log", lambda metrics, *_: logged.append(dict(metrics)))
     trainer.train()
 
-    ours: Experience = seen["experience"]
+    for number, (ours, theirs) in enumerate(zip(seen, oracle, strict=True)):
+        # Adam's steps carry the last digits of one update into the next.
+        compare(ours, theirs, logged[number], tolerance=1e-5 if number == 0 else 1e-4)
+
+
+def compare(ours: Experience, oracle: dict[str, Any], metrics: dict[str, float], tolerance: float) -> None:
+    """One update of ours against the oracle's."""
     rollout = ours.rollout
-    value_mask = ~oracle["padding_mask_p1"]
+    mask, value_mask = ~oracle["padding_mask"], ~oracle["padding_mask_p1"]
     assert torch.equal(rollout.value_mask, value_mask)
     for name, mine, theirs, cells in (
         ("logprobs", rollout.logprobs, oracle["logprobs"], mask),
@@ -151,8 +161,10 @@ def test_first_update_agrees_with_trl_1_12(
         ("returns", ours.returns, oracle["returns"], value_mask),
         ("advantages", ours.advantages, oracle["advantages"], mask),
     ):
-        torch.testing.assert_close(mine[cells], theirs[cells], atol=1e-5, rtol=1e-5, msg=lambda m, n=name: f"{n}: {m}")
-    metrics, expected = logged[0], oracle["metrics"]
+        torch.testing.assert_close(
+            mine[cells], theirs[cells], atol=tolerance, rtol=tolerance, msg=lambda m, n=name: f"{n}: {m}"
+        )
+    expected = oracle["metrics"]
     for key in (
         "loss/policy_avg",
         "loss/value_avg",
@@ -167,5 +179,5 @@ def test_first_update_agrees_with_trl_1_12(
         "lr",
         "episode",
     ):
-        assert metrics[key] == pytest.approx(expected[key], abs=1e-5, rel=1e-5), key
+        assert metrics[key] == pytest.approx(expected[key], abs=tolerance, rel=tolerance), key
     assert set(expected) <= set(metrics)

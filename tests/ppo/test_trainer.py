@@ -151,8 +151,10 @@ def test_the_adaptive_coefficient_goes_by_the_kl_under_every_estimator(make_trai
 # ---- Optimisation ----
 
 
-def gradients_by_micro_batch(make_trainer: MakeTrainer, size: int) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
-    trainer = make_trainer(per_device_train_batch_size=size, gradient_accumulation_steps=8 // size, seed=2)
+def gradients_by_micro_batch(
+    make_trainer: MakeTrainer, size: int, **changes: Any
+) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
+    trainer = make_trainer(per_device_train_batch_size=size, gradient_accumulation_steps=8 // size, seed=2, **changes)
     rollout = trainer.collect(trainer.prompts.batch(range(8)))
     assert len(set(rollout.lengths.tolist())) > 2
     generator = torch.Generator().manual_seed(0)
@@ -172,8 +174,8 @@ def gradients_by_micro_batch(make_trainer: MakeTrainer, size: int) -> tuple[dict
 
 def test_gradient_accumulation_equals_one_large_batch(make_trainer: MakeTrainer) -> None:
     whole, whole_numbers = gradients_by_micro_batch(make_trainer, 8)
-    for size in (1, 2, 4):
-        parts, numbers = gradients_by_micro_batch(make_trainer, size)
+    for size, max_tokens in ((1, None), (2, None), (4, None), (8, 5), (8, 20)):
+        parts, numbers = gradients_by_micro_batch(make_trainer, size, max_tokens_per_micro_batch=max_tokens)
         torch.testing.assert_close(numbers, whole_numbers, atol=1e-6, rtol=1e-5)
         for name, gradient in whole.items():
             torch.testing.assert_close(parts[name], gradient, atol=1e-6, rtol=1e-4)
@@ -767,12 +769,12 @@ def test_logits_are_made_for_completion_tokens_alone(
     long = Dataset.from_dict({"prompt": ["w1 " * 40] * 8})
     trainer = make_trainer(total_episodes=8, train_dataset=long)
     numbers: list[int] = []
-    measure = forward.chunked_logprobs
+    measure = forward.packed_logprobs
 
     def spy(hidden: torch.Tensor, *rest: Any) -> tuple[torch.Tensor, torch.Tensor]:
         numbers.append(len(hidden))
         return measure(hidden, *rest)
 
-    monkeypatch.setattr(forward, "chunked_logprobs", spy)
+    monkeypatch.setattr(forward, "packed_logprobs", spy)
     trainer.train()
     assert 0 < max(numbers) <= 8 * 6
