@@ -40,6 +40,11 @@ LOOKS = frozenset({"/static/login.css", "/static/icon.svg"})
 MAX_BODY = {"/api/": 3 << 20, "/admin": 1 << 20, "/label": 1 << 20}
 MAX_OTHER_BODY = 64 << 10
 
+ALL_ARE_ONE = (
+    "public_url is set, and requests come without their senders' addresses: thirty wrong passwords of anybody lock out "
+    "all. Let the proxy send X-Forwarded-For; one on another machine has to be named in FORWARDED_ALLOW_IPS."
+)
+
 PAGE_POLICY = (
     "default-src 'none'; style-src 'self'; img-src 'self' data:; form-action 'self'; base-uri 'none'; "
     "frame-ancestors 'none'"
@@ -116,6 +121,7 @@ class Gate:
 
     def __init__(self, app: ASGIApp, site: Site) -> None:
         self._app, self._site = app, site
+        self._has_warned = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -157,6 +163,10 @@ class Gate:
         if not is_look and (len(headers.getlist("host")) != 1 or not self._site.answers_to(host)):
             message = "The ranking app does not answer to this name."
             raise Refused(403, "foreign_host", message, instead=self._site.address(host))
+        if self._site.origin is not None and not self._has_warned and not is_look:
+            self._has_warned = not _comes_from_its_sender(scope, headers)
+            if self._has_warned:
+                logger.warning(ALL_ARE_ONE)
         if scope["method"] not in ("GET", "HEAD"):
             if not self._site.is_own(headers.get("origin", ""), host) or len(headers.getlist("origin")) != 1:
                 raise Refused(403, "foreign_origin", "This request does not come from a page of this server.")
@@ -274,6 +284,12 @@ def _protect(headers: MutableHeaders) -> None:
     headers.setdefault("cache-control", "no-store")
     for name, value in HEADERS.items():
         headers[name] = value
+
+
+def _comes_from_its_sender(scope: Scope, headers: Headers) -> bool:
+    """Whether the address is that of a person, as a proxy that is believed has told it, and not the proxy's own."""
+    client = scope.get("client")
+    return client is not None and client[0] in headers.get("x-forwarded-for", "")
 
 
 def _max_body(path: str) -> int:

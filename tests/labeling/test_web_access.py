@@ -26,7 +26,7 @@ from labeling_app.settings import LabelingConfig
 from labeling_app.store import Store
 from labeling_app.web import app as app_module
 from labeling_app.web.app import create_app
-from labeling_app.web.security import SESSION_COOKIE, Sessions, Site
+from labeling_app.web.security import ALL_ARE_ONE, SESSION_COOKIE, Sessions, Site
 from rlhf.errors import UserError
 
 CALLS: list[tuple[str, str, Any]] = [
@@ -414,6 +414,29 @@ def test_the_sweeper_ends_leases_and_outlives_what_goes_wrong(tmp_path: Path, mo
         give_up = time.monotonic() + 20
         while [row["state"] for row in everything(web.store)["leases"]] != ["expired"]:
             assert time.monotonic() < give_up
+
+
+@pytest.mark.parametrize(
+    ("options", "headers", "num_warnings"),
+    [
+        ({"public_url": "https://labels.example.org"}, {}, 1),
+        ({"public_url": "https://labels.example.org"}, {"x-forwarded-for": "10.0.0.1"}, 1),  # of a proxy not believed
+        ({"public_url": "https://labels.example.org"}, {"x-forwarded-for": "127.0.0.1"}, 0),
+        ({}, {}, 0),
+    ],
+)
+def test_a_proxy_that_keeps_peoples_addresses_to_itself_is_warned_of_once(
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    options: dict[str, str],
+    headers: dict[str, str],
+    num_warnings: int,
+) -> None:
+    with running(tmp_path / "home", config=CONFIG.model_copy(update=options)) as web:
+        host = "labels.example.org" if options else f"127.0.0.1:{web.port}"
+        for _ in range(2):
+            assert web.raw("GET", "/login", {"Host": host} | headers)[0] == 200
+    assert [record.message for record in caplog.records] == [ALL_ARE_ONE] * num_warnings
 
 
 def test_httpx_is_what_these_tests_believe(web: WebApp) -> None:
