@@ -119,6 +119,7 @@ def test_texts_shorter_than_a_run_are_compared_too():
 words = st.text(alphabet="ab ", min_size=1, max_size=12).filter(str.strip)
 
 
+@settings(deadline=None)  # near duplicates import their library at the first use
 @given(st.lists(words, max_size=20))
 def test_removing_duplicates_twice_is_removing_them_once(texts):
     records = [Document(text=text) for text in texts]
