@@ -22,7 +22,7 @@ from labeling_app.store.claiming import claim, reopen
 from labeling_app.store.people import LONGEST_NAME
 from labeling_app.store.progress import holds_task, outlook
 from labeling_app.web.login import Login
-from labeling_app.web.rendering import Renderer, tree
+from labeling_app.web.rendering import Renderer, document
 from labeling_app.web.replies import Refused, as_json
 from labeling_app.web.security import Mode, Sessions
 
@@ -244,7 +244,7 @@ class Api:
         if found is None:
             return None
         if self._guidelines is None or self._guidelines[0] != found[0]:
-            self._guidelines = found[0], tree(found[1])
+            self._guidelines = found[0], document(found[1])
         return {"version": found[0], "tree": self._guidelines[1]}
 
 

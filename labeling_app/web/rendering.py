@@ -68,9 +68,18 @@ def tree(text: str) -> list[Node]:
     return _parsed(text)
 
 
-def _parsed(text: str) -> list[Node]:
+def document(text: str) -> list[Node]:
+    """As `tree`, of a file whose writer has wrapped its lines: the end of one is a space, as Markdown has it."""
+    return _parsed(text, wrapped=True)
+
+
+def _parsed(text: str, *, wrapped: bool = False) -> list[Node]:
     try:
         tokens = _MARKDOWN.parse(text)
+        if wrapped:
+            for child in (child for token in tokens for child in token.children or ()):
+                if child.type == "softbreak":
+                    child.type, child.content = "text", " "
         if sum(1 + len(token.children or ()) for token in tokens) > MAX_NODES:
             return _as_it_is(text)
         return _nodes(tokens)

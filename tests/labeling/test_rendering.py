@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from labeling_app.web import rendering
-from labeling_app.web.rendering import KINDS, Renderer, render, to_json, tree
+from labeling_app.web.rendering import KINDS, Renderer, document, render, to_json, tree
 
 
 def text_of(nodes: list[Any]) -> str:
@@ -223,3 +223,9 @@ def test_invisible_characters_reach_the_page_unchanged() -> None:
     text = "a\u202eb\u2066c\u200bd\ufeffe\u0007f"
     assert render(text)["raw"] == text
     assert unicodedata.normalize("NFC", text_of(tree(text))) == text
+
+
+def test_a_document_keeps_only_the_line_breaks_that_were_meant() -> None:
+    assert document("Say so when\nnone of them\nserves.  \nThen skip.") == [
+        {"t": "p", "c": ["Say so when none of them serves.", {"t": "br"}, "Then skip."]}
+    ]

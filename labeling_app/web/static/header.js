@@ -1,7 +1,7 @@
 // The head of the page (a Gradio row): title, progress, time, guidelines.
 
 import { call } from "./api.js";
-import { count, el, fill, setText } from "./dom.js";
+import { el, fill, setText } from "./dom.js";
 import { hours } from "./clock.js";
 import { keep, storage } from "./draft.js";
 import { markdown } from "./render.js";
@@ -87,12 +87,13 @@ export class Header {
   update(sittingMs) {
     const { progress } = this.session;
     if (progress === null) return;
-    const all = progress.num_answered + progress.num_open_for_me;
+    const { num_answered, num_skipped, num_open_for_me, num_today } = progress;
+    const all = num_answered + num_skipped + num_open_for_me;
+    const skipped = num_skipped > 0 ? `, ${num_skipped} skipped` : "";
     this.bar.max = Math.max(all, 1);
-    this.bar.value = progress.num_answered;
-    setText(this.done, `${progress.num_answered} of ${all} answered, ${progress.num_today} today`);
+    this.bar.value = num_answered + num_skipped;
+    setText(this.done, `${num_answered} of ${all} answered${skipped}, ${num_today} today`);
     setText(this.time, `This sitting ${hours(sittingMs / 1000)} · today ${hours(progress.seconds_today)}`);
-    this.time.title = count(progress.num_skipped, "task") + " skipped";
   }
 }
 
