@@ -63,8 +63,8 @@ def test_text_is_read_as_in_reward_training() -> None:
     assert ids.tolist() == [[4, 5, 8, 1]]
     with torch.no_grad():
         expected = model(input_ids=ids).logits[0, 0] - 0.25
-    assert scorer.score(["w1 w2"], [" w5"])[0] == expected
-    assert scorer.score(["w1 w2"], [" w5<eos>"])[0] == expected
+    for completion in (" w5", " w5<eos>"):
+        torch.testing.assert_close(scorer.score(["w1 w2"], [completion])[0], expected, atol=1e-6, rtol=0)
     assert RewardModelScorer(model, tokenizer, append_eos=False).encode("w1 w2", " w5") == [4, 5, 8]
 
 
@@ -273,3 +273,11 @@ def test_functions_are_added_to_an_ensemble_of_models() -> None:
 def test_an_ensemble_of_one_is_refused() -> None:
     with pytest.raises(UserError, match="reward_ensemble = worst: it takes two or more reward models, and there are 1"):
         WeightedScorer([Fixed("a", 1.0)], ensemble=Ensemble("worst"))
+
+
+def test_scores_without_padding_are_those_of_the_model_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    scorer = RewardModelScorer(make_classifier(), make_tokenizer(), batch_size=2)
+    assert scorer._logits_without_padding([torch.tensor([4, 5, 8, 1])]) is not None
+    packed = scorer.score(PROMPTS, COMPLETIONS)
+    monkeypatch.setattr(scorer, "_logits_without_padding", lambda rows: None)
+    torch.testing.assert_close(packed, scorer.score(PROMPTS, COMPLETIONS), atol=1e-6, rtol=0)

@@ -31,6 +31,8 @@ ARMS: dict[str, dict[str, Any]] = {
 class Clock(TrainerCallback):
     """When each update ended, and how long its phases took."""
 
+    trainer: Any
+
     def __init__(self) -> None:
         self.times = [time.perf_counter()]
         self.phases: list[dict[str, float]] = []
@@ -47,6 +49,10 @@ class Clock(TrainerCallback):
                 self._sums[name] = self._sums.get(name, 0.0) + time.perf_counter() - start
 
         return call
+
+    def on_train_begin(self, *_: object, **__: object) -> None:
+        optimizer = self.trainer.optimizer  # ours is made no earlier
+        optimizer.step = self.timed("optimizer", optimizer.step)
 
     def on_step_end(self, *_: object, **__: object) -> None:
         self.times.append(time.perf_counter())
@@ -109,7 +115,7 @@ def main(arm: str, size: str, ending: str, updates: int) -> None:
             eval_dataset=Dataset.from_dict({"input_ids": rows[:8]}),
             callbacks=[clock, lengths],
         )
-        trainer.optimizer.step = clock.timed("optimizer", trainer.optimizer.step)
+        clock.trainer = trainer
         trainer.train()
     phases = [
         known | {name.removeprefix("time/"): logged[name] for name in logged if name.startswith("time/")}

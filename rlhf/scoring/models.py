@@ -6,11 +6,11 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from rlhf.errors import UserError
 from rlhf.generation import Messages, eval_mode, padding_id
-from rlhf.modeling import context_length, set_pad_token
+from rlhf.modeling import PackedTokens, context_length, packed_hidden, set_pad_token
 from rlhf.scoring.base import Columns, require_finite
 
 logger = logging.getLogger(__name__)
@@ -91,12 +91,33 @@ class RewardModelScorer:
         with eval_mode(self.model):
             for start in range(0, len(order), self.batch_size):
                 picked = order[start : start + self.batch_size]
-                lengths = torch.tensor([len(rows[i]) for i in picked])
-                ids = nn.utils.rnn.pad_sequence([rows[i] for i in picked], True, self.pad_id).to(device)
-                mask = (torch.arange(ids.size(1)) < lengths[:, None]).long().to(device)
-                logits = self.model(input_ids=ids, attention_mask=mask).logits
+                batch = [rows[i] for i in picked]
+                logits = self._logits_without_padding(batch)
+                if logits is None:
+                    lengths = torch.tensor([len(row) for row in batch])
+                    ids = nn.utils.rnn.pad_sequence(batch, True, self.pad_id).to(device)
+                    mask = (torch.arange(ids.size(1)) < lengths[:, None]).long().to(device)
+                    logits = self.model(input_ids=ids, attention_mask=mask).logits
                 scores[picked] = logits[:, 0].float().cpu() - self.offset
         return require_finite(scores, self.name)
+
+    def _logits_without_padding(self, rows: Sequence[Tensor]) -> Tensor | None:
+        """Logits [b, 1] of a decoder with a `score` head at each row's last token; None for what has to be padded.
+
+        As transformers' classifiers have it, a pad token at a row's end is no token of the text.
+        """
+        if not isinstance(self.model, PreTrainedModel) or type(getattr(self.model, "score", None)) is not nn.Linear:
+            return None
+        head = cast(nn.Linear, self.model.score)
+        last = [row.ne(self.pad_id).nonzero() for row in rows]
+        if not all(map(len, last)):
+            return None
+        read = [row[: int(end[-1]) + 1] for row, end in zip(rows, last, strict=True)]
+        lengths = tuple(len(row) for row in read)
+        ends = torch.tensor(lengths).cumsum(0) - 1
+        tokens = PackedTokens(torch.cat(read).to(head.weight.device), lengths, ends, (1,) * len(read))
+        hidden = packed_hidden(getattr(self.model, self.model.base_model_prefix), tokens)
+        return None if hidden is None else head(hidden)
 
     def _truncate(self, row: Tensor) -> Tensor:
         if self.max_length is None or len(row) <= self.max_length:

@@ -256,7 +256,10 @@ def test_a_second_start_takes_the_place_of_the_first_link(home: Path, monkeypatc
         store.write(accounts.enter, second, timedelta(days=1))
 
 
-def test_imported_people_are_called_so_and_not_invited(home: Path, for_others: list[str]) -> None:
+def test_imported_people_are_called_so_and_not_invited(
+    home: Path, for_others: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("COLUMNS", raising=False)  # where it is set, it is obeyed
     name = "imported.votes-of-a-long-file-name." + "x" * 29
     with Store.open(home) as store:
         store.add_user(name)

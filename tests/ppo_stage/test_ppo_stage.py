@@ -442,8 +442,8 @@ def test_an_alarm_stops_a_stage_and_stands_in_its_metrics_and_report(ppo):
     stop = "trainer.monitor=stop"
     with pytest.raises(StoppedByMonitor, match="length: mean length, as a multiple of that at the start"):
         ppo(thresholds, stop, *SAVING, run_id="alarmed")
-    alarm = next(row for row in rows_of(ppo, "alarmed") if "alarm" in row)
-    assert (alarm["alarm"], alarm["level"]) == ("length", "stop")
+    alarm = next(row for row in rows_of(ppo, "alarmed") if row.get("alarm") == "length")  # random models raise others
+    assert alarm["level"] == "stop"
     assert "likely causes: (1) the reward model goes by length" in alarm["text"]
     notes = stage_report_from_run(ppo.workspace.home / "runs" / "alarmed").notes
     assert any(note.startswith("Alarm (stop): update ") for note in notes)
