@@ -82,6 +82,7 @@ def draft_tasks(entries: Iterable[Entry], options: AddOptions, pinned: KnownMode
             checked.append(_checked(entry, options, pinned, drafts.notes))
         except ValueError as error:
             drafts.problems.append(entry.place.problem(str(error)))
+    drafts.notes += _names_from_elsewhere(checked)
     for entry, verdicts in gather(checked, drafts.problems, drafts.notes):
         try:
             drafts.tasks.append(_draft(entry, verdicts, options, drafts.notes))
@@ -93,6 +94,17 @@ def draft_tasks(entries: Iterable[Entry], options: AddOptions, pinned: KnownMode
 def takes_overlap(prompt: Content, share: float, seed: int) -> bool:
     """Whether a task with this prompt is among the share that several people judge."""
     return is_held_out(key("overlap", prompt), share, seed)
+
+
+def _names_from_elsewhere(entries: Iterable[Entry]) -> list[Problem]:
+    """A note on each name that might be a ref and is none, at the first row that has it: it may be a typo."""
+    first: dict[str, Entry] = {}
+    for entry in entries:
+        for model in entry.models:
+            if model is not None and "/" in model and "@" not in model:
+                first.setdefault(model, entry)
+    words = "is not in the registry: kept as the name of a model from elsewhere"
+    return [entry.place.problem(f"model {model!r} {words}") for model, entry in first.items()]
 
 
 # One entry

@@ -125,7 +125,7 @@ def _state_in_words(found: "QueueStatus") -> list[str]:
     answers = counted(found.num_answers, "answer")
     lines = [f"{tasks}; {answers}"]
     if found.num_gold:
-        lines.append(f"besides {counted(found.num_gold, 'gold task')}, not counted above; answers to gold are")
+        lines.append(f"besides {counted(found.num_gold, 'gold task')}, whose answers are counted above")
     if found.num_withdrawn:
         lines.append(f"{counted(found.num_withdrawn, 'task')} withdrawn")
     return lines

@@ -308,7 +308,7 @@ def test_status_has_one_word_for_a_state_and_counts_gold_apart(rlhf, write, stor
     assert lines[:4] == [
         "default",
         "  3 tasks: 1 done, 1 in progress, 1 open; 2 answers",
-        "  besides 1 gold task, not counted above; answers to gold are",
+        "  besides 1 gold task, whose answers are counted above",
         "  1 task withdrawn",
     ]
     assert lines[4].split() == ["annotator", "answers", "skipped", "time", "last"]

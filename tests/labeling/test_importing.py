@@ -164,6 +164,10 @@ def test_refs_are_pinned_and_names_from_elsewhere_stay(drafts_of, tmp_path):
     ]
     [problem] = found.problems
     assert problem.line == 6 and "support/sft@v2" in problem.what and "v1" in problem.what
+    [note] = found.notes
+    assert str(note).endswith(
+        "4: model 'Qwen/Qwen2.5-0.5B' is not in the registry: kept as the name of a model from elsewhere"
+    )
 
 
 @pytest.mark.parametrize(
