@@ -93,7 +93,7 @@ def check(model: nn.Module, trunk: nn.Module, tokens: PackedTokens, rounding: fl
     hidden = packed_hidden(trunk, tokens)
     assert hidden is not None
     expected = own_hidden(trunk, tokens)
-    torch.testing.assert_close(hidden, expected, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(hidden, expected, atol=rounding, rtol=rounding)
     found, wanted = gradients(model, hidden), gradients(model, expected)
     assert found.keys() == wanted.keys()
     for name, gradient in wanted.items():
