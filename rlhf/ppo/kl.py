@@ -94,9 +94,9 @@ class BudgetedKLController(KLController):
         return {**self.inner.state_dict(), "price": self.price}
 
     def load_state_dict(self, state: dict[str, float]) -> None:
-        """Put back what `state_dict` gave."""
+        """Put back what `state_dict` gave; of a run that had no budget yet, the price is 1."""
         self.inner.load_state_dict(state)
-        self.price = state["price"]
+        self.price = state.get("price", 1.0)
         self.value = self.inner.value * self.price
 
 

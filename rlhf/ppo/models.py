@@ -8,6 +8,7 @@ import torch
 from peft import PeftModel
 from torch import Tensor, nn
 
+from rlhf.errors import UserError
 from rlhf.modeling import same_adapters_again
 from rlhf.ppo.config import PPOConfig
 from rlhf.ppo.critic import AdapterCritic, SharedCritic, ValueModel, values_at
@@ -84,8 +85,13 @@ def enable_checkpointing(model: PolicyAndValue, kwargs: dict[str, Any] | None) -
     elif not isinstance(critic, SharedCritic):
         parts.append(critic.backbone if isinstance(critic, ValueModel) else critic)
     for part in parts:
-        given = kwargs or {"use_reentrant": False}
-        if isinstance(part, PeftModel) and not given.get("use_reentrant", True):
+        given = {"use_reentrant": False} | (kwargs or {})
+        if given["use_reentrant"] and isinstance(critic, AdapterCritic):
+            raise UserError(
+                "gradient_checkpointing_kwargs: use_reentrant = true recomputes without knowing which adapter was at "
+                "work; leave it out, or take another critic"
+            )
+        if isinstance(part, PeftModel) and not given["use_reentrant"]:
             given = {"context_fn": same_adapters_again(part)} | given
         enable = getattr(part, "activation_checkpointing_enable", None)
         enable = enable or cast(Any, part).gradient_checkpointing_enable  # its name in older transformers

@@ -110,6 +110,9 @@ class Monitor:
     def load_state_dict(self, state: Mapping[str, Any]) -> int:
         """Put back what `state_dict` gave; returns how many rollbacks there have been since then."""
         known = {name: _Watch(**watch) for name, watch in state["watches"].items()}
+        if self.mode != "warn":  # a checkpoint may have been saved between the alarm and the stop: it is said again
+            for watch in known.values():
+                watch.said = min(watch.said, 1)
         self._watches = {each.name: known.get(each.name, _Watch()) for each in self.table}
         self._best_judged, self._judge_falls = state["best_judged"], state["judge_falls"]
         self._stop_for = []

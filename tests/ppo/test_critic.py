@@ -210,6 +210,19 @@ def test_recomputed_activations_give_the_same_weights(make_trainer: MakeTrainer,
         torch.testing.assert_close(results[1][name], tensor, atol=1e-5, rtol=1e-4)
 
 
+def test_activations_are_recomputed_under_the_adapter_that_was_at_work(make_trainer: MakeTrainer) -> None:
+    kwargs = {"gradient_checkpointing": True, "total_episodes": 8, **KINDS["adapter, LoRA"]}
+    results = []
+    for given in (None, {"preserve_rng_state": False}):
+        trainer = make_trainer(gradient_checkpointing_kwargs=given, **kwargs)
+        trainer.train()
+        results.append(snapshot(trainer.model))
+    for name, tensor in results[0].items():
+        torch.testing.assert_close(results[1][name], tensor, atol=1e-5, rtol=1e-4)
+    with pytest.raises(UserError, match="use_reentrant = true recomputes without knowing which adapter"):
+        make_trainer(gradient_checkpointing_kwargs={"use_reentrant": True}, **kwargs).train()
+
+
 # ---- Warm-up ----
 
 

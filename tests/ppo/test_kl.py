@@ -66,6 +66,12 @@ def test_the_price_of_a_budget_rises_at_its_edge_and_falls_within() -> None:
     assert controller.value == pytest.approx(0.1)  # never below what it began with
 
 
+def test_a_budget_can_be_set_when_a_run_goes_on() -> None:
+    controller = BudgetedKLController(FixedKLController(0.1), budget=10.0)
+    controller.load_state_dict(FixedKLController(0.2).state_dict())
+    assert controller.value == 0.2
+
+
 def test_a_budget_goes_with_an_adaptive_coefficient() -> None:
     controller = BudgetedKLController(AdaptiveKLController(0.1, 6.0, 1000), budget=10.0)
     controller.update(60.0, 100)

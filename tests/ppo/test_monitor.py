@@ -221,3 +221,15 @@ def row_of_docs(each: Watchman) -> str:
 def test_the_docs_have_the_table() -> None:
     lines = (Path(__file__).resolve().parents[2] / "docs" / "ppo.md").read_text(encoding="utf-8").split("\n")
     assert [row_of_docs(each) for each in WATCHMEN if row_of_docs(each) not in lines] == []
+
+
+def test_a_run_that_goes_on_from_the_alarm_is_stopped_too() -> None:
+    monitor = Monitor("stop", 256)
+    monitor.observe(GOOD, 1)
+    assert [alarm.level for alarm in monitor.observe(GOOD | {"val/ratio": 3.0}, 2)] == [2]
+    resumed = Monitor("stop", 256)
+    resumed.load_state_dict(monitor.state_dict())
+    resumed.act()  # nothing has been seen yet
+    resumed.observe(GOOD | {"val/ratio": 3.0}, 3)
+    with pytest.raises(StoppedByMonitor, match="ratio_high"):
+        resumed.act()
