@@ -7,6 +7,7 @@ import pytest
 import torch
 from tiny import tiny_model
 from torch import nn
+from trained import logits, shake
 from transformers import AutoModelForSequenceClassification
 
 from rlhf.config import AdapterSection, ModelSection
@@ -23,7 +24,6 @@ from rlhf.modeling import (
 from rlhf.registry import Registry
 
 LORA = AdapterSection(r=4)
-IDS = torch.tensor([[65, 66, 67, 68, 69, 256], [70, 71, 72, 73, 74, 256]])
 
 
 @pytest.fixture(scope="module")
@@ -38,21 +38,6 @@ def registry(tmp_path):
 
 def section(**values):
     return ModelSection(ref="unused", **values)
-
-
-@torch.no_grad()
-def shake(model, seed):
-    """Stand in for training: every trainable weight moves."""
-    generator = torch.Generator().manual_seed(seed)
-    for parameter in model.parameters():
-        if parameter.requires_grad:
-            parameter += 0.1 * torch.randn(parameter.shape, generator=generator)
-    return model.eval()
-
-
-@torch.no_grad()
-def logits(model):
-    return model.eval()(input_ids=IDS, attention_mask=torch.ones_like(IDS)).logits
 
 
 def assert_same(loaded, trained):

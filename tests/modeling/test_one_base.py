@@ -9,6 +9,7 @@ from peft import PeftModel
 from safetensors.torch import load_file, save_file
 from tiny import tiny_model
 from torch.utils.checkpoint import checkpoint
+from trained import logits, shake
 from transformers import AutoModelForCausalLM
 
 from rlhf.config import AdapterSection, ModelSection
@@ -29,22 +30,6 @@ from rlhf.modeling import (
 from rlhf.registry import Registry
 
 SECTION = ModelSection(ref="unused", adapter=AdapterSection(r=4))
-IDS = torch.tensor([[65, 66, 67, 68, 69, 256], [70, 71, 72, 73, 74, 256]])
-
-
-@torch.no_grad()
-def shake(model, seed):
-    """Stand in for training: every trainable weight moves."""
-    generator = torch.Generator().manual_seed(seed)
-    for parameter in model.parameters():
-        if parameter.requires_grad:
-            parameter += 0.1 * torch.randn(parameter.shape, generator=generator)
-    return model.eval()
-
-
-@torch.no_grad()
-def logits(model):
-    return model.eval()(input_ids=IDS, attention_mask=torch.ones_like(IDS)).logits
 
 
 class Stages:

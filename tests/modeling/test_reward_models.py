@@ -6,6 +6,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from tiny import tiny_model, tiny_tokenizer
+from trained import shake
 from transformers import (
     BertConfig,
     BertForMaskedLM,
@@ -123,21 +124,12 @@ HEADS = {
 }
 
 
-@torch.no_grad()
-def shaken(model):
-    generator = torch.Generator().manual_seed(3)
-    for parameter in model.parameters():
-        if parameter.requires_grad:
-            parameter += 0.1 * torch.randn(parameter.shape, generator=generator)
-    return model.eval()
-
-
 @pytest.mark.parametrize("adapter", [None, LORA], ids=["full", "lora"])
 @pytest.mark.parametrize("kind", HEADS)
 def test_all_of_a_new_head_is_trained_saved_and_reloaded(tmp_path, kind, adapter):
     base = made(kind, tmp_path / "base")
     source = find_model(str(base), Registry(tmp_path / "home"))
-    model = shaken(new_reward_model(source, section(adapter=adapter), seed=1))
+    model = shake(new_reward_model(source, section(adapter=adapter), seed=1), 3)
     save_model(model, load_tokenizer(source, generates=False), tmp_path / "saved", base_ref=str(base))
     if adapter:
         config = json.loads((tmp_path / "saved" / "adapter_config.json").read_text())
@@ -204,7 +196,7 @@ def test_the_head_is_float32_on_a_backbone_in_16_bits(tmp_path, kind, adapter):
     if not adapter:
         assert all(torch.equal(model.get_parameter(name), whole.get_parameter(name)) for name in in_float32)
 
-    shaken(model)
+    shake(model, 3)
     before = scorer(model, source).score(PROMPTS, COMPLETIONS)
     with torch.autocast("cpu", torch.bfloat16):
         ids = torch.tensor([scorer(model, source).encode("a", "b")])
