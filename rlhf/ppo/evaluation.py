@@ -9,16 +9,15 @@ from torch import Tensor
 from transformers.trainer_utils import speed_metrics
 
 from rlhf.errors import UserError
-from rlhf.generation import eval_mode, sample_tokens, seeded
+from rlhf.generation import eval_mode, seeded
 from rlhf.ppo.config import PPOConfig
-from rlhf.ppo.experience import as_text, score
+from rlhf.ppo.experience import as_text, sample_completions, score
 from rlhf.ppo.losses import per_token_kl
 from rlhf.ppo.metrics import rollout_metrics
 from rlhf.ppo.prompts import PromptSet
 from rlhf.ppo.rollout import Prompts, Rollout, assemble, blank
 from rlhf.ppo.setup import RewardFunc
 from rlhf.ppo.signals import spearman
-from rlhf.ppo.stopping import cut
 from rlhf.scoring import FunctionScorer, Scorer, WeightedScorer
 
 if TYPE_CHECKING:
@@ -56,7 +55,7 @@ def evaluate_prompts(trainer: "PPOTrainer", prompts: PromptSet, prefix: str) -> 
     with seeded(args.seed):
         for rows in batches:
             rollout = trainer.collect(prompts.batch(rows))
-            scores, each = score(rollout, trainer.scorer, trainer.processing_class, args, trainer.sampling.stops)
+            scores, each = score(rollout, trainer.scorer, args, trainer.sampling)
             penalty = per_token_kl(rollout.logprobs, rollout.ref_logprobs, rollout.mask, args.kl_estimator)
             coefficient, eos_ids = trainer.kl_controller.value, trainer.sampling.eos_ids
             spread = trainer.scorer.spread(each)
@@ -80,19 +79,10 @@ def reference_scores(trainer: "PPOTrainer", prompts: Prompts) -> Tensor:
     """Scores [B], penalties taken off, of the reference's completions, drawn from a generator of its own."""
     sampling = trainer.sampling
     with seeded(trainer.args.seed), eval_mode(trainer.model), trainer.autocast(), trainer.reference.active() as model:
-        tokens = sample_tokens(
-            model,
-            prompts.ids,
-            max_new_tokens=sampling.max_new_tokens,
-            temperature=sampling.temperature,
-            stop_ids=sampling.stop_ids,
-            pad_id=sampling.pad_id,
-            batch_size=sampling.batch_size,
-        )
+        tokens = sample_completions(model, prompts, sampling)
     nothing = blank(tokens)
-    tokens = cut(sampling.stops, tokens, prompts.ids, sampling.pad_id)
     rollout = assemble(prompts, tokens, sampling.eos_ids, sampling.reward_at, nothing, nothing, nothing)
-    scores, _ = score(rollout, trainer.scorer, trainer.processing_class, trainer.args, sampling.stops)
+    scores, _ = score(rollout, trainer.scorer, trainer.args, sampling)
     return scores
 
 
@@ -100,8 +90,7 @@ def _judged(trainer: "PPOTrainer", rollout: Rollout) -> Tensor:
     """What the judge says of a rollout, [B] on the CPU; empty without one."""
     if trainer.judge is None:
         return torch.zeros(0)
-    stops = trainer.sampling.stops
-    texts, columns = as_text(trainer.processing_class, rollout.prompts, rollout.completion_ids, rollout.mask, stops)
+    texts, columns = as_text(rollout.prompts, rollout.completion_ids, rollout.mask, trainer.sampling)
     return trainer.judge.score(rollout.prompts.texts, texts, columns).cpu()
 
 

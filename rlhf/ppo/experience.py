@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
-from rlhf.generation import decode_completion, sample_tokens
+from rlhf.generation import NonFiniteProbabilities, SampledTokens, decode_completion, sample_tokens
 from rlhf.modeling import weights_held
 from rlhf.ppo.config import PPOConfig
 from rlhf.ppo.forward import completion_logprobs
@@ -16,7 +16,6 @@ from rlhf.ppo.models import PolicyAndValue
 from rlhf.ppo.reference import Reference
 from rlhf.ppo.rollout import Prompts, Rollout, assemble, blank, token_batches
 from rlhf.ppo.shaping import penalise
-from rlhf.ppo.stopping import StopStrings, cut
 from rlhf.scoring import Columns, NonFiniteError, RewardModelScorer, WeightedScorer, require_finite, with_token_ids
 
 
@@ -26,16 +25,42 @@ class Sampling:
 
     max_new_tokens: int
     temperature: float
+    tokenizer: PreTrainedTokenizerBase
+    """The policy's."""
     stop_ids: tuple[int, ...]
-    """Tokens that end a completion; none for completions of one length."""
+    """Tokens that end a completion."""
+    stop_strings: tuple[str, ...]
+    """Texts that end a completion. Without these and without stop tokens, all completions are of one length."""
     eos_ids: tuple[int, ...]
     """Tokens whose presence makes a completion a finished one."""
     pad_id: int
     batch_size: int
     """Rows in one gradient-free pass."""
     reward_at: RewardAt
-    stops: StopStrings | None = None
-    """Texts that end a completion."""
+
+
+def sample_completions(
+    model: nn.Module, prompts: Prompts, sampling: Sampling, temperature: float | None = None
+) -> SampledTokens:
+    """A completion of each prompt by `model`, at another temperature than training's if one is given (0 is greedy).
+
+    Raises:
+        NonFiniteError: there was no distribution to draw from.
+    """
+    try:
+        return sample_tokens(
+            model,
+            prompts.ids,
+            max_new_tokens=sampling.max_new_tokens,
+            temperature=sampling.temperature if temperature is None else temperature,
+            stop_ids=sampling.stop_ids,
+            stop_strings=sampling.stop_strings,
+            tokenizer=sampling.tokenizer,
+            pad_id=sampling.pad_id,
+            batch_size=sampling.batch_size,
+        )
+    except NonFiniteProbabilities as error:
+        raise NonFiniteError("rollout: the policy's next-token probabilities are not finite") from error
 
 
 @torch.no_grad()
@@ -44,21 +69,7 @@ def collect(model: PolicyAndValue, reference: Reference, prompts: Prompts, sampl
 
     `model` is in eval mode and on the device of the result. Raises NonFiniteError naming what was not finite.
     """
-    try:
-        tokens = sample_tokens(
-            model.policy,
-            prompts.ids,
-            max_new_tokens=sampling.max_new_tokens,
-            temperature=sampling.temperature,
-            stop_ids=sampling.stop_ids,
-            pad_id=sampling.pad_id,
-            batch_size=sampling.batch_size,
-        )
-    except RuntimeError as error:
-        if "probability tensor contains" not in str(error):  # torch.multinomial's words for NaN and infinity
-            raise
-        raise NonFiniteError("rollout: the policy's next-token probabilities are not finite") from error
-    tokens = cut(sampling.stops, tokens, prompts.ids, sampling.pad_id)
+    tokens = sample_completions(model.policy, prompts, sampling)
     logprobs, ref_logprobs, values = blank(tokens), blank(tokens), blank(tokens)
     rows = range(len(prompts.ids))
     with weights_held():
@@ -81,14 +92,10 @@ def collect(model: PolicyAndValue, reference: Reference, prompts: Prompts, sampl
 
 
 def score(
-    rollout: Rollout,
-    scorer: WeightedScorer,
-    tokenizer: PreTrainedTokenizerBase,
-    args: PPOConfig,
-    stops: StopStrings | None = None,
+    rollout: Rollout, scorer: WeightedScorer, args: PPOConfig, sampling: Sampling
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Scores [B] on the rollout's device with the penalties taken off, and each scorer's own [B] by name."""
-    completions, columns = as_text(tokenizer, rollout.prompts, rollout.completion_ids, rollout.mask, stops)
+    completions, columns = as_text(rollout.prompts, rollout.completion_ids, rollout.mask, sampling)
     each = scorer.score_each(rollout.prompts.texts, completions, columns)
     for name, values in each.items():
         require_finite(values, name)
@@ -96,20 +103,22 @@ def score(
     return penalise(scores, rollout.lengths, rollout.ended, args), each
 
 
-def as_text(
-    tokenizer: PreTrainedTokenizerBase,
-    prompts: Prompts,
-    completion_ids: Tensor,
-    mask: Tensor,
-    stops: StopStrings | None = None,
-) -> tuple[list[str], Columns]:
-    """Completions [B, T] as scorers take them: B texts, and the columns of the data set with both sides' token ids."""
+def as_text(prompts: Prompts, completion_ids: Tensor, mask: Tensor, sampling: Sampling) -> tuple[list[str], Columns]:
+    """Completions [B, T] as scorers take them: B texts, and the columns of the data set with both sides' token ids.
+
+    A stop string is left out of the text, as an EOS token is, and so is what its last token brought behind it.
+    """
     completions = [ids[real].tolist() for ids, real in zip(completion_ids.cpu(), mask.cpu(), strict=True)]
     prompt_ids = [ids.tolist() for ids in prompts.ids]
-    texts = [decode_completion(tokenizer, p, c) for p, c in zip(prompt_ids, completions, strict=True)]
-    if stops is not None:
-        texts = [stops.text(text) for text in texts]
+    texts = [decode_completion(sampling.tokenizer, p, c) for p, c in zip(prompt_ids, completions, strict=True)]
+    texts = [text_before(text, sampling.stop_strings) for text in texts]
     return texts, with_token_ids(prompts.columns, prompt_ids, completions)
+
+
+def text_before(text: str, stop_strings: Sequence[str]) -> str:
+    """`text` up to the first stop string in it; all of it without one."""
+    places = [place for string in stop_strings if (place := text.find(string)) >= 0]
+    return text[: min(places)] if places else text
 
 
 class TokenRewardScorer(RewardModelScorer):

@@ -7,10 +7,9 @@ from rich.console import Console
 from rich.table import Table
 from transformers import is_wandb_available
 
-from rlhf.generation import eval_mode, sample_tokens, seeded
-from rlhf.ppo.experience import as_text
+from rlhf.generation import eval_mode, seeded
+from rlhf.ppo.experience import as_text, sample_completions
 from rlhf.ppo.rollout import Prompts
-from rlhf.ppo.stopping import cut
 
 if TYPE_CHECKING:
     from rlhf.ppo.trainer import PPOTrainer
@@ -41,19 +40,10 @@ def show_samples(trainer: "PPOTrainer", prompts: Prompts, rows_on_console: int =
 
 def complete(trainer: "PPOTrainer", prompts: Prompts, *, temperature: float) -> list[tuple[str, float]]:
     """A completion of each prompt (greedy at temperature 0) and its score without penalties; the seed decides."""
-    sampling = trainer.sampling
-    with seeded(trainer.args.seed), eval_mode(trainer.model), trainer.autocast():
-        tokens = sample_tokens(
-            trainer.policy_model,
-            prompts.ids,
-            max_new_tokens=sampling.max_new_tokens,
-            temperature=temperature,
-            stop_ids=sampling.stop_ids,
-            pad_id=sampling.pad_id,
-            batch_size=sampling.batch_size,
-        )
-        tokens = cut(sampling.stops, tokens, prompts.ids, sampling.pad_id)
-        completions, columns = as_text(trainer.processing_class, prompts, tokens.ids, tokens.mask, sampling.stops)
+    with seeded(trainer.args.seed), eval_mode(trainer.model):
+        with trainer.autocast():
+            tokens = sample_completions(trainer.policy_model, prompts, trainer.sampling, temperature)
+        completions, columns = as_text(prompts, tokens.ids, tokens.mask, trainer.sampling)
         scores = trainer.scorer.score(prompts.texts, completions, columns).tolist()
     return list(zip(completions, scores, strict=True))
 

@@ -16,7 +16,6 @@ from rlhf.ppo.config import PPOConfig
 from rlhf.ppo.experience import Sampling, TokenRewardScorer
 from rlhf.ppo.metrics import EVALUATION_KEYS, JUDGE_KEYS
 from rlhf.ppo.reference import put_back_to_training
-from rlhf.ppo.stopping import StopStrings
 from rlhf.scoring import Ensemble, FunctionScorer, RewardModelScorer, Scorer, WeightedScorer
 
 RewardFunc = Callable[..., Sequence[float]] | Scorer
@@ -171,10 +170,11 @@ def build_sampling(policy: nn.Module, tokenizer: PreTrainedTokenizerBase, args: 
     return Sampling(
         max_new_tokens=args.response_length,
         temperature=args.temperature + 1e-7,  # TRL's guard against 0, kept so that log-probs agree with it
+        tokenizer=tokenizer,
         stop_ids=stop_ids,
+        stop_strings=tuple(args.stop_strings or ()),
         eos_ids=eos_ids,
         pad_id=int(pad_id),
         batch_size=args.local_rollout_forward_batch_size,
         reward_at=args.reward_at,
-        stops=StopStrings(tuple(args.stop_strings), tokenizer) if args.stop_strings else None,
     )

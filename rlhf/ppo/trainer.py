@@ -223,7 +223,7 @@ class PPOTrainer(OnlineTrainer):
 
             # 2. Score the completions; take off penalties, normalise, clip.
             with checkpointing.kept_if_a_scorer_fails(self, random_state):
-                scores, each_score = score(rollout, self.scorer, self.processing_class, args, self.sampling.stops)
+                scores, each_score = score(rollout, self.scorer, args, self.sampling)
             shaped = self.shaper(scores)
             clock.append(time.perf_counter())
 

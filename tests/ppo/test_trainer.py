@@ -540,7 +540,7 @@ def test_a_reward_model_with_another_tokenizer(make_trainer: MakeTrainer) -> Non
         total_episodes=8, reward_model=reward_model, reward_funcs=None, reward_processing_class=tokenizer
     )
     rollout = trainer.collect(trainer.prompts.batch(range(8)))
-    scores, _ = score(rollout, trainer.scorer, trainer.processing_class, trainer.args)
+    scores, _ = score(rollout, trainer.scorer, trainer.args, trainer.sampling)
     with torch.no_grad():
         for i in range(8):
             words = [WORDS[t] for t in rollout.completion_ids[i][rollout.mask[i]].tolist() if t > EOS + 1]
