@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import pad
 from transformers import PreTrainedTokenizerBase
 
 from rlhf.generation import NonFiniteProbabilities, SampledTokens, decode_completion, sample_tokens
@@ -70,6 +71,8 @@ def collect(model: PolicyAndValue, reference: Reference, prompts: Prompts, sampl
     `model` is in eval mode and on the device of the result. Raises NonFiniteError naming what was not finite.
     """
     tokens = sample_completions(model.policy, prompts, sampling)
+    if sampling.reward_at == "trl":
+        tokens = _padded(tokens, sampling)
     logprobs, ref_logprobs, values = blank(tokens), blank(tokens), blank(tokens)
     rows = range(len(prompts.ids))
     with weights_held():
@@ -89,6 +92,13 @@ def collect(model: PolicyAndValue, reference: Reference, prompts: Prompts, sampl
             bad = int((~torch.isfinite(cells_)).any(1).sum())
             raise NonFiniteError(f"rollout: {source} are not finite in {bad} of {len(cells_)} completions")
     return rollout
+
+
+def _padded(tokens: SampledTokens, sampling: Sampling) -> SampledTokens:
+    """`tokens` with T = `max_new_tokens`: where T is the longest row, it would say which rows have room past EOS."""
+    more = (0, sampling.max_new_tokens - tokens.ids.size(1))
+    logprobs = None if tokens.logprobs is None else pad(tokens.logprobs, more)
+    return SampledTokens(pad(tokens.ids, more, value=sampling.pad_id), pad(tokens.mask, more), tokens.ended, logprobs)
 
 
 def score(

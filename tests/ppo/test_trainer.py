@@ -22,7 +22,7 @@ from ppo.tiny import (
 from rlhf.errors import StoppedByMonitor, UserError
 from rlhf.ppo import PPOTrainer, forward
 from rlhf.ppo.experience import score
-from rlhf.ppo.losses import masked_whiten
+from rlhf.ppo.losses import masked_whiten, score_positions
 from rlhf.ppo.metrics import EVALUATION_KEYS
 from rlhf.ppo.update import Experience, accumulate_gradients
 from rlhf.scoring import FunctionScorer, NonFiniteError, WeightedScorer
@@ -778,3 +778,13 @@ def test_logits_are_made_for_completion_tokens_alone(
     monkeypatch.setattr(forward, "packed_logprobs", spy)
     trainer.train()
     assert 0 < max(numbers) <= 8 * 6
+
+
+def test_where_trl_pays_the_score_does_not_depend_on_the_rows_beside(make_trainer: MakeTrainer) -> None:
+    trainer = make_trainer(reward_at="trl")
+    rollouts = [trainer.collect(trainer.prompts.batch([i])) for i in range(16)]
+    found = [(int(r.lengths[0]), int(score_positions(r.mask, "trl")[0]), int(r.value_mask.sum())) for r in rollouts]
+    assert {length < 6 for length, _, _ in found} == {True, False}  # some end by themselves, some at the limit
+    # one past the end, where the critic is asked too, as long as that is within the limit
+    assert found == [(n, min(n, 5), min(n + 1, 6)) for n, _, _ in found]
+    trainer.train()
