@@ -303,10 +303,27 @@ def test_weights_that_run_off_are_not_what_is_kept(ppo, models):
     assert json.loads((ppo.workspace.home / "runs" / "off" / "summary.json").read_text())["status"] == "stopped"
 
 
-def test_the_score_leaves_out_the_penalty_for_answers_that_do_not_end(ppo):
-    plain, penalised = (ppo("trainer.total_episodes=16", f"trainer.missing_eos_penalty={p}") for p in ("null", 5.0))
+PENALTIES = ["missing_eos_penalty=5.0", "length_penalty=0.5", "length_penalty_after=3"]
+
+
+def test_the_score_leaves_out_the_penalties_for_length_and_for_answers_that_do_not_end(ppo):
+    plain = ppo("trainer.total_episodes=16")
+    penalised = ppo("trainer.total_episodes=16", *(f"trainer.{field}" for field in PENALTIES))
     assert penalised["score_before"] == pytest.approx(plain["score_before"], abs=1e-4)
-    assert penalised["eos_share_before"] < 1
+    assert penalised["eos_share_before"] < 1 and penalised["length_before"] > 3
+    row = next(row for row in rows_of(ppo, penalised["run"]) if "eval_objective/scores" in row)
+    assert row["eval_objective/scores"] < penalised["score_before"] - 1
+
+
+def test_the_score_is_the_weighted_sum_and_an_ensemble_counts_as_the_mean_of_its_members(ppo, models):
+    judges = [f"{{ref: {models[kind]}, weight: 2.0, name: {kind}}}" for kind in ("reward", "encoder")]
+    reward = f'reward=[{", ".join(judges)}, {{function: "{ppo.folder}/rewards_of_this_test.py:small_letters"}}]'
+    summary = ppo(reward, "trainer.reward_ensemble=worst", "trainer.total_episodes=16")
+    row = next(row for row in rows_of(ppo, summary["run"]) if "eval_objective/scores" in row)
+    own = {name: row[f"eval_objective/scores/{name}"] for name in ("reward", "encoder", "small_letters")}
+    mixed = own["reward"] + own["encoder"] + own["small_letters"]
+    assert summary["score_before"] == pytest.approx(mixed, abs=1e-4)
+    assert row["eval_objective/scores"] < mixed  # the worst of the two
 
 
 def test_a_score_that_is_no_number_stops_training_and_the_last_good_policy_is_kept(ppo, models):
@@ -361,7 +378,7 @@ def test_no_held_out_prompts_is_no_error(ppo):
 
 
 def test_of_many_held_out_prompts_some_are_drawn_from_all_sources(ppo, monkeypatch):
-    monkeypatch.setattr("rlhf.ppo.stage.NUM_DEV_PROMPTS", 6)
+    monkeypatch.setattr("rlhf.ppo.reading.NUM_DEV_PROMPTS", 6)
     for name in "ab":
         write_jsonl(ppo.folder / f"{name}.jsonl", [{"prompt": f"{name}{n}"} for n in range(20)])
     dev = ("data.dev_fraction=0", f"data.dev=[{{path: {ppo.folder}/a.jsonl}}, {{path: {ppo.folder}/b.jsonl}}]")
