@@ -1,15 +1,14 @@
 // The head of the page (a Gradio row): title, progress, time, guidelines.
 
-import { call } from "./api.js";
 import { el, fill, setText } from "./dom.js";
 import { hours } from "./clock.js";
 import { keep, storage } from "./draft.js";
+import { logOut } from "./login.js";
 import { markdown } from "./render.js";
 
 const SEEN = "rlhf.guidelines-seen.";
 const OPEN = "rlhf.guidelines-open";
 const ROOM = window.matchMedia("(min-width: 1200px)");
-const LOGIN = new URL("../login", import.meta.url);
 
 export class Header {
   constructor(session) {
@@ -39,8 +38,11 @@ export class Header {
     if (me === null || !this.panel) return;
     setText(this.title, me.title);
     const link = (name, path, onclick) => el("a", { href: new URL(path, import.meta.url), onclick }, name);
-    const logOut = link("Log out", "../logout", (event) => this.logOut(event));
-    fill(this.links, me.user.role === "admin" && link("Dashboard", "../admin/"), logOut);
+    const out = link("Log out", "../logout", (event) => {
+      event.preventDefault();
+      logOut(this.session);
+    });
+    fill(this.links, me.user.role === "admin" && link("Dashboard", "../admin/"), out);
     this.links.title = `You are ${me.user.name}`;
     const { version, tree } = me.guidelines ?? { version: null };
     const opener = document.getElementById("open-guidelines");
@@ -53,19 +55,6 @@ export class Header {
     fill(this.panel, heading, markdown({ tree }));
     const chosen = storage.getItem(OPEN);
     this.showGuidelines(chosen === null ? ROOM.matches : chosen === "yes");
-  }
-
-  async logOut(event) {
-    event.preventDefault();
-    try {
-      await call("POST", "logout", "{}");
-    } catch (error) {
-      if (error.status !== 401) {
-        this.session.inform(error);
-        return;
-      }
-    }
-    location.assign(LOGIN);
   }
 
   toggleGuidelines() {

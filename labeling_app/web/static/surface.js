@@ -1,14 +1,14 @@
 // The ranking surface: the prompt, the cards, what else there is to say, the bar; and what to show when there is no task.
 
-import { call, retryNow } from "./api.js";
+import { retryNow } from "./api.js";
 import { Bar } from "./bar.js";
 import { Blank } from "./blank.js";
 import { Card, isLong, letScroll } from "./cards.js";
 import { button, count, el, fill, keycap, setText } from "./dom.js";
 import { bestOf, without } from "./draft.js";
+import { LOGIN, logOut } from "./login.js";
 import { markdown } from "./render.js";
 
-const SIGN_IN = new URL("../login", import.meta.url);
 const WORDS = ["", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"];
 const TITLES = {
   rank: (num) => `Rank these ${WORDS[num] ?? num}, best first`,
@@ -139,9 +139,9 @@ export class Surface {
       case "waiting":
         return [button("Try now", retryNow)];
       case "signed-out":
-        return [el("a", { class: "button", href: SIGN_IN }, "Sign in")];
+        return [el("a", { class: "button", href: LOGIN }, "Sign in")];
       case "stopped":
-        return session.me === null ? [button("Log out", () => this.logOut())] : []; // the head of the page knows nobody
+        return session.me === null ? [button("Log out", () => logOut(session))] : []; // the head of the page knows nobody
       case "lost":
         return [...this.ownWords(), button("Next task", () => session.giveUp())];
       default:
@@ -173,18 +173,6 @@ export class Surface {
     const again = session.readOnly && button("Answer it after all", () => session.past.takeAgain());
     if (again) again.append(keycap("A"));
     fill(this.past, el("span", {}, what), again, forward);
-  }
-
-  async logOut() {
-    try {
-      await call("POST", "logout", "{}");
-    } catch (error) {
-      if (error.status !== 401) {
-        this.session.inform(error);
-        return;
-      }
-    }
-    location.assign(SIGN_IN);
   }
 
   setLease(text) {
