@@ -93,7 +93,7 @@ def save(trainer: "PPOTrainer") -> Path:
         state.stateful_callbacks = type(state)(stateful_callbacks=cast(Any, exportable)).stateful_callbacks
         state.save_to_json(str(folder / TRAINER_STATE))
         (folder / TRAINING_ARGS).write_text(args.to_json_string(), encoding="utf-8")
-    trainer.own_checkpoints.append(target)
+    trainer.own_checkpoints = [*(f for f in trainer.own_checkpoints if f != target), target]
     rotate(run_dir, args.save_total_limit, keep=[state.best_model_checkpoint, last_good(trainer.own_checkpoints)])
     return target
 
@@ -135,8 +135,11 @@ def load_weights(trainer: "PPOTrainer", folder: Path) -> None:
     files.load_value_model(trainer.value_model, folder)
 
 
-def restore(trainer: "PPOTrainer", folder: Path) -> None:
-    """Put a verified checkpoint back into a trainer built as for the first start; the random state comes last."""
+def restore(trainer: "PPOTrainer", folder: Path) -> bool:
+    """Put a verified checkpoint back into a trainer built as for the first start; the random state comes last.
+
+    Returns whether it goes on otherwise than the checkpoint would have, after a rollback.
+    """
     kept = files.load_ppo_state(folder)
     position = _position(trainer)
     different = [name for name in MUST_AGREE if kept.get(name, 0) != position[name]]
@@ -159,12 +162,15 @@ def restore(trainer: "PPOTrainer", folder: Path) -> None:
     trainer.lr_scheduler.load_state_dict(torch.load(folder / files.SCHEDULER, weights_only=True))
     trainer.kl_controller.load_state_dict(kept["kl_controller"])
     trainer.metric_log.updates = kept["unlogged_metrics"]
+    num_rollbacks = 0
     if "monitor" in kept:  # else it is from before there was one
         trainer.shaper.load_state_dict(kept["shaper"])
-        trainer.soften(trainer.monitor.load_state_dict(kept["monitor"]))
+        num_rollbacks = trainer.monitor.load_state_dict(kept["monitor"])
+        trainer.soften(num_rollbacks)
     trainer.state = type(trainer.state).load_from_json(os.fspath(folder / TRAINER_STATE))
     trainer._load_callback_state()
     files.load_rng(folder)
+    return num_rollbacks > 0
 
 
 def _position(trainer: "PPOTrainer") -> dict[str, Any]:

@@ -80,18 +80,20 @@ class OnlineTrainer(BaseTrainer):
         for name in ("optimizer", "lr_scheduler"):
             setattr(self.callback_handler, name, getattr(self, name))
         self.metric_log = MetricLog()
-        self.state = self._new_state()
+        self.state, is_softer = self._new_state(), False
         if folder is None:
             set_seed(args.seed)
             self.own_checkpoints = [checkpointing.save(self)] if args.monitor == "rollback" else []
         else:
             self.own_checkpoints = [f for f in checkpoints(folder.parent) if step_of(f) <= step_of(folder)]
-            checkpointing.restore(self, folder)
+            is_softer = checkpointing.restore(self, folder)
         self.state.compute_steps(args, num_updates)
         self.state.max_steps = num_updates
         self.state.num_train_epochs = num_updates / self.order.batches_per_epoch
         self.state.is_local_process_zero = self.is_local_process_zero()
         self.state.is_world_process_zero = self.is_world_process_zero()
+        if is_softer:
+            checkpointing.save(self)  # else a process that is killed and resumed would repeat what led to the alarm
         self.is_in_train = True
         return num_updates
 

@@ -1,8 +1,9 @@
 """Trains a tiny policy in a process of its own, for test_faults.
 
-    python kill_worker.py OUTPUT straight|kill|resume full|lora separate|shared|adapter
+    python kill_worker.py OUTPUT straight|kill|resume full|lora separate|shared|adapter [rollback]
 
-Prints the digest of all weights at the end. In "kill" it dies by SIGKILL in the middle of the third update.
+Prints the digest of all weights at the end. In "kill" it dies by SIGKILL in the middle of the third update. With
+"rollback" the third update's scores raise an alarm, after which it is made again; it dies in its second try.
 """
 
 import hashlib
@@ -22,12 +23,32 @@ from rlhf.ppo import PPOConfig, PPOTrainer
 
 
 class Kill(TrainerCallback):
+    def __init__(self, after: int) -> None:
+        self.calls, self.after = 0, after
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.calls += 1
+
     def on_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if state.global_step == 2:
+        if self.calls == self.after:
             os.kill(os.getpid(), signal.SIGKILL)
 
 
-def main(output: str, mode: str, method: str, critic: str) -> None:
+class HugeOnce:
+    """count_good, but in the third call."""
+
+    __name__ = "huge_once"
+
+    def __init__(self) -> None:
+        self.calls = 0
+
+    def __call__(self, prompts: Any, completions: list[str], **_: Any) -> list[float]:
+        self.calls += 1
+        return [1e7 if self.calls == 3 else score for score in count_good(prompts, completions)]
+
+
+def main(output: str, mode: str, method: str, critic: str, alarm: str = "") -> None:
+    rolls_back = alarm == "rollback"
     args = PPOConfig(
         output_dir=output,
         per_device_train_batch_size=4,
@@ -47,6 +68,7 @@ def main(output: str, mode: str, method: str, critic: str) -> None:
         report_to="none",
         use_cpu=True,
         bf16=False,
+        monitor="rollback" if rolls_back else "warn",
     )
     trainer = PPOTrainer(
         args=args,
@@ -55,8 +77,8 @@ def main(output: str, mode: str, method: str, critic: str) -> None:
         ref_model=None,
         reward_model=make_classifier(),
         train_dataset=make_prompts(),
-        reward_funcs=count_good,
-        callbacks=[Kill()] if mode == "kill" else None,
+        reward_funcs=HugeOnce() if rolls_back and mode != "resume" else count_good,
+        callbacks=[Kill(after=4 if rolls_back else 3)] if mode == "kill" else None,
         peft_config=LoraConfig(r=2, target_modules=["q_proj"], task_type="CAUSAL_LM") if method == "lora" else None,
     )
     trainer.train(resume_from_checkpoint=mode == "resume")

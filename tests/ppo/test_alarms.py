@@ -175,6 +175,29 @@ def test_a_run_that_is_taken_back_can_end_well(make_trainer: MakeTrainer, tmp_pa
     assert [folder.name for folder in checkpoints(tmp_path / "run")] == ["checkpoint-0"]  # nothing else was asked for
 
 
+def test_a_rollback_is_in_the_checkpoint_that_is_gone_on_from(make_trainer: MakeTrainer, tmp_path: Path) -> None:
+    calls: list[int] = []
+
+    def huge_then_gone(prompts: Any, completions: list[str], **_: Any) -> list[float]:
+        calls.append(len(completions))
+        if len(calls) == 4:
+            raise KeyboardInterrupt  # as good as killed: nothing is saved
+        return [1e7 if len(calls) == 3 else score for score in count_good(prompts, completions)]
+
+    settings = SETTINGS | {"monitor": "rollback", "save_strategy": "steps", "save_steps": 1, "learning_rate": 2e-3}
+    first = make_trainer(**settings, lr_scheduler_type="constant", reward_funcs=huge_then_gone)
+    with pytest.raises(KeyboardInterrupt):
+        first.train()
+    assert [folder.name for folder in first.own_checkpoints] == ["checkpoint-0", "checkpoint-1", "checkpoint-2"]
+    assert checkpoints(tmp_path / "run") == first.own_checkpoints
+    resumed = make_trainer(**settings, lr_scheduler_type="constant")
+    resumed.train(resume_from_checkpoint=True)
+    assert resumed.monitor.rollbacks == 1
+    rows = [row for row in resumed.state.log_history if "lr" in row]
+    assert [row["lr"] for row in rows] == [2e-3] * 2 + [1e-3] * 8
+    assert [row["objective/kl_coef"] for row in rows] == [0.05] * 2 + [0.1] * 8
+
+
 def test_rolling_back_from_a_nan_leaves_no_trace_of_it(make_trainer: MakeTrainer) -> None:
     calls: list[int] = []
 
