@@ -1,9 +1,13 @@
 """The coefficient of the KL penalty: fixed, or steered towards a target; and a budget that KL has to keep within."""
 
+import logging
+
 from torch import Tensor
 
 from rlhf.ppo.config import PPOConfig
 from rlhf.ppo.metrics import MINIBATCH_KEYS
+
+logger = logging.getLogger(__name__)
 
 
 class KLController:
@@ -12,6 +16,8 @@ class KLController:
     def __init__(self, value: float) -> None:
         self.value = value
         """The coefficient in force for the next rollout."""
+        self.factor = 1.0
+        """What `scale` has made of it."""
 
     def update(self, kl: float, num_episodes: int) -> None:
         """Take in the mean KL (nats per sequence) of the last `num_episodes` episodes."""
@@ -23,18 +29,30 @@ class KLController:
     def scale(self, factor: float) -> None:
         """Make a nat cost `factor` times as much from here on."""
         self.value *= factor
+        self.factor *= factor
 
     def state_dict(self) -> dict[str, float]:
         """What a checkpoint keeps."""
-        return {"value": self.value}
+        return {"value": self.value, "factor": self.factor}
 
     def load_state_dict(self, state: dict[str, float]) -> None:
         """Put back what `state_dict` gave."""
-        self.value = state["value"]
+        self.value, self.factor = state["value"], state.get("factor", 1.0)
 
 
 class FixedKLController(KLController):
     """The coefficient stays what it is."""
+
+    def __init__(self, value: float) -> None:
+        super().__init__(value)
+        self._given = value
+
+    def load_state_dict(self, state: dict[str, float]) -> None:
+        """Put back the factor alone: nothing was learned, so the settings say what a nat costs, when resuming too."""
+        before, self.factor = state["value"], state.get("factor", 1.0)
+        self.value = self._given * self.factor
+        if self.value != before:
+            logger.info("kl_coef is %g from here on; it was %g when the checkpoint was saved", self.value, before)
 
 
 class AdaptiveKLController(KLController):

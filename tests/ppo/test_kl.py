@@ -67,9 +67,21 @@ def test_the_price_of_a_budget_rises_at_its_edge_and_falls_within() -> None:
 
 
 def test_a_budget_can_be_set_when_a_run_goes_on() -> None:
-    controller = BudgetedKLController(FixedKLController(0.1), budget=10.0)
-    controller.load_state_dict(FixedKLController(0.2).state_dict())
+    controller = BudgetedKLController(AdaptiveKLController(0.1, 6.0, 1000), budget=10.0)
+    controller.load_state_dict(AdaptiveKLController(0.2, 6.0, 1000).state_dict())
     assert controller.value == 0.2
+
+
+def test_a_fixed_coefficient_is_what_the_settings_say_times_what_rollbacks_made_of_it() -> None:
+    saved = FixedKLController(0.1)
+    saved.scale(2.0)
+    resumed = FixedKLController(0.3)
+    resumed.load_state_dict(saved.state_dict())
+    assert resumed.value == 0.6
+    resumed.load_state_dict(resumed.state_dict())
+    assert resumed.value == 0.6
+    resumed.scale(2.0)
+    assert resumed.value == 1.2
 
 
 def test_a_budget_goes_with_an_adaptive_coefficient() -> None:

@@ -180,6 +180,19 @@ def test_settings_that_move_the_data_position_are_refused(make_trainer: Callable
         make_trainer(**SETTINGS, train_dataset=make_prompts(20)).train(resume_from_checkpoint=True)
 
 
+def test_a_fixed_coefficient_can_be_changed_when_a_run_goes_on(
+    make_trainer: Callable[..., PPOTrainer], caplog: pytest.LogCaptureFixture
+) -> None:
+    settings = SETTINGS | {"kl_controller": "fixed", "kl_coef": 0.05}
+    make_trainer(**settings, callbacks=[StopAfter(2)]).train()
+    resumed = make_trainer(**(settings | {"kl_coef": 0.2}))
+    with caplog.at_level(logging.INFO):
+        resumed.train(resume_from_checkpoint=True)
+    coefficients = [row["objective/kl_coef"] for row in resumed.state.log_history if "objective/kl_coef" in row]
+    assert coefficients == [0.05, 0.05, 0.2, 0.2]
+    assert "kl_coef is 0.2 from here on; it was 0.05 when the checkpoint was saved" in caplog.text
+
+
 def test_another_kind_of_critic_is_refused(make_trainer: Callable[..., PPOTrainer]) -> None:
     make_trainer(**SETTINGS, callbacks=[StopAfter(1)]).train()
     with pytest.raises(UserError, match="critic was separate and is shared; set it back or start anew"):
