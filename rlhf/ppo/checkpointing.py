@@ -58,8 +58,11 @@ def save_policy(policy: nn.Module, folder: Path, *, as_in_memory: bool = False) 
         model.save_pretrained(folder, save_original_format=not as_in_memory)
 
 
-def save(trainer: "PPOTrainer") -> Path:
-    """Write `checkpoint-<step>` in one piece and delete surplus older ones; returns its path."""
+def save(trainer: "PPOTrainer", *, owes_evaluation: bool = False) -> Path:
+    """Write `checkpoint-<step>` in one piece and delete surplus older ones; returns its path.
+
+    `owes_evaluation`: an evaluation of this step was begun and not finished.
+    """
     args, state = trainer.args, trainer.state
     run_dir = Path(args.output_dir)
     target = run_dir / f"checkpoint-{state.global_step}"
@@ -83,6 +86,7 @@ def save(trainer: "PPOTrainer") -> Path:
             "unlogged_metrics": trainer.metric_log.updates,
             "shaper": trainer.shaper.state_dict(),
             "monitor": trainer.monitor.state_dict(),
+            "owes_evaluation": owes_evaluation,
             **_position(trainer),
         }
         files.save_ppo_state(folder, kept)
@@ -115,7 +119,7 @@ def _alarm_level(folder: Path) -> int:
 def kept_if_a_scorer_fails(trainer: "PPOTrainer", random_state: dict[str, Any] | None = None) -> Iterator[None]:
     """Save the last finished update when a scorer fails, so that the run can be gone on with to the bit.
 
-    `random_state` is that of the update's beginning; None where nothing has been drawn since.
+    `random_state` is that of the update's beginning; None in an evaluation, which is then made on resuming.
     """
     try:
         yield
@@ -124,7 +128,7 @@ def kept_if_a_scorer_fails(trainer: "PPOTrainer", random_state: dict[str, Any] |
             raise
         if random_state is not None:
             files.set_rng_state(random_state)
-        folder = save(trainer)
+        folder = save(trainer, owes_evaluation=random_state is None)
         raise ScorerError([*error.problems, f"nothing is lost: mend it and resume from {folder}"]) from error
 
 
@@ -169,6 +173,7 @@ def restore(trainer: "PPOTrainer", folder: Path) -> bool:
         trainer.soften(num_rollbacks)
     trainer.state = type(trainer.state).load_from_json(os.fspath(folder / TRAINER_STATE))
     trainer._load_callback_state()
+    trainer.owes_evaluation = kept.get("owes_evaluation", False)
     files.load_rng(folder)
     return num_rollbacks > 0
 

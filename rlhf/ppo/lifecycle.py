@@ -62,6 +62,8 @@ class OnlineTrainer(BaseTrainer):
     """Who is shown completions, beside the console and W&B."""
     taken_back: Alarm | None
     """The rollback that is under way."""
+    owes_evaluation: bool
+    """Whether the checkpoint that is gone on from was saved because an evaluation had failed."""
     control: TrainerControl
     lr_scheduler: Any
     _created_lr_scheduler: bool
@@ -80,7 +82,7 @@ class OnlineTrainer(BaseTrainer):
         for name in ("optimizer", "lr_scheduler"):
             setattr(self.callback_handler, name, getattr(self, name))
         self.metric_log = MetricLog()
-        self.state, is_softer = self._new_state(), False
+        self.state, is_softer, self.owes_evaluation = self._new_state(), False, False
         if folder is None:
             set_seed(args.seed)
             self.own_checkpoints = [checkpointing.save(self)] if args.monitor == "rollback" else []
@@ -93,7 +95,9 @@ class OnlineTrainer(BaseTrainer):
         self.state.is_local_process_zero = self.is_local_process_zero()
         self.state.is_world_process_zero = self.is_world_process_zero()
         if is_softer:
-            checkpointing.save(self)  # else a process that is killed and resumed would repeat what led to the alarm
+            checkpointing.save(
+                self, owes_evaluation=self.owes_evaluation
+            )  # else a process that is killed and resumed would repeat what led to the alarm
         self.is_in_train = True
         return num_updates
 
@@ -143,6 +147,13 @@ class OnlineTrainer(BaseTrainer):
         if self.taken_back is not None:
             self._tell([self.taken_back])
         self.taken_back = None
+
+    def _make_up_for_evaluation(self) -> None:
+        """Make the evaluation that failed before, and save that it has been made."""
+        if self.owes_evaluation:
+            self.control.should_evaluate = self.control.should_save = True
+            self._log_evaluate_save()
+            self.monitor.act()
 
     def soften(self, times: int) -> None:
         """Smaller steps and a dearer KL after `times` rollbacks: what led to the alarm is not simply done again."""

@@ -204,6 +204,7 @@ class PPOTrainer(OnlineTrainer):
         losses: list[float] = []
         self.control = self.callback_handler.on_train_begin(args, self.state, self.control)
         self._tell_of_rollback()
+        self._make_up_for_evaluation()
         if self.shaper.needs_reference:
             self.shaper.measure(reference_scores(self, self.prompts.batch(self.order.rows(0))))
         if args.eval_on_start and first_update == 0:

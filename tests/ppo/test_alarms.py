@@ -257,6 +257,31 @@ def test_a_scorer_that_fails_in_an_evaluation_costs_no_update(make_trainer: Make
     assert [folder.name for folder in checkpoints(tmp_path / "run")] == ["checkpoint-2"]
 
 
+def test_an_evaluation_that_failed_is_made_on_resuming(make_trainer: MakeTrainer, tmp_path: Path) -> None:
+    settings: dict[str, Any] = {"eval_dataset": make_prompts(4), "eval_strategy": "steps", "eval_steps": 1}
+    settings |= {"total_episodes": 32, "load_best_model_at_end": True, "save_strategy": "steps", "save_steps": 1}
+    straight = make_trainer(**settings, judge=count_good, output_dir=str(tmp_path / "straight"))
+    straight.train()
+    with pytest.raises(ScorerError, match="nothing is lost"):
+        make_trainer(**settings, judge=Fails(at=2)).train()
+    resumed = make_trainer(**settings, judge=count_good)
+    resumed.train(resume_from_checkpoint=True)
+
+    def evaluated(trainer: PPOTrainer) -> list[tuple[int, float]]:
+        key = "eval_objective/judge"
+        return [(row["step"], row[key]) for row in trainer.state.log_history if key in row]
+
+    assert evaluated(resumed) == evaluated(straight)
+    assert [step for step, _ in evaluated(resumed)] == [1, 2, 3, 4]
+    assert resumed.monitor.state_dict() == straight.monitor.state_dict()
+    assert resumed.state.best_global_step == straight.state.best_global_step
+    ours, theirs = straight.model.state_dict(), resumed.model.state_dict()
+    assert [name for name in ours if not torch.equal(ours[name], theirs[name])] == []
+    again = make_trainer(**settings, judge=count_good)
+    again.train(resume_from_checkpoint=str(tmp_path / "run" / "checkpoint-2"))
+    assert evaluated(again) == evaluated(straight)  # once made, it is not made again
+
+
 @pytest.mark.parametrize(
     ("function", "message"),
     [
