@@ -76,6 +76,24 @@ class AdapterCritic(nn.Module):
         self.requires_grad_(True)
 
 
+class ScoreHead(Float32Linear):
+    """A critic's head that begins as a reward model's: until it is trained, its values are that model's scores."""
+
+    @torch.no_grad()
+    def rescale(self, mean: float, std: float) -> None:
+        """Let what was a value v be (v - mean) / std; takes a bias."""
+        self.weight.div_(std)
+        self.bias.sub_(mean).div_(std)
+
+
+def put_on_scale(critic: nn.Module, mean: float, std: float) -> bool:
+    """Let a critic that began as a reward model be one of scores less `mean`, over `std`; returns whether it did."""
+    head = cast(Any, unwrap_adapters(critic)).score
+    if isinstance(head, ScoreHead):
+        head.rescale(mean, std)
+    return isinstance(head, ScoreHead)
+
+
 def values_at(critic: nn.Module, batch: TokenBatch, policy_hidden: Tensor | None) -> Tensor:
     """Values [n] float32 where `batch` asks; `policy_hidden` [n, d] is the policy's, which a shared critic reads."""
     if isinstance(critic, SharedCritic):
@@ -125,7 +143,7 @@ def build_critic(
     if judge is None:
         _require_policy_init(args, NO_JUDGE)
         return _critic_from_policy(policy)
-    critic = _critic_from_reward_model(*judge)
+    critic = _critic_from_reward_model(*judge, is_rescaled=args.score_normalization != "none")
     check_value_model(critic, policy)
     return critic
 
@@ -157,25 +175,25 @@ def _critic_from_policy(policy: nn.Module) -> nn.Module:
     return ValueModel(backbone, _hidden_size(policy)).float().requires_grad_(True)
 
 
-def _critic_from_reward_model(judge: RewardModelScorer, weight: float) -> nn.Module:
-    """A critic whose first values are the scores that PPO sees: `weight * (score - offset)`."""
+def _critic_from_reward_model(judge: RewardModelScorer, weight: float, *, is_rescaled: bool = False) -> nn.Module:
+    """A critic whose first values are the scores that PPO sees, `weight * (score - offset)`, before normalisation."""
     model = judge.model
     if isinstance(model, AdapterRewardModel):
         critic: Any = model.standalone()
     else:
         critic = copy.deepcopy(model)
         critic = critic.merge_and_unload() if isinstance(critic, PeftModel) else critic
-    critic.score = _scaled_head(critic.score, weight, judge.offset)
+    critic.score = _score_head(critic.score, weight, judge.offset, is_rescaled)
     return cast(nn.Module, critic.float().requires_grad_(True))
 
 
-def _scaled_head(head: nn.Linear, weight: float, offset: float) -> nn.Linear:
-    """A copy of `head` that gives `weight * (score - offset)`.
+def _score_head(head: nn.Linear, weight: float, offset: float, is_rescaled: bool) -> ScoreHead:
+    """A copy of `head` that gives `weight * (score - offset)`; with a bias where it takes one, or will.
 
     Without the bias the critic would begin off by the offset, and the value clipping would make it slow to find out.
     """
-    has_bias = head.bias is not None or offset != 0
-    made = Float32Linear(head.in_features, 1, bias=has_bias, device=head.weight.device)
+    has_bias = head.bias is not None or offset != 0 or is_rescaled
+    made = ScoreHead(head.in_features, 1, bias=has_bias, device=head.weight.device)
     with torch.no_grad():
         made.weight.copy_(weight * head.weight)
         if made.bias is not None:
@@ -208,7 +226,8 @@ def _adapter_critic(
         _require_policy_init(args, NO_JUDGE)
     scorer, weight = judge or (None, 1.0)
     model = scorer.model if scorer else None
-    head = _scaled_head(cast(Any, model).score, weight, scorer.offset) if scorer else None
+    is_rescaled = args.score_normalization != "none"
+    head = _score_head(cast(Any, model).score, weight, scorer.offset, is_rescaled) if scorer else None
     if isinstance(model, AdapterRewardModel) and model.stack.host is policy and model.stack.names:
         return _on_base(policy, model.stack.names[-1], model.stack.names[:-1], head)
     if model is not None and not isinstance(model, AdapterRewardModel | PeftModel):

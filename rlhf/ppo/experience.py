@@ -1,7 +1,7 @@
 """From prompts to a scored rollout: sample, measure log-probs and values, ask the scorers."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -11,12 +11,13 @@ from transformers import PreTrainedTokenizerBase
 from rlhf.generation import NonFiniteProbabilities, SampledTokens, decode_completion, sample_tokens
 from rlhf.modeling import weights_held
 from rlhf.ppo.config import PPOConfig
+from rlhf.ppo.critic import put_on_scale
 from rlhf.ppo.forward import completion_logprobs
 from rlhf.ppo.losses import RewardAt
 from rlhf.ppo.models import PolicyAndValue
 from rlhf.ppo.reference import Reference
 from rlhf.ppo.rollout import Prompts, Rollout, assemble, blank, token_batches
-from rlhf.ppo.shaping import penalise
+from rlhf.ppo.shaping import ScoreShaper, penalise
 from rlhf.scoring import Columns, NonFiniteError, RewardModelScorer, WeightedScorer, require_finite, with_token_ids
 
 
@@ -111,6 +112,20 @@ def score(
         require_finite(values, name)
     scores = scorer.combine(each).to(rollout.mask.device)
     return penalise(scores, rollout.lengths, rollout.ended, args), each
+
+
+def shape(rollout: Rollout, scores: Tensor, shaper: ScoreShaper, critic: nn.Module) -> tuple[Tensor, Rollout]:
+    """Scores [B] as they are paid, and the rollout.
+
+    Where these scores are the first to be scaled, a critic that began as a reward model is put on their scale, and so
+    are its values.
+    """
+    had_scale = shaper.has_scale
+    paid = shaper(scores)
+    moments = shaper.moments
+    if shaper.has_scale and not had_scale and put_on_scale(critic, moments.mean, moments.std):
+        rollout = replace(rollout, values=moments.scale(rollout.values).masked_fill(~rollout.value_mask, 0.0))
+    return paid, rollout
 
 
 def as_text(prompts: Prompts, completion_ids: Tensor, mask: Tensor, sampling: Sampling) -> tuple[list[str], Columns]:

@@ -95,9 +95,8 @@ class OnlineTrainer(BaseTrainer):
         self.state.is_local_process_zero = self.is_local_process_zero()
         self.state.is_world_process_zero = self.is_world_process_zero()
         if is_softer:
-            checkpointing.save(
-                self, owes_evaluation=self.owes_evaluation
-            )  # else a process that is killed and resumed would repeat what led to the alarm
+            # Else a process that is killed and resumed would repeat what led to the alarm.
+            checkpointing.save(self, owes_evaluation=self.owes_evaluation)
         self.is_in_train = True
         return num_updates
 

@@ -88,6 +88,11 @@ class ScoreShaper:
         """Take in the scores [N] of the reference's completions."""
         self.moments.add(scores)
 
+    @property
+    def has_scale(self) -> bool:
+        """Whether it is known by now what scores are scaled by; never where they are not."""
+        return self.kind != "none" and self.moments.count > 0
+
     def __call__(self, scores: Tensor) -> Tensor:
         """Shape the scores [B] of one rollout of training."""
         if self.kind == "running":

@@ -22,9 +22,9 @@ from rlhf.ppo import checkpointing, ptx
 from rlhf.ppo import state as files
 from rlhf.ppo.budget import exact_kl, shortened
 from rlhf.ppo.config import PPOConfig
-from rlhf.ppo.critic import build_critic
+from rlhf.ppo.critic import build_critic, put_on_scale
 from rlhf.ppo.evaluation import build_judge, evaluate_prompts, reference_scores
-from rlhf.ppo.experience import collect, score
+from rlhf.ppo.experience import collect, score, shape
 from rlhf.ppo.kl import BudgetedKLController, build_kl_controller, ends_update
 from rlhf.ppo.lifecycle import OnlineTrainer
 from rlhf.ppo.losses import (
@@ -207,6 +207,7 @@ class PPOTrainer(OnlineTrainer):
         self._make_up_for_evaluation()
         if self.shaper.needs_reference:
             self.shaper.measure(reference_scores(self, self.prompts.batch(self.order.rows(0))))
+            put_on_scale(self.value_model, self.shaper.moments.mean, self.shaper.moments.std)
         if args.eval_on_start and first_update == 0:
             self._evaluate(None, None, skip_scheduler=True)
 
@@ -225,7 +226,7 @@ class PPOTrainer(OnlineTrainer):
             # 2. Score the completions; take off penalties, normalise, clip.
             with checkpointing.kept_if_a_scorer_fails(self, random_state):
                 scores, each_score = score(rollout, self.scorer, args, self.sampling)
-            shaped = self.shaper(scores)
+            shaped, rollout = shape(rollout, scores, self.shaper, self.value_model)
             clock.append(time.perf_counter())
 
             # 3. Reward each token: minus the KL penalty (unless it is in the loss), and the score at the end.

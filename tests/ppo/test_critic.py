@@ -16,6 +16,8 @@ from rlhf.errors import UserError
 from rlhf.modeling import AdapterRewardModel, AdapterStack, adapters_at_work, weight_bytes
 from rlhf.ppo import PPOTrainer
 from rlhf.ppo.critic import AdapterCritic, SharedCritic, _critic_from_reward_model
+from rlhf.ppo.losses import gae
+from rlhf.ppo.rollout import Rollout
 from rlhf.scoring import RewardModelScorer
 
 # peft reads a name of transformers that is on its way out.
@@ -132,6 +134,45 @@ def test_a_separate_critic_can_begin_as_a_reward_model_that_is_an_adapter(make_t
         torch.testing.assert_close(trainer.value_model(input_ids=ids).logits, judge(input_ids=ids).logits)
     assert adapters_at_work(policy) == ["default"]
     assert weight_bytes([trainer.value_model, policy]) == weight_bytes([trainer.value_model]) + weight_bytes([policy])
+
+
+@pytest.mark.parametrize("kind", ["separate", "adapter"])
+@pytest.mark.parametrize("scale", ["running", "reference"])
+def test_a_critic_made_of_a_reward_model_begins_on_the_scale_of_the_scores_that_are_paid(
+    make_trainer: MakeTrainer, monkeypatch: pytest.MonkeyPatch, kind: str, scale: str
+) -> None:
+    trainer = make_trainer(
+        total_episodes=8,
+        learning_rate=1e-30,
+        reward_funcs=RewardModelScorer(make_classifier(), make_tokenizer(), offset=3.0, append_eos=False),
+        score_normalization=scale,
+        critic=kind,
+    )
+    rollouts: list[Rollout] = []
+    collect = trainer.collect
+
+    def kept(prompts: Any) -> Rollout:
+        rollouts.append(collect(prompts))
+        return rollouts[-1]
+
+    monkeypatch.setattr(trainer, "collect", kept)
+    used: list[torch.Tensor] = []
+
+    def spy(rewards: torch.Tensor, values: torch.Tensor, *rest: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        used.append(values)
+        return gae(rewards, values, *rest)
+
+    monkeypatch.setattr("rlhf.ppo.trainer.gae", spy)
+    trainer.train()
+    rollout, scorer, moments = rollouts[0], trainer.scorer.scorers[0], trainer.shaper.moments
+    assert moments.mean == pytest.approx(-3.0, abs=2.0)
+    after = trainer.collect(rollout.prompts)
+    for values, found in ((used[0], rollout), (after.values, after)):
+        # what was written up to before the last token, scored as PPO pays it
+        rows = zip(found.prompts.ids, found.completion_ids, found.lengths.tolist(), strict=True)
+        texts = [torch.cat([prompt, ids[: length - 1]]).tolist() for prompt, ids, length in rows]
+        expected = moments.scale(scorer.score_ids(texts))
+        torch.testing.assert_close(values[torch.arange(8), found.lengths - 1], expected, atol=1e-4, rtol=1e-4)
 
 
 # ---- What is trained ----
