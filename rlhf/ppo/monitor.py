@@ -39,6 +39,18 @@ class Alarm:
 
 
 @dataclass
+class _Judged:
+    """What evaluations on one set of prompts have said."""
+
+    step: int
+    """Of the last one."""
+    best: dict[str, float]
+    """The figures of the one that the judge liked best."""
+    falls: int = 0
+    """Evaluations running in which the judge has fallen while the score rose."""
+
+
+@dataclass
 class _Watch:
     """How one watchman's signal has been of late."""
 
@@ -60,9 +72,10 @@ class Monitor:
         self.window, self.start_window = (math.ceil(size / batch_size) for size in (SMOOTHED_OVER, START_OVER))
         self.rollbacks = 0
         """How often training has been taken back."""
-        self._watches = {each.name: _Watch() for each in self.table}
-        self._best_judged: dict[str, float] | None = None
-        self._judge_falls = 0
+        self._watches: dict[str, _Watch] = {}
+        """By the watchman's name, and of an evaluation by that of its set as well."""
+        self._judged: dict[str, _Judged] = {}
+        """By the name of the evaluation set."""
         self._stop_for: list[str] = []
 
     @property
@@ -76,14 +89,24 @@ class Monitor:
         return sum(watch.said > 0 for watch in self._watches.values())
 
     def observe(self, metrics: Mapping[str, float], step: int) -> list[Alarm]:
-        """Take in the metrics of update `step`, or of an evaluation after it; returns what is new."""
+        """Take in the metrics of update `step`, or of an evaluation after it; returns what is new.
+
+        Evaluations are looked at if there is a judge, each set for itself and one evaluation of a step.
+        """
         if self.mode == "off":
             return []
-        seen = _derived(metrics)
-        if "objective/judge" in seen:
-            seen["judge_against_score"] = self._judged(seen)
-        alarms = [self._look(each, seen[each.signal], step) for each in self.table if each.signal in seen]
-        found = [alarm for alarm in alarms if alarm is not None]
+        if any(name.startswith("eval") for name in metrics):
+            sets = {name: seen for name, seen in _judged_sets(metrics).items() if self._is_new(name, step)}
+            for name, seen in sets.items():
+                seen["judge_against_score"] = self._num_falls(name, seen, step)
+        else:
+            sets = {"": _of_update(metrics)}
+        found = [
+            alarm
+            for name, seen in sets.items()
+            for each in self.table
+            if each.signal in seen and (alarm := self._look(each, seen[each.signal], step, name)) is not None
+        ]
         self._stop_for += [alarm.text for alarm in found if alarm.level == 2]
         return found
 
@@ -101,8 +124,7 @@ class Monitor:
         """What a checkpoint keeps."""
         return {
             "watches": {name: asdict(watch) for name, watch in self._watches.items()},
-            "best_judged": self._best_judged,
-            "judge_falls": self._judge_falls,
+            "judged": {name: asdict(judged) for name, judged in self._judged.items()},
             "rollbacks": self.rollbacks,
             "level": self.level,
         }
@@ -110,74 +132,89 @@ class Monitor:
     def load_state_dict(self, state: Mapping[str, Any]) -> int:
         """Put back what `state_dict` gave; returns how many rollbacks there have been since then."""
         known = {name: _Watch(**watch) for name, watch in state["watches"].items()}
+        self._judged = {name: _Judged(**judged) for name, judged in state.get("judged", {}).items()}
         if self.mode != "warn":  # a checkpoint may have been saved between the alarm and the stop: it is said again
             for watch in known.values():
                 watch.said = min(watch.said, 1)
-        self._watches = {each.name: known.get(each.name, _Watch()) for each in self.table}
-        self._best_judged, self._judge_falls = state["best_judged"], state["judge_falls"]
+        self._watches = known
         self._stop_for = []
         since = self.rollbacks - int(state["rollbacks"])
         self.rollbacks = max(self.rollbacks, int(state["rollbacks"]))
         return max(since, 0)
 
-    def _look(self, watchman: Watchman, value: float, step: int) -> Alarm | None:
+    def _look(self, watchman: Watchman, value: float, step: int, eval_set: str) -> Alarm | None:
         """Let one watchman look at one value."""
-        watch = self._watches[watchman.name]
+        name = f"{watchman.name} on {eval_set}" if eval_set else watchman.name
+        watch = self._watches.setdefault(name, _Watch())
         window = self.window if watchman.smooth else 1
         num_start = self.start_window if watchman.relative else window
         if len(watch.start) < num_start:
             watch.start.append(value)
         watch.recent = [*watch.recent, value][-window:]
-        if len(watch.start) < num_start:
-            return None
         start = sum(watch.start) / len(watch.start)
-        value = sum(watch.recent) / len(watch.recent)
-        if watchman.relative:
-            value /= max(start, watchman.floor)
+        scale = max(start, watchman.floor) if watchman.relative else 1.0
+        latest, value = value / scale, sum(watch.recent) / len(watch.recent) / scale
         stops = not (watchman.forgiving and watchman.beyond(start, watchman.stop))
-        watch.beyond_warn = watch.beyond_warn + 1 if watchman.beyond(value, watchman.warn) else 0
-        watch.beyond_stop = watch.beyond_stop + 1 if stops and watchman.beyond(value, watchman.stop) else 0
         level: Level = 0
         bound = watchman.warn
-        if watch.beyond_stop >= watchman.stop_count and watchman.beyond(value, watchman.stop):
-            level, bound = 2, watchman.stop
-        elif stops and watchman.beyond(value, watchman.at_once):
-            level, bound = 2, watchman.at_once
-        elif watch.beyond_warn >= watchman.warn_count and watchman.beyond(value, watchman.warn):
-            level = 1
+        if len(watch.start) >= num_start:
+            watch.beyond_warn = watch.beyond_warn + 1 if watchman.beyond(value, watchman.warn) else 0
+            watch.beyond_stop = watch.beyond_stop + 1 if stops and watchman.beyond(value, watchman.stop) else 0
+            if watch.beyond_stop and watch.beyond_stop >= watchman.stop_count:
+                level, bound = 2, watchman.stop
+            elif watch.beyond_warn and watch.beyond_warn >= watchman.warn_count:
+                level = 1
+        elif watchman.relative or watchman.forgiving:
+            return None  # there is nothing yet to compare with
+        if level < 2 and stops and watchman.beyond(latest, watchman.at_once):
+            level, bound, value = 2, watchman.at_once, latest  # smoothed, a single value would not be seen as it is
         new = level > watch.said
-        watch.said = level if level > watch.said or not watch.beyond_warn else watch.said
+        watch.said = level if new or not watch.beyond_warn else watch.said
         if not new:
             return None
         side, verb = "above" if watchman.above else "below", "stops" if level == 2 else "warns"
-        seen = f"{watchman.name}: {watchman.says} is {value:.4g} ({verb} {side} {bound:g})"
+        seen = f"{name}: {watchman.says} is {value:.4g} ({verb} {side} {bound:g})"
         return Alarm(watchman.name, level, step, seen, watchman.causes, watchman.remedies)
 
-    def _judged(self, seen: Mapping[str, float]) -> float:
+    def _is_new(self, eval_set: str, step: int) -> bool:
+        """Whether these prompts have not been evaluated at this step before: the same figures again say nothing."""
+        return eval_set not in self._judged or self._judged[eval_set].step != step
+
+    def _num_falls(self, eval_set: str, seen: Mapping[str, float], step: int) -> float:
         """Evaluations running in which the score was above and the judge below what they were at the judge's best."""
         now = {name: seen[f"objective/{name}"] for name in ("scores", "score_se", "judge", "judge_se")}
-        best = self._best_judged
-        if best is None or now["judge"] > best["judge"]:
-            self._best_judged, self._judge_falls = now, 0
+        judged = self._judged.get(eval_set)
+        if judged is None or now["judge"] > judged.best["judge"]:
+            self._judged[eval_set] = _Judged(step, now)
             return 0.0
+        best, judged.step = judged.best, step
         up = now["scores"] - best["scores"] > math.hypot(now["score_se"], best["score_se"])
         down = best["judge"] - now["judge"] > math.hypot(now["judge_se"], best["judge_se"])
-        self._judge_falls = self._judge_falls + 1 if up and down else 0
-        return float(self._judge_falls)
+        judged.falls = judged.falls + 1 if up and down else 0
+        return float(judged.falls)
 
 
-def _derived(metrics: Mapping[str, float]) -> dict[str, float]:
-    """Signals by the names of the table: an evaluation's without `eval_` and only those that training has not."""
-    if any("objective/judge" in name for name in metrics):
-        seen = {name[name.index("objective/") :]: value for name, value in metrics.items() if "objective/" in name}
-        kept = ("objective/scores", "objective/score_se", "objective/judge", "objective/judge_se")
-        seen_here = {name: seen[name] for name in kept if name in seen}
-        if "objective/judge_corr" in seen:
-            seen_here["objective/judge_corr_upper"] = seen["objective/judge_corr"] + 2 * seen["objective/judge_corr_se"]
-        return seen_here
-    if any(name.startswith("eval_") for name in metrics):
-        return {}
+def _of_update(metrics: Mapping[str, float]) -> dict[str, float]:
+    """The signals of an update by the names of the table."""
     seen = dict(metrics)
     if "objective/kl_se" in seen:
         seen["objective/kl_upper"] = seen["objective/kl"] + 2 * seen["objective/kl_se"]
     return seen
+
+
+def _judged_sets(metrics: Mapping[str, float]) -> dict[str, dict[str, float]]:
+    """The signals of an evaluation by the name of its set ("" for one without a name), where a judge was asked.
+
+    Those that training has as well are left to it.
+    """
+    kept = {f"objective/{name}" for name in ("scores", "score_se", "judge", "judge_se", "judge_corr", "judge_corr_se")}
+    sets: dict[str, dict[str, float]] = {}
+    for key, value in metrics.items():
+        before, _, name = key.partition("objective/")
+        if f"objective/{name}" in kept:
+            sets.setdefault(before.removeprefix("eval").strip("_"), {})[f"objective/{name}"] = value
+    judged = {name: seen for name, seen in sets.items() if "objective/judge" in seen}
+    for seen in judged.values():
+        if "objective/judge_corr" in seen:
+            seen["objective/judge_corr_upper"] = seen["objective/judge_corr"] + 2 * seen["objective/judge_corr_se"]
+    return judged

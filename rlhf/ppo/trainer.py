@@ -372,7 +372,8 @@ class PPOTrainer(OnlineTrainer):
         """Sample completions of held-out prompts as training does, and report score, KL, length and EOS share.
 
         Draws from its own seeded generator: two evaluations differ by the policy alone, and training goes on as if
-        there had been none. Keys are the training keys after `metric_key_prefix`, such as `eval_objective/scores`.
+        there had been none. Keys are the training keys after `metric_key_prefix`, such as `eval_objective/scores`. The
+        monitor looks at evaluations of the trainer's own sets alone.
         """
         if isinstance(eval_dataset, str):
             sets = {"": self.eval_prompts[eval_dataset]}
@@ -386,7 +387,8 @@ class PPOTrainer(OnlineTrainer):
         metrics: dict[str, float] = {}
         for key, prompts in sets.items():
             metrics |= evaluate_prompts(self, prompts, f"{metric_key_prefix}_{key}" if key else metric_key_prefix)
-        self.watch(metrics)
+        if eval_dataset is None and metric_key_prefix == "eval":
+            self.watch(metrics)
         self.log(dict(metrics))
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics

@@ -93,6 +93,17 @@ def test_a_reward_that_the_judge_ranks_the_other_way_is_seen_before_training(mak
     assert (found[0].name, found[0].step) == ("judge_agreement", 0)
 
 
+def test_an_evaluation_of_other_prompts_is_not_watched(make_trainer: MakeTrainer) -> None:
+    trainer = make_trainer(eval_dataset={"near": make_prompts(8), "far": make_prompts(4)}, judge=count_good)
+    before = trainer.monitor.state_dict()
+    trainer.evaluate(make_prompts(5))
+    trainer.evaluate("far")
+    trainer.evaluate(metric_key_prefix="test")
+    assert trainer.monitor.state_dict() == before
+    trainer.evaluate()
+    assert sorted(trainer.monitor.state_dict()["judged"]) == ["far", "near"]
+
+
 @pytest.mark.parametrize("seed", range(3))
 def test_a_clean_run_raises_none(make_trainer: MakeTrainer, seed: int) -> None:
     def variety(prompts: Any, completions: list[str], **_: Any) -> list[float]:

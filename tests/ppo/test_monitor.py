@@ -72,6 +72,14 @@ def test_kl_stops_at_once_when_far_beyond_and_after_three_updates_when_near() ->
     assert names(observed(high, high, {}, high, high)) == [("kl", 1, 2), ("kl", 1, 5)]
 
 
+def test_what_stops_at_once_is_not_smoothed_away() -> None:
+    found = observed({}, {}, {}, {"objective/kl": 25.0}, {}, batch_size=32)  # 7 as a mean over four updates
+    assert names(found) == [("kl", 2, 5)]
+    assert "is 25 (stops above 20)" in found[0].text
+    first = Monitor("stop", 32).observe(GOOD | {"objective/kl": 25.0}, 1)  # nor is there a mean to wait for
+    assert names(first) == [("kl", 2, 1)]
+
+
 def test_negative_kl_has_to_be_more_than_noise() -> None:
     assert observed({"objective/kl": -0.2, "objective/kl_se": 0.1}) == []
     assert names(observed({"objective/kl": -0.2, "objective/kl_se": 0.01})) == [("negative_kl", 1, 2)]
@@ -109,9 +117,9 @@ def test_a_start_that_does_not_end_either_only_warns() -> None:
     monitor.act()
 
 
-def judged(score: float, judge: float, corr: float = 0.5) -> dict[str, float]:
+def judged(score: float, judge: float, corr: float = 0.5, on: str = "") -> dict[str, float]:
     values = {"scores": score, "score_se": 0.1, "judge": judge, "judge_se": 0.1, "judge_corr": corr}
-    return {f"eval_objective/{name}": value for name, value in (values | {"judge_corr_se": 0.1}).items()}
+    return {f"eval_{on}objective/{name}": value for name, value in (values | {"judge_corr_se": 0.1}).items()}
 
 
 def test_a_judge_that_falls_while_the_score_rises_warns_and_then_stops() -> None:
@@ -120,6 +128,25 @@ def test_a_judge_that_falls_while_the_score_rises_warns_and_then_stops() -> None
     for step, (score, judge) in enumerate([(0, 0), (1, 1), (1.1, 0.95), (2, 0.5), (2, 0.4), (2.5, 0.3)]):
         found += monitor.observe(judged(score, judge), step)
     assert names(found) == [("judge", 1, 3), ("judge", 2, 5)]
+
+
+def test_every_evaluation_set_is_watched_for_itself() -> None:
+    course = [(0, 0), (1, 1), (1.1, 0.95), (2, 0.5), (2, 0.4), (2.5, 0.3)]
+    monitor = Monitor("warn", 64)
+    found = []
+    for step, (score, judge) in enumerate(course):
+        found += monitor.observe(judged(score, judge, on="near_") | judged(step, step, on="far_"), step)
+    assert names(found) == [("judge", 1, 3), ("judge", 2, 5)]
+    assert "update 3: judge on near: evaluations running" in found[0].text
+    other = Monitor("warn", 64)
+    other.load_state_dict(monitor.state_dict())
+    assert other.state_dict() == monitor.state_dict()
+
+
+def test_evaluating_one_step_twice_says_nothing_new() -> None:
+    monitor = Monitor("warn", 64)
+    found = [alarm for step in (0, 0, 1) for alarm in monitor.observe(judged(0.0, 0.0, corr=-0.6), step)]
+    assert names(found) == [("judge_agreement", 1, 0), ("judge_agreement", 2, 1)]
 
 
 def test_a_judge_that_ranks_the_other_way_round_warns_before_training() -> None:
