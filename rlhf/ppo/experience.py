@@ -41,6 +41,14 @@ class Sampling:
     reward_at: RewardAt
 
 
+@dataclass(frozen=True)
+class SampledRollout(Rollout):
+    """A rollout, and what the sampler said of its tokens while it drew them."""
+
+    sampler_logprobs: Tensor | None
+    """[B, T] float32, as `logprobs` and by another pass: token by token from a cache, perhaps by another engine."""
+
+
 def sample_completions(
     model: nn.Module, prompts: Prompts, sampling: Sampling, temperature: float | None = None
 ) -> SampledTokens:
@@ -66,7 +74,7 @@ def sample_completions(
 
 
 @torch.no_grad()
-def collect(model: PolicyAndValue, reference: Reference, prompts: Prompts, sampling: Sampling) -> Rollout:
+def collect(model: PolicyAndValue, reference: Reference, prompts: Prompts, sampling: Sampling) -> SampledRollout:
     """Sample a completion for each prompt, and measure it under policy, reference and critic.
 
     `model` is in eval mode and on the device of the result. Raises NonFiniteError naming what was not finite.
@@ -92,7 +100,7 @@ def collect(model: PolicyAndValue, reference: Reference, prompts: Prompts, sampl
         if not bool(torch.isfinite(cells_).all()):
             bad = int((~torch.isfinite(cells_)).any(1).sum())
             raise NonFiniteError(f"rollout: {source} are not finite in {bad} of {len(cells_)} completions")
-    return rollout
+    return SampledRollout(**vars(rollout), sampler_logprobs=tokens.logprobs)
 
 
 def _padded(tokens: SampledTokens, sampling: Sampling) -> SampledTokens:
@@ -114,7 +122,9 @@ def score(
     return penalise(scores, rollout.lengths, rollout.ended, args), each
 
 
-def shape(rollout: Rollout, scores: Tensor, shaper: ScoreShaper, critic: nn.Module) -> tuple[Tensor, Rollout]:
+def shape(
+    rollout: SampledRollout, scores: Tensor, shaper: ScoreShaper, critic: nn.Module
+) -> tuple[Tensor, SampledRollout]:
     """Scores [B] as they are paid, and the rollout.
 
     Where these scores are the first to be scaled, a critic that began as a reward model is put on their scale, and so

@@ -24,7 +24,7 @@ from rlhf.ppo.budget import exact_kl, shortened
 from rlhf.ppo.config import PPOConfig
 from rlhf.ppo.critic import build_critic, put_on_scale
 from rlhf.ppo.evaluation import build_judge, evaluate_prompts, reference_scores
-from rlhf.ppo.experience import collect, score, shape
+from rlhf.ppo.experience import SampledRollout, collect, score, shape
 from rlhf.ppo.kl import BudgetedKLController, build_kl_controller, ends_update
 from rlhf.ppo.lifecycle import OnlineTrainer
 from rlhf.ppo.losses import (
@@ -35,7 +35,7 @@ from rlhf.ppo.losses import (
     per_token_rewards,
     score_positions,
 )
-from rlhf.ppo.metrics import rollout_metrics, training_metrics
+from rlhf.ppo.metrics import rollout_metrics, sampler_gap, training_metrics
 from rlhf.ppo.models import PolicyAndValue, disable_dropout
 from rlhf.ppo.monitor import Monitor
 from rlhf.ppo.prompts import DataCollator, PromptOrder, PromptSet
@@ -265,7 +265,7 @@ class PPOTrainer(OnlineTrainer):
                 shaped,
                 self.scorer.spread(each_score),
             )
-            metrics |= training_metrics(steps, rollout, returns)
+            metrics |= sampler_gap(rollout, rollout.sampler_logprobs) | training_metrics(steps, rollout, returns)
             metrics |= dict(zip(("time/rollout", "time/score", "time/train"), np.diff(clock).tolist(), strict=True))
             losses.append(metrics["loss/policy_avg"] + args.vf_coef * metrics["loss/value_avg"])
             self.state.global_step += 1
@@ -294,7 +294,7 @@ class PPOTrainer(OnlineTrainer):
 
         return self._end(start_time, losses)
 
-    def collect(self, prompts: Prompts) -> Rollout:
+    def collect(self, prompts: Prompts) -> SampledRollout:
         """Sample and measure a completion for each prompt; raises NonFiniteError."""
         with eval_mode(self.model), self.autocast():
             return collect(self.model, self.reference, prompts, self.sampling)

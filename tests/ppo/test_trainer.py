@@ -20,7 +20,8 @@ from ppo.tiny import (
     make_tokenizer,
 )
 from rlhf.errors import StoppedByMonitor, UserError
-from rlhf.ppo import PPOTrainer, forward
+from rlhf.generation import SampledTokens
+from rlhf.ppo import PPOTrainer, experience, forward
 from rlhf.ppo.experience import score
 from rlhf.ppo.losses import masked_whiten, score_positions
 from rlhf.ppo.metrics import EVALUATION_KEYS
@@ -788,3 +789,25 @@ def test_where_trl_pays_the_score_does_not_depend_on_the_rows_beside(make_traine
     # one past the end, where the critic is asked too, as long as that is within the limit
     assert found == [(n, min(n, 5), min(n + 1, 6)) for n, _, _ in found]
     trainer.train()
+
+
+def test_how_far_the_sampler_is_from_what_is_trained_is_reported(
+    make_trainer: MakeTrainer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def gaps(**changes: Any) -> list[float]:
+        trainer = make_trainer(total_episodes=8, **changes)
+        trainer.train()
+        row = trainer.state.log_history[0]
+        return [row[f"sampling/sampling_logp_difference/{name}"] for name in ("mean", "max")]
+
+    assert max(gaps()) < 1e-5
+    mean, largest = gaps(bf16=True)
+    assert 1e-5 < mean < 0.1
+    assert largest > mean
+    draw = experience.sample_tokens
+
+    def warmer(*args: Any, **how: Any) -> SampledTokens:
+        return draw(*args, **(how | {"temperature": 2.0}))
+
+    monkeypatch.setattr(experience, "sample_tokens", warmer)
+    assert gaps()[0] > 0.1
