@@ -5,7 +5,7 @@ frozen model that is in memory anyway, with a head. Each is a module with a line
 """
 
 import copy
-from typing import Any, cast
+from typing import Any, Self, cast
 
 import torch
 from peft import PeftModel
@@ -74,6 +74,14 @@ class AdapterCritic(nn.Module):
             }
         )
         self.requires_grad_(True)
+
+    def train(self, mode: bool = True) -> Self:
+        """The base goes along, which is nobody's submodule here: only layers in training recompute activations.
+
+        It has no dropout, and whoever else reads it puts it into evaluation first.
+        """
+        self.stack.host.train(mode)
+        return super().train(mode)
 
 
 class ScoreHead(Float32Linear):

@@ -22,7 +22,7 @@ from rlhf.ppo import checkpointing, ptx
 from rlhf.ppo import state as files
 from rlhf.ppo.budget import exact_kl, shortened
 from rlhf.ppo.config import PPOConfig
-from rlhf.ppo.critic import build_critic, put_on_scale
+from rlhf.ppo.critic import AdapterCritic, build_critic, put_on_scale
 from rlhf.ppo.evaluation import build_judge, evaluate_prompts, reference_scores
 from rlhf.ppo.experience import SampledRollout, collect, score, shape
 from rlhf.ppo.kl import BudgetedKLController, build_kl_controller, ends_update
@@ -131,7 +131,8 @@ class PPOTrainer(OnlineTrainer):
         if reward_model is not None:
             reward_model.requires_grad_(False).eval()
         value_model = build_critic(args, policy, reference, value_model, self.scorer, processing_class)
-        for part in (policy, reference.model, value_model, reward_model):
+        host = value_model.stack.host if isinstance(value_model, AdapterCritic) else None
+        for part in (policy, reference.model, value_model, reward_model, host):
             if part is not None:
                 disable_dropout(part)
         use_cache = cast(Any, policy).config.use_cache

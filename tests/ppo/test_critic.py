@@ -15,7 +15,8 @@ from ppo.tiny import PAD, count_good, make_classifier, make_policy, make_prompts
 from rlhf.errors import UserError
 from rlhf.modeling import AdapterRewardModel, AdapterStack, adapters_at_work, weight_bytes
 from rlhf.ppo import PPOTrainer
-from rlhf.ppo.critic import AdapterCritic, SharedCritic, _critic_from_reward_model
+from rlhf.ppo.critic import CRITIC_ADAPTER, AdapterCritic, SharedCritic, _critic_from_reward_model
+from rlhf.ppo.forward import trunk_of
 from rlhf.ppo.losses import gae
 from rlhf.ppo.rollout import Rollout
 from rlhf.scoring import RewardModelScorer
@@ -240,13 +241,30 @@ def test_the_value_gradient_that_goes_into_a_shared_trunk_can_be_scaled(make_tra
     assert float(trunk_gradient(0.0).abs().max()) == 0.0
 
 
-@pytest.mark.parametrize("kind", ["adapter", "adapter, LoRA"])
-def test_recomputed_activations_give_the_same_weights(make_trainer: MakeTrainer, kind: str) -> None:
-    results = []
+@pytest.mark.parametrize("kind", ["adapter", "adapter, LoRA", "adapter, on the reward model"])
+def test_the_critic_s_activations_are_recomputed_and_give_the_same_weights(
+    make_trainer: MakeTrainer, kind: str
+) -> None:
+    results, calls = [], []
     for enabled in (False, True):
-        trainer = make_trainer(total_episodes=16, gradient_checkpointing=enabled, **KINDS[kind])
+        if "reward model" in kind:
+            # Of the scorers, a reward model may come with dropout.
+            judge = RewardModelScorer(make_classifier(attention_dropout=0.5), make_tokenizer())
+            trainer = make_trainer(
+                total_episodes=16, gradient_checkpointing=enabled, critic="adapter", reward_funcs=judge
+            )
+        else:
+            trainer = make_trainer(total_episodes=16, gradient_checkpointing=enabled, **KINDS[kind])
+        at_work: list[bool] = []
+        host = trainer.value_model.stack.host
+        layer = trunk_of(host).layers[0].mlp
+        layer.register_forward_pre_hook(
+            lambda *_, at_work=at_work, host=host: at_work.append(CRITIC_ADAPTER in adapters_at_work(host))
+        )
         trainer.train()
         results.append(snapshot(trainer.model))
+        calls.append(sum(at_work))
+    assert calls[1] == calls[0] + 2 * 2  # one more forward of the critic for each of 2 updates x 2 passes
     for name, tensor in results[0].items():
         torch.testing.assert_close(results[1][name], tensor, atol=1e-5, rtol=1e-4)
 
