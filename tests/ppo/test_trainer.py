@@ -22,9 +22,12 @@ from ppo.tiny import (
 from rlhf.errors import StoppedByMonitor, UserError
 from rlhf.generation import SampledTokens
 from rlhf.ppo import PPOTrainer, experience, forward
+from rlhf.ppo.evaluation import reference_scores
 from rlhf.ppo.experience import score
 from rlhf.ppo.losses import masked_whiten, score_positions
 from rlhf.ppo.metrics import EVALUATION_KEYS
+from rlhf.ppo.rollout import Rollout
+from rlhf.ppo.samples import show_samples
 from rlhf.ppo.update import Experience, accumulate_gradients
 from rlhf.scoring import FunctionScorer, NonFiniteError, WeightedScorer
 
@@ -811,3 +814,54 @@ def test_how_far_the_sampler_is_from_what_is_trained_is_reported(
 
     monkeypatch.setattr(experience, "sample_tokens", warmer)
     assert gaps()[0] > 0.1
+
+
+@pytest.mark.parametrize("changes", [{}, {"peft_config": LORA}, {"critic": "shared"}], ids=["full", "LoRA", "shared"])
+def test_in_bf16_too_the_first_minibatch_has_ratio_one_to_the_bit(
+    make_trainer: MakeTrainer, changes: dict[str, Any]
+) -> None:
+    trainer = make_trainer(total_episodes=8, num_ppo_epochs=1, bf16=True, **changes)
+    trainer.train()
+    # the sampling policy is measured by the pass that trains, not by the one that sampled
+    assert history(trainer, "val/ratio") == [1.0]
+    assert history(trainer, "policy/approxkl_avg") == [0.0]
+    assert history(trainer, "sampling/sampling_logp_difference/mean")[0] > 1e-5
+
+
+def test_samples_are_scored_as_training_scores_them(make_trainer: MakeTrainer) -> None:
+    """In bf16 as well: autocast is for what is sampled and trained, and not for who judges it."""
+    trainer = make_trainer(bf16=True, reward_model=make_classifier(), reward_funcs=None)
+    seen: set[torch.dtype] = set()
+    layer = trainer.reward_model.model.layers[0].mlp.up_proj
+    layer.register_forward_hook(lambda module, inputs, output: seen.add(output.dtype))
+    trainer.train()
+    assert seen == {torch.float32}
+    seen.clear()
+    show_samples(trainer, trainer.prompts.batch(range(8)))
+    reference_scores(trainer, trainer.prompts.batch(range(8)))
+    assert seen == {torch.float32}
+
+
+def test_an_evaluation_reports_means_over_rows_whatever_its_batches(
+    make_trainer: MakeTrainer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer = make_trainer(eval_dataset=make_prompts(5), per_device_eval_batch_size=2, ref_model=make_policy(9))
+    rollouts: list[Rollout] = []
+    collect = trainer.collect
+
+    def kept(prompts: Any) -> Rollout:
+        rollouts.append(collect(prompts))
+        return rollouts[-1]
+
+    monkeypatch.setattr(trainer, "collect", kept)
+    found = trainer.evaluate()
+    assert [len(rollout.mask) for rollout in rollouts] == [2, 2, 1]
+    lengths = [float(length) for rollout in rollouts for length in rollout.lengths]
+    kl = [float(row) for rollout in rollouts for row in (rollout.logprobs - rollout.ref_logprobs).sum(1)]
+    scores = [float(row) for r in rollouts for row in score(r, trainer.scorer, trainer.args, trainer.sampling)[0]]
+    by_batch = (sum(kl[:2]) / 2 + sum(kl[2:4]) / 2 + kl[4]) / 3
+    assert by_batch != pytest.approx(sum(kl) / 5, abs=1e-3)  # else batches would do as well
+    assert found["eval_completions/mean_length"] == pytest.approx(sum(lengths) / 5)
+    assert found["eval_objective/kl"] == pytest.approx(sum(kl) / 5, abs=1e-5)
+    assert found["eval_objective/scores"] == pytest.approx(sum(scores) / 5)
+    assert found["eval_objective/score_std"] == pytest.approx(float(torch.tensor(scores).std(correction=0)))
