@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable, Sequence
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, WeakSet
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +20,8 @@ logger = logging.getLogger(__name__)
 UNKNOWN = "it is of no known kind, or has adapters of another kind than LoRA, or hooks"
 _CHECKED: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()
 """Whether decoding by hand gave a model's own logits when it was first sampled from."""
+_TOLD: WeakSet[nn.Module] = WeakSet()
+"""Models of which it has been said that texts are too long for decoding by hand."""
 
 
 @torch.no_grad()
@@ -103,10 +105,26 @@ def _trusted_snapshot(model: nn.Module, prompts: Sequence[Tensor], max_new_token
         problem = UNKNOWN if in_own_dtype is None else _difference(model, in_own_dtype, prompts)
         _CHECKED[model] = problem is None
         if problem is not None:
-            logger.info("%s is sampled from by transformers' generate: %s", type(model).__name__, problem)
+            _say_that_it_is_slower(model, problem)
             return None
     longest = max(len(prompt) for prompt in prompts) + max_new_tokens
-    return None if snapshot is None or longest > snapshot.parts.max_length else snapshot
+    if snapshot is not None and longest > snapshot.parts.max_length:
+        if model not in _TOLD:
+            _say_that_it_is_slower(
+                model, f"texts of up to {longest} tokens pass its window of {snapshot.parts.max_length}"
+            )
+            _TOLD.add(model)
+        return None
+    return snapshot
+
+
+def _say_that_it_is_slower(model: nn.Module, why: str) -> None:
+    """On the console: whoever waits wants to know for what. It is said once of a model."""
+    logger.warning(
+        "%s is sampled from by transformers' generate, which is slower and goes on with rows that have ended: %s",
+        type(model).__name__,
+        why,
+    )
 
 
 def _difference(model: nn.Module, snapshot: Snapshot, prompts: Sequence[Tensor]) -> str | None:

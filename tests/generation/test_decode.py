@@ -163,20 +163,30 @@ def test_other_models_are_sampled_from_by_transformers(kind: str, caplog: pytest
     whole = [greedy_by_transformers(model, prompt, []) for prompt in PROMPTS]
     stop_ids = sorted({whole[0][3], whole[2][5]})
     expected = [greedy_by_transformers(model, prompt, stop_ids) for prompt in PROMPTS]
-    with caplog.at_level(logging.INFO):
+    with caplog.at_level(logging.WARNING):
         stopped = complete(model, temperature=0.0, stop_ids=stop_ids)
+        complete(model)
     assert completions(stopped) == expected
     assert stopped.ended.tolist() == [row[-1] in stop_ids for row in expected]
     assert stopped.logprobs is None
-    if kind != "window":
-        assert "is sampled from by transformers' generate: it is of no known kind" in caplog.text
+    (told,) = (record.getMessage() for record in caplog.records if "generate" in record.getMessage())
+    assert "is sampled from by transformers' generate, which is slower and goes on with rows that have ended: " in told
+    assert kind == "window" or "it is of no known kind" in told
     check_logprobs(model, complete(model, stop_ids=stop_ids, temperature=0.7), 0.7)
 
 
-def test_a_short_text_needs_no_sliding_window(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_short_text_needs_no_sliding_window(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     model = make("window")
     short = [prompt for prompt in PROMPTS if len(prompt) <= 4]
     expected = [greedy_by_transformers(model, prompt, [], limit=5) for prompt in short]
+    complete(model, short, max_new_tokens=5)
+    assert not caplog.records
+    complete(model, short, max_new_tokens=40)
+    complete(model, short, max_new_tokens=41)
+    (told,) = caplog.records
+    assert "texts of up to 44 tokens pass its window of" in told.getMessage()
     by_hand(monkeypatch)
     assert completions(complete(model, short, temperature=0.0, max_new_tokens=5)) == expected
 
