@@ -1,155 +1,108 @@
 """What each arm learns: `python -m benchmarks.ppo.learning HOME`, HOME being that of a finished `rlhf demo`.
 
 PPO from the demo's SFT model with its reward model, the same prompts and settings, several seeds; each run in a process
-of its own. Reports score and KL by update and by seconds, and the known rubric's score of held-out prompts at the end.
+of its own on one thread, the arms taking turns. Reports score, KL and the known rubric at equal episodes and at equal
+time. Time is the process's own processor time, which other jobs on the machine hardly change; the wall's stands beside.
 """
 
 import json
-import os
+import math
 import statistics
-import subprocess
-import sys
-import tempfile
-import time
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-ROOT = Path(__file__).resolve().parents[2]
-ORACLE = Path(os.environ.get("RLHF_TRL_ORACLE", ROOT / ".oracle"))
+from benchmarks.ppo.demo_run import ORACLE, SAME_ALGORITHM, Spec, start
+
+ARMS: dict[str, dict[str, Any]] = {
+    "A": {"bf16": False},
+    "B": SAME_ALGORITHM,
+    "B16": SAME_ALGORITHM | {"bf16": True},
+    "C": {"bf16": True, "critic": "adapter", "critic_init": "reward"},
+    "C32": {"bf16": False, "critic": "adapter", "critic_init": "reward"},
+    "C10": {"bf16": True, "critic": "adapter", "critic_init": "reward", "critic_learning_rate": 1.5e-3},
+    "S": {"bf16": True, "critic": "shared"},
+}
+"""A: TRL 1.12. B: ours, the same algorithm in fp32; B16: in bf16. C: ours with the critic as an adapter on the reward
+model, in bf16; C32: in fp32; C10: the critic at ten times the learning rate. S: the critic on the policy's trunk."""
+NATURAL = {"response_length": 64, "stop_token": "eos", "missing_eos_penalty": 1.0}
+BATCH = 64
 TAIL = 4
-"""Updates at the end over which score and KL are averaged."""
-
-
-def run(arm: str, home: Path, seed: int, updates: int) -> dict[str, Any]:
-    """One run; returns score, KL and seconds of each update, and the rubric's mean score at the end."""
-    import torch
-    from datasets import Dataset
-    from transformers import (
-        AutoModelForCausalLM,
-        AutoModelForSequenceClassification,
-        AutoTokenizer,
-        TrainerCallback,
-        set_seed,
-    )
-
-    from benchmarks.ppo.arm import ARMS
-
-    if arm == "A":
-        from trl.experimental.ppo import PPOConfig, PPOTrainer
-    else:
-        from rlhf.ppo import PPOConfig, PPOTrainer
-    from rlhf.demo.rubric import rubric_scores
-    from rlhf.generation import sample
-    from rlhf.registry import Registry
-
-    registry = Registry(home)
-    sft, reward = (str(registry.open(f"support/{name}")) for name in ("sft", "reward"))
-    tokenizer = AutoTokenizer.from_pretrained(sft, padding_side="left")
-    prompts = [json.loads(line)["prompt"] for line in (home / "data" / "prompts_train.jsonl").open(encoding="utf-8")]
-    held_out = [json.loads(line) for line in (home / "data" / "prompts_heldout.jsonl").open(encoding="utf-8")]
-    rows = [{"input_ids": tokenizer(text)["input_ids"]} for text in prompts]
-
-    class Curve(TrainerCallback):
-        def __init__(self) -> None:
-            self.start = time.perf_counter()
-            self.rows: list[dict[str, float]] = []
-
-        def on_log(self, *_: object, logs: dict[str, float] | None = None, **__: object) -> None:
-            if logs and "objective/scores" in logs:
-                row = {"seconds": time.perf_counter() - self.start}
-                self.rows.append(row | {key: logs[f"objective/{key}"] for key in ("scores", "kl")})
-
-    curve = Curve()
-    set_seed(seed)
-    policy = AutoModelForCausalLM.from_pretrained(sft, dtype=torch.float32)
-    separate = ARMS[arm].get("critic", "separate") == "separate"
-    with tempfile.TemporaryDirectory() as folder:
-        args = PPOConfig(
-            output_dir=folder,
-            per_device_train_batch_size=128,  # TRL steps after each accumulation: without one, two steps a pass
-            gradient_accumulation_steps=1,
-            num_mini_batches=2,
-            total_episodes=128 * updates,
-            num_ppo_epochs=4,
-            learning_rate=3e-4,
-            kl_coef=0.05,
-            temperature=1.0,
-            response_length=64,
-            stop_token="eos",
-            missing_eos_penalty=1.0,
-            local_rollout_forward_batch_size=128,
-            num_sample_generations=0,
-            gradient_checkpointing=False,
-            report_to="none",
-            save_strategy="no",
-            disable_tqdm=True,
-            use_cpu=True,
-            seed=seed,
-            **ARMS[arm],
-        )
-        critic = AutoModelForSequenceClassification.from_pretrained(reward, num_labels=1) if separate else None
-        trainer = PPOTrainer(
-            args=args,
-            processing_class=tokenizer,
-            model=policy,
-            ref_model=AutoModelForCausalLM.from_pretrained(sft, dtype=torch.float32),
-            reward_model=AutoModelForSequenceClassification.from_pretrained(reward, num_labels=1),
-            value_model=critic,
-            train_dataset=Dataset.from_list(rows),
-            eval_dataset=Dataset.from_list(rows[:8]),
-            callbacks=[curve],
-        )
-        trainer.train()
-    texts = [row["prompt"] for row in held_out]
-    written = sample(policy.eval(), tokenizer, texts, max_new_tokens=64, temperature=1.0, batch_size=128, seed=seed)
-    columns = {name: [row[name] for row in held_out] for name in held_out[0] if name != "prompt"}
-    rubric = rubric_scores(prompts=texts, completions=[one.text for one in written], **columns)
-    return {"curve": curve.rows, "rubric": statistics.mean(rubric)}
+"""Updates over which score and KL are averaged, and from one judgement by the rubric to the next."""
+KEYS = ("scores", "kl", "rubric")
+Curve = list[dict[str, float]]
 
 
 def main(
     home: Annotated[Path, typer.Argument(help="RLHF_HOME of a finished `rlhf demo`.")],
-    arms: Annotated[str, typer.Option(help="Of A, B, B16, C.")] = "A,B,C",
-    seeds: Annotated[int, typer.Option()] = 3,
-    updates: Annotated[int, typer.Option()] = 24,
-    one: Annotated[str, typer.Option(hidden=True)] = "",
+    arms: Annotated[str, typer.Option(help="Of: " + ", ".join(ARMS))] = "A,B,C",
+    seeds: Annotated[int, typer.Option(help="Seeds 0, 1, ...")] = 3,
+    updates: Annotated[int, typer.Option(help=f"Of {BATCH} episodes each; a multiple of {TAIL}.")] = 24,
+    json_path: Annotated[Path | None, typer.Option("--json", help="Where curves go; those in it are not run.")] = None,
 ) -> None:
-    """Print a line a run, and the means by arm."""
-    if one:
-        arm, seed = one.split(":")
-        print(json.dumps(run(arm, home, int(seed), updates)))
-        return
-    for arm in arms.split(","):
-        found = []
-        for seed in range(seeds):
-            env = os.environ | {"PYTHONPATH": os.pathsep.join([*([str(ORACLE)] if arm == "A" else []), str(ROOT)])}
-            command = [sys.executable, "-m", "benchmarks.ppo.learning", str(home), "--updates", str(updates)]
-            done = subprocess.run(
-                [*command, "--one", f"{arm}:{seed}"], env=env, cwd=ROOT, capture_output=True, text=True
-            )
-            if done.returncode:
-                raise SystemExit(done.stderr[-3000:])
-            found.append(json.loads(done.stdout.strip().splitlines()[-1]))
-            print(arm, seed, _line(found[-1]), flush=True)
-        for key in ("score", "kl", "rubric", "seconds"):
-            values = [_figures(result)[key] for result in found]
-            print(f"{arm} {key:8} {statistics.mean(values):8.3f}  ({min(values):.3f} to {max(values):.3f})", flush=True)
+    """Print a line a run, then the arms at equal episodes and at equal time."""
+    names = arms.split(",")
+    if "A" in names and not (ORACLE / "trl").is_dir():
+        raise SystemExit("TRL 1.12.0 is not there: run `make oracle` first")
+    known: dict[str, Curve] = json.loads(json_path.read_text()) if json_path and json_path.exists() else {}
+    curves: dict[str, list[Curve]] = {arm: [] for arm in names}
+    for seed in range(seeds):
+        for arm in [*names[seed % len(names) :], *names[: seed % len(names)]]:
+            key = f"{arm} seed {seed}, {updates} updates"
+            if key not in known:
+                spec = Spec(str(home.resolve()), arm == "A", seed, updates, BATCH, NATURAL | ARMS[arm], TAIL)
+                known[key] = start(spec)
+                if json_path:
+                    json_path.write_text(json.dumps(known) + "\n")
+            curves[arm].append(known[key])
+            print(f"{key}: {_line(known[key])}", flush=True)
+    for update in range(TAIL, updates + 1, TAIL):
+        print(f"\nafter {update * BATCH} episodes (update {update})")
+        for arm, found in curves.items():
+            print(f"{arm:4}{_row([by_update(curve, update) for curve in found])}")
+    end = min(curve[-1]["cpu"] for found in curves.values() for curve in found)
+    for share in (0.25, 0.5, 0.75, 1.0):
+        print(f"\nafter {share * end:.1f} s of processor time")
+        for arm, found in curves.items():
+            print(f"{arm:4}{_row([by_time(curve, share * end) for curve in found])}")
 
 
-def _figures(result: dict[str, Any]) -> dict[str, float]:
-    tail = result["curve"][-TAIL:]
+def by_update(curve: Curve, update: int) -> dict[str, float]:
+    """Score and KL over the last TAIL updates up to `update`, rubric and clocks at it; NaN where there is none yet."""
+    rows = [row for row in curve if row["update"] <= update]
+    tail = [row for row in rows if row["update"] > max(update - TAIL, 0)]
+    judged = [row["rubric"] for row in rows if "rubric" in row]
     return {
-        "score": statistics.mean(row["scores"] for row in tail),
-        "kl": statistics.mean(row["kl"] for row in tail),
-        "rubric": result["rubric"],
-        "seconds": result["curve"][-1]["seconds"],
+        "scores": statistics.mean(row["scores"] for row in tail) if tail else math.nan,
+        "kl": statistics.mean(row["kl"] for row in tail) if tail else math.nan,
+        "rubric": judged[-1] if judged else math.nan,
+        "updates": rows[-1]["update"],
+        "cpu": rows[-1]["cpu"],
+        "wall": rows[-1]["wall"],
     }
 
 
-def _line(result: dict[str, Any]) -> str:
-    return ", ".join(f"{key} {value:.3f}" for key, value in _figures(result).items())
+def by_time(curve: Curve, seconds: float) -> dict[str, float]:
+    """`by_update` for the last update that was done in so many seconds of processor time."""
+    return by_update(curve, int(max(row["update"] for row in curve if row["cpu"] <= seconds)))
+
+
+def _row(found: list[dict[str, float]]) -> str:
+    """Means over seeds, and the single seeds of score, KL and rubric."""
+    shown = [f"{key} {_mean(found, key):.2f} ({' '.join(f'{one[key]:.2f}' for one in found)})" for key in KEYS]
+    shown.append(
+        f"update {_mean(found, 'updates'):.1f}, {_mean(found, 'cpu'):.1f} s, wall {_mean(found, 'wall'):.1f} s"
+    )
+    return "  ".join(shown)
+
+
+def _mean(found: list[dict[str, float]], key: str) -> float:
+    return statistics.mean(one[key] for one in found)
+
+
+def _line(curve: Curve) -> str:
+    return ", ".join(f"{key} {value:.3f}" for key, value in by_update(curve, int(curve[-1]["update"])).items())
 
 
 if __name__ == "__main__":
