@@ -15,12 +15,14 @@ from rlhf.generation.texts import (
     stop_token_ids,
 )
 from rlhf.generation.tokens import sample_tokens
+from rlhf.generation.vllm import VLLMSampler
 
 __all__ = [
     "Completion",
     "Messages",
     "NonFiniteProbabilities",
     "SampledTokens",
+    "VLLMSampler",
     "check_lengths",
     "completion_mask",
     "decode_completion",

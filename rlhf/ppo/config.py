@@ -12,6 +12,7 @@ STEPPED_BY_EVALUATION = ("reduce_lr_on_plateau", "greedy")
 """Schedules that look at `metric_for_best_model`."""
 
 CHOICES: dict[str, tuple[str | None, ...]] = {
+    "generation": ("hf", "vllm"),
     "kl_in": ("reward", "loss"),
     "reward_ensemble": (None, "mean", "worst", "mean_minus_std"),
     "score_normalization": ("none", "running", "reference"),
@@ -185,6 +186,12 @@ class PPOConfig(BaseConfig):
     ptx_coef: float = field(
         default=0.0, metadata={"help": "Weight of the SFT loss on ptx_dataset (InstructGPT's gamma, PPO-ptx)."}
     )
+    generation: Literal["hf", "vllm"] = field(
+        default="hf", metadata={"help": "What samples completions: the model itself, or a vLLM engine beside it."}
+    )
+    vllm_gpu_memory_utilization: float = field(
+        default=0.3, metadata={"help": "Share of the accelerator's memory that the vLLM engine takes."}
+    )
     stop_strings: list[str] | None = field(
         default=None, metadata={"help": "Texts that end a completion, beside the stop tokens."}
     )
@@ -270,6 +277,8 @@ class PPOConfig(BaseConfig):
         need(self.kl_controller in {"fixed", "adaptive"}, "kl_controller", "use fixed or adaptive")
         for name, choices in CHOICES.items():
             need(getattr(self, name) in choices, name, f"use {', '.join(str(c) for c in choices)}")
+        share = self.vllm_gpu_memory_utilization
+        need(0 < share <= 1, "vllm_gpu_memory_utilization", "give a share of the memory, above 0 and up to 1")
         need(self.stop_strings is None or all(self.stop_strings), "stop_strings", "give texts that are not empty")
         need(self.reward_at in {"eos", "trl"}, "reward_at", "use eos or trl")
         need(self.critic in {"separate", "shared", "adapter"}, "critic", "use separate, shared or adapter")

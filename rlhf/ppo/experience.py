@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn.functional import pad
 from transformers import PreTrainedTokenizerBase
 
-from rlhf.generation import NonFiniteProbabilities, SampledTokens, decode_completion, sample_tokens
+from rlhf.generation import NonFiniteProbabilities, SampledTokens, VLLMSampler, decode_completion, sample_tokens
 from rlhf.modeling import weights_held
 from rlhf.ppo.config import PPOConfig
 from rlhf.ppo.critic import put_on_scale
@@ -39,6 +39,8 @@ class Sampling:
     batch_size: int
     """Rows in one gradient-free pass."""
     reward_at: RewardAt
+    engine: VLLMSampler | None = None
+    """What draws the policy's completions instead of the policy itself."""
 
 
 @dataclass(frozen=True)
@@ -54,10 +56,15 @@ def sample_completions(
 ) -> SampledTokens:
     """A completion of each prompt by `model`, at another temperature than training's if one is given (0 is greedy).
 
+    An engine draws what training learns from: the policy's completions at training's temperature.
+
     Raises:
         NonFiniteError: there was no distribution to draw from.
     """
+    engine = sampling.engine
     try:
+        if engine is not None and model is engine.model and temperature is None:
+            return engine.sample(prompts.ids)
         return sample_tokens(
             model,
             prompts.ids,

@@ -2,7 +2,8 @@
 
 import difflib
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from typing import Any, cast
 
 from peft import PeftConfig, PeftModel, get_peft_model
@@ -10,11 +11,12 @@ from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from rlhf.errors import UserError
-from rlhf.generation import padding_id, stop_token_ids
+from rlhf.generation import VLLMSampler, padding_id, stop_token_ids
 from rlhf.modeling import adapters_at_work
 from rlhf.ppo.config import PPOConfig
 from rlhf.ppo.experience import Sampling, TokenRewardScorer
 from rlhf.ppo.metrics import EVALUATION_KEYS, JUDGE_KEYS
+from rlhf.ppo.prompts import PromptSet
 from rlhf.ppo.reference import put_back_to_training
 from rlhf.scoring import Ensemble, FunctionScorer, RewardModelScorer, Scorer, WeightedScorer
 
@@ -178,3 +180,25 @@ def build_sampling(policy: nn.Module, tokenizer: PreTrainedTokenizerBase, args: 
         batch_size=args.local_rollout_forward_batch_size,
         reward_at=args.reward_at,
     )
+
+
+def with_engine(
+    sampling: Sampling, policy: nn.Module, accelerator: Any, prompts: Iterable[PromptSet], args: PPOConfig
+) -> Sampling:
+    """`sampling` by what `args.generation` names. Raises UserError where a vLLM engine cannot be had."""
+    if args.generation == "hf":
+        return sampling
+    longest = max(len(ids) for some in prompts for ids in some.batch(range(len(some))).ids)
+    engine = VLLMSampler(
+        policy,
+        accelerator,
+        sampling.tokenizer,
+        max_prompt_tokens=args.max_prompt_length or longest,
+        max_new_tokens=sampling.max_new_tokens,
+        temperature=sampling.temperature,
+        stop_ids=sampling.stop_ids,
+        stop_strings=sampling.stop_strings,
+        pad_id=sampling.pad_id,
+        gpu_memory_utilization=args.vllm_gpu_memory_utilization,
+    )
+    return replace(sampling, engine=engine)

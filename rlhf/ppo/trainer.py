@@ -51,6 +51,7 @@ from rlhf.ppo.setup import (
     check_best_metric,
     data_seed,
     set_batch_sizes,
+    with_engine,
 )
 from rlhf.ppo.shaping import ScoreShaper
 from rlhf.ppo.update import (
@@ -171,6 +172,8 @@ class PPOTrainer(OnlineTrainer):
             self.eval_prompts = {
                 key: self._read_prompts(data, f"eval_dataset {key}".strip()) for key, data in named.items()
             }
+        every = (self.prompts, *self.eval_prompts.values())
+        self.sampling = with_engine(self.sampling, policy, self.accelerator, every, args)
         self.judge = build_judge(judge, self.eval_prompts, args)
         check_best_metric(args, list(self.eval_prompts), [s.name for s in self.scorer.scorers], self.judge is not None)
         self.scorer.prepare(self.prompts.columns, args.reward_timeout)
