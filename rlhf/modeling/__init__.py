@@ -23,6 +23,7 @@ from rlhf.modeling.one_base import OneBase, load_on_one_base
 from rlhf.modeling.packed import PackedTokens, packed_hidden, weights_held
 from rlhf.modeling.packed_head import packed_logprobs
 from rlhf.modeling.saving import save_model
+from rlhf.modeling.side_by_side import side_by_side
 from rlhf.modeling.sources import ModelSource, find_model
 
 __all__ = [
@@ -50,6 +51,7 @@ __all__ = [
     "same_adapters_again",
     "save_model",
     "set_pad_token",
+    "side_by_side",
     "warn_of_low_precision",
     "weight_bytes",
     "weights_held",

@@ -23,6 +23,7 @@ from rlhf.modeling.packed_functions import (
     Heads,
     ProjectFunction,
     RMSNormFunction,
+    add,
 )
 
 logger = logging.getLogger(__name__)
@@ -142,9 +143,9 @@ class _Run:
             key = self.head_norm(key, cast(nn.Module, layer.key_norm))
         groups = self.last_groups if last else self.groups
         mixed = AttentionFunction.apply(query, key, value, *self.tables, groups, self.heads)
-        x = x + self.project(mixed, layer.output)[0]
+        x = add(x, self.project(mixed, layer.output)[0])
         gate, up = self.project(self.norm(x, layer.mlp_norm, self.dtype), layer.gate, layer.up)
-        return x + self.project(functional.silu(gate) * up, layer.down)[0]
+        return add(x, self.project(functional.silu(gate) * up, layer.down)[0])
 
     def norm(self, x: Tensor, norm: Any, dtype: torch.dtype) -> Tensor:
         """[n, d] in `dtype`."""

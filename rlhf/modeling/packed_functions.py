@@ -63,6 +63,14 @@ class ProjectFunction(torch.autograd.Function):
         return grad_x, None, None, *grad_weights
 
 
+def add(stream: Tensor, change: Tensor) -> Tensor:
+    """The residual stream with one layer's output added, both [n, d], in the stream's dtype.
+
+    Two dtypes in one sum are added six times slower than after a cast.
+    """
+    return stream + change if stream.dtype == change.dtype else change.to(stream.dtype).add_(stream)
+
+
 @dataclass(frozen=True)
 class AttentionGroup:
     """b rows of like length, padded to S keys and W queries each inside attention alone."""
@@ -118,7 +126,7 @@ class AttentionFunction(torch.autograd.Function):
             k = _rotate(_spread(key[group.keys], group, heads, False), cos[: group.num_keys], sin[: group.num_keys])
             v = _spread(value[group.keys], group, heads, False).contiguous()
             q, k, v = (x.view(num_heads, -1, heads.head_dim) for x in (q, k, v))
-            probs = _scores(q, k, group, heads).softmax(-1)
+            probs = _softmax(_scores(q, k, group, heads))
             mixed = torch.bmm(probs, v).view(group.num_rows, heads.num_groups, heads.group_size, -1, heads.head_dim)
             _gather(mixed, group, True, output)
             kept += [q, k, v, probs]
@@ -158,6 +166,13 @@ def _scores(q: Tensor, k: Tensor, group: AttentionGroup, heads: Heads) -> Tensor
     scores = torch.bmm(q, k.transpose(1, 2))
     scores.view(group.num_rows, -1, group.num_queries, group.num_keys).add_(mask.unsqueeze(1))
     return scores
+
+
+def _softmax(scores: Tensor) -> Tensor:
+    """Over the last dimension, in float32; in half precision the detour takes two thirds of the direct way's time."""
+    if scores.dtype == torch.float32:
+        return scores.softmax(-1)
+    return scores.copy_(torch.softmax(scores, -1, dtype=torch.float32))
 
 
 def _at(cos: Tensor, sin: Tensor, group: AttentionGroup) -> tuple[Tensor, Tensor]:

@@ -70,7 +70,7 @@ class _LogprobFunction(torch.autograd.Function):
         probs, ctx.probs = ctx.probs, None
         assert probs is not None, "the probabilities were turned into gradients by a backward pass before this one"
         grad = grads[0].unsqueeze(-1)
-        grad_logits = probs.mul_(-grad)
+        grad_logits = _scale_in_place(probs, -grad)
         grad_logits.scatter_add_(1, targets.unsqueeze(-1), grad.to(probs.dtype))
         hidden_dtype, weight_dtype, bias_dtype = ctx.dtypes
         needs = ctx.needs_input_grad
@@ -82,6 +82,18 @@ class _LogprobFunction(torch.autograd.Function):
             None,
             None,
         )
+
+
+def _scale_in_place(cells: Tensor, factors: Tensor) -> Tensor:
+    """Cells [n, V] times factors [n, 1] float32, rounded once; in blocks, since two dtypes in one product are slow."""
+    if cells.dtype == factors.dtype:
+        return cells.mul_(factors)
+    size = max(1, BLOCK_CELLS // cells.size(1))
+    wide = torch.empty(size, cells.size(1), device=cells.device)
+    for start in range(0, len(cells), size):
+        block = cells[start : start + size]
+        block.copy_(wide[: len(block)].copy_(block).mul_(factors[start : start + size]))
+    return cells
 
 
 def _softmax_in_place(

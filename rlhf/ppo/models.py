@@ -33,10 +33,24 @@ class PolicyAndValue(nn.Module):
         values = values_at(self.value_model, batch, hidden)
         return scatter(logprobs, batch), scatter(entropy, batch), scatter(values, batch)
 
+    def logprobs(self, batch: TokenBatch, temperature: float) -> tuple[Tensor, Tensor]:
+        """Log-probs and entropies alone."""
+        logprobs, entropy = logprobs_of(self.policy, hidden_at(self.policy, batch), batch.targets, temperature)
+        return scatter(logprobs, batch), scatter(entropy, batch)
+
     def values(self, batch: TokenBatch) -> Tensor:
-        """Values alone, [b, W] float32, 0 where nothing is asked."""
+        """Values alone."""
         hidden = hidden_at(self.policy, batch) if isinstance(self.value_model, SharedCritic) else None
         return scatter(values_at(self.value_model, batch, hidden), batch)
+
+    @property
+    def is_one(self) -> bool:
+        """Whether policy and critic have modules in common, and so cannot run at the same time."""
+        critic = self.value_model
+        if isinstance(critic, SharedCritic):
+            return True
+        beside = critic.stack.host if isinstance(critic, AdapterCritic) else critic
+        return not set(map(id, self.policy.modules())).isdisjoint(map(id, beside.modules()))
 
     def parts(self) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
         """The parameters of policy and of critic. A trunk or a base that both use is the policy's."""

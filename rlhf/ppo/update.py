@@ -8,13 +8,13 @@ import torch
 from torch import Tensor, nn
 
 from rlhf.generation import SampledTokens
-from rlhf.modeling import weights_held
+from rlhf.modeling import side_by_side, weights_held
 from rlhf.ppo.config import PPOConfig
 from rlhf.ppo.experience import Sampling
 from rlhf.ppo.losses import approx_kl, kl_loss, policy_loss, value_loss
 from rlhf.ppo.metrics import MINIBATCH_KEYS, PTX_KEYS
 from rlhf.ppo.models import PolicyAndValue
-from rlhf.ppo.rollout import Rollout, token_batches
+from rlhf.ppo.rollout import Rollout, TokenBatch, token_batches
 from rlhf.scoring import NonFiniteError
 
 
@@ -31,7 +31,7 @@ class Experience:
 
 @weights_held()
 def accumulate_gradients(
-    model: nn.Module,
+    model: PolicyAndValue,
     experience: Experience,
     rows: Sequence[int],
     args: PPOConfig,
@@ -41,50 +41,102 @@ def accumulate_gradients(
 ) -> Tensor:
     """Add the gradient of `rows`' loss to the parameters; returns its numbers [8], the first of MINIBATCH_KEYS.
 
-    Every micro-batch is divided by the token count of all `rows`, so the result is that of one large batch.
+    Every micro-batch is divided by the token count of all `rows`, so the result is that of one large batch. On a
+    processor a critic of its own is trained beside the policy, at the same time.
     """
     rollout = experience.rollout
     tokens = SampledTokens(rollout.completion_ids, rollout.mask, rollout.ended)
     picked = torch.tensor(list(rows), device=rollout.mask.device)
-    num_tokens = rollout.mask[picked].sum()
-    num_values = rollout.value_mask[picked].sum()
-    sums = torch.zeros(8, device=rollout.mask.device)
+    num_tokens, num_values = rollout.mask[picked].sum(), rollout.value_mask[picked].sum()
     size, max_tokens = args.per_device_train_batch_size, args.max_tokens_per_micro_batch
     how = (sampling.pad_id, sampling.reward_at, max_tokens)
-    for batch in token_batches(rollout.prompts, tokens, rows, size, *how):
-        cells = (batch.rows, slice(0, batch.width))
-        mask, value_mask = rollout.mask[cells], rollout.value_mask[cells]
-        old_logprobs = rollout.logprobs[cells]
-        with autocast():
-            logprobs, entropy, values = model(batch, sampling.temperature)
-        logprobs = logprobs.masked_fill(~mask, 0.0)
-        policy = policy_loss(logprobs, old_logprobs, experience.advantages[cells], mask, args.cliprange)
-        value = value_loss(
-            values.masked_fill(~value_mask, 0.0),
-            rollout.values[cells],
-            experience.returns[cells],
-            value_mask,
-            args.cliprange_value,
-        )
-        loss = policy.loss / num_tokens + args.vf_coef * value.loss / num_values
-        reference = (old_logprobs, rollout.ref_logprobs[cells], mask)
-        if experience.kl_coef:
-            loss = loss + experience.kl_coef * kl_loss(logprobs, *reference, args.kl_estimator) / num_tokens
-        backward(loss)
-        with torch.no_grad():
-            ratio = (torch.exp(logprobs - old_logprobs) * mask).sum()
-            numbers = [
-                policy.loss,
-                value.loss,
-                approx_kl(logprobs, old_logprobs, mask),
-                policy.clipped,
-                value.clipped,
-            ]
-            numbers += [(entropy * mask).sum(), ratio, kl_loss(logprobs, *reference)]
-            sums += torch.stack([n.float() for n in numbers])
+    batches = list(token_batches(rollout.prompts, tokens, rows, size, *how))
+
+    def descend(loss: Tensor) -> None:
+        if loss.requires_grad:  # not that of a policy that is held
+            backward(loss)
+
+    def both() -> Tensor:
+        sums = torch.zeros(8, device=rollout.mask.device)
+        for batch in batches:
+            with autocast():
+                logprobs, entropy, values = model(batch, sampling.temperature)
+            policy, of_policy = _policy_terms(experience, batch, logprobs, entropy, args)
+            value, of_value = _value_terms(experience, batch, values, args)
+            descend(policy / num_tokens + args.vf_coef * value / num_values)
+            sums += _in_order(of_policy, of_value)
+        return sums
+
+    def policy_alone() -> Tensor:
+        sums = torch.zeros(6, device=rollout.mask.device)
+        for batch in batches:
+            with autocast():
+                logprobs, entropy = model.logprobs(batch, sampling.temperature)
+            loss, numbers = _policy_terms(experience, batch, logprobs, entropy, args)
+            descend(loss / num_tokens)
+            sums += numbers
+        return sums
+
+    def critic_alone() -> Tensor:
+        sums = torch.zeros(2, device=rollout.mask.device)
+        for batch in batches:
+            with autocast():
+                values = model.values(batch)
+            loss, numbers = _value_terms(experience, batch, values, args)
+            descend(args.vf_coef * loss / num_values)
+            sums += numbers
+        return sums
+
+    if model.is_one or rollout.mask.device.type != "cpu":
+        sums = both()
+    else:
+        sums = _in_order(*side_by_side([policy_alone, critic_alone]))
     num_rows = torch.full_like(num_tokens, len(rows))
     counts = [num_tokens, num_values, num_tokens, num_tokens, num_values, num_tokens, num_tokens, num_rows]
     return sums / torch.stack(counts)
+
+
+def _policy_terms(
+    experience: Experience, batch: TokenBatch, logprobs: Tensor, entropy: Tensor, args: PPOConfig
+) -> tuple[Tensor, Tensor]:
+    """The policy's loss summed over tokens, KL in it if it is to be, and its numbers [6]: sums over tokens or rows."""
+    rollout, cells = experience.rollout, (batch.rows, slice(0, batch.width))
+    mask, old_logprobs = rollout.mask[cells], rollout.logprobs[cells]
+    logprobs = logprobs.masked_fill(~mask, 0.0)
+    policy = policy_loss(logprobs, old_logprobs, experience.advantages[cells], mask, args.cliprange)
+    reference = (old_logprobs, rollout.ref_logprobs[cells], mask)
+    loss = policy.loss
+    if experience.kl_coef:
+        loss = loss + experience.kl_coef * kl_loss(logprobs, *reference, args.kl_estimator)
+    with torch.no_grad():
+        ratio = (torch.exp(logprobs - old_logprobs) * mask).sum()
+        divergence = approx_kl(logprobs, old_logprobs, mask)
+        numbers = [
+            policy.loss,
+            divergence,
+            policy.clipped,
+            (entropy * mask).sum(),
+            ratio,
+            kl_loss(logprobs, *reference),
+        ]
+        return loss, torch.stack([n.float() for n in numbers])
+
+
+def _value_terms(experience: Experience, batch: TokenBatch, values: Tensor, args: PPOConfig) -> tuple[Tensor, Tensor]:
+    """The critic's loss summed over tokens, and its numbers [2]."""
+    rollout, cells = experience.rollout, (batch.rows, slice(0, batch.width))
+    mask = rollout.value_mask[cells]
+    value = value_loss(
+        values.masked_fill(~mask, 0.0), rollout.values[cells], experience.returns[cells], mask, args.cliprange_value
+    )
+    return value.loss, torch.stack([value.loss.detach().float(), value.clipped.float()])
+
+
+def _in_order(of_policy: Tensor, of_value: Tensor) -> Tensor:
+    """The policy's numbers [6] and the critic's [2] in the order of MINIBATCH_KEYS."""
+    loss, divergence, clipped, *rest = of_policy.unbind()
+    value_loss_, value_clipped = of_value.unbind()
+    return torch.stack([loss, value_loss_, divergence, clipped, value_clipped, *rest])
 
 
 def clip_gradients(model: PolicyAndValue, max_norm: float) -> Tensor:

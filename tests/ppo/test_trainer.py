@@ -26,6 +26,7 @@ from rlhf.ppo.evaluation import reference_scores
 from rlhf.ppo.experience import score
 from rlhf.ppo.losses import masked_whiten, score_positions
 from rlhf.ppo.metrics import EVALUATION_KEYS
+from rlhf.ppo.models import PolicyAndValue
 from rlhf.ppo.rollout import Rollout
 from rlhf.ppo.samples import show_samples
 from rlhf.ppo.update import Experience, accumulate_gradients
@@ -183,6 +184,18 @@ def test_gradient_accumulation_equals_one_large_batch(make_trainer: MakeTrainer)
         torch.testing.assert_close(numbers, whole_numbers, atol=1e-6, rtol=1e-5)
         for name, gradient in whole.items():
             torch.testing.assert_close(parts[name], gradient, atol=1e-6, rtol=1e-4)
+
+
+def test_a_critic_trained_beside_the_policy_gets_the_gradients_it_gets_together_with_it(
+    make_trainer: MakeTrainer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    beside, its_numbers = gradients_by_micro_batch(make_trainer, 4, vf_coef=0.3)
+    monkeypatch.setattr(PolicyAndValue, "is_one", True)
+    together, numbers = gradients_by_micro_batch(make_trainer, 4, vf_coef=0.3)
+    torch.testing.assert_close(its_numbers, numbers, atol=1e-7, rtol=1e-6)
+    assert beside.keys() == together.keys()
+    for name, gradient in together.items():
+        torch.testing.assert_close(beside[name], gradient, atol=1e-7, rtol=1e-5)
 
 
 def test_gradients_are_clipped_for_policy_and_critic_each(make_trainer: MakeTrainer) -> None:

@@ -1,0 +1,63 @@
+"""Several computations at once on a processor: one thread each gains more than many threads in turn on each.
+
+The products of a small model are over before a second thread has begun to help, and most other operations are too
+small to be divided at all. Computations that share nothing can run side by side instead.
+"""
+
+import os
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
+from contextvars import copy_context
+from typing import TypeVar
+
+import torch
+
+T = TypeVar("T")
+
+_pools: dict[tuple[int, int], ThreadPoolExecutor] = {}
+_making = threading.Lock()
+os.register_at_fork(after_in_child=_pools.clear)  # a child has none of its parent's threads
+
+
+def side_by_side(tasks: Sequence[Callable[[], T]]) -> list[T]:
+    """The results of `tasks`, in their order; each runs in a thread of its own, as many at a time as torch has threads.
+
+    They see grad mode, autocast on the CPU and context variables as they are here. They must not write what another of
+    them reads; the results do not depend on which comes first. With one task, or one thread, they run here in turn.
+    An exception is raised once all have come to an end: the first by the tasks' order.
+    """
+    threads = torch.get_num_threads()
+    workers = min(len(tasks), threads)
+    if workers < 2:
+        return [task() for task in tasks]
+    state = torch.is_grad_enabled(), torch.is_autocast_enabled("cpu"), torch.get_autocast_dtype("cpu")
+
+    def run(task: Callable[[], T]) -> T:
+        grad, autocast, dtype = state
+        with torch.set_grad_enabled(grad), torch.autocast("cpu", dtype=dtype, enabled=autocast):
+            return task()
+
+    pool = _pool(workers, threads // workers, threads)
+    futures = [pool.submit(copy_context().run, run, task) for task in tasks]
+    wait(futures)
+    return [future.result() for future in futures]
+
+
+def _pool(workers: int, share: int, threads: int) -> ThreadPoolExecutor:
+    """So many threads that stay, each of which has `share` threads of torch for its operations."""
+    with _making:
+        if (workers, share) not in _pools:
+            started = threading.Barrier(workers + 1)
+
+            def begin() -> None:
+                torch.get_num_threads()  # a thread's first question sets its number to the newest given anywhere
+                torch.set_num_threads(share)  # for this thread, and for those that ask first hereafter
+                started.wait()
+
+            made = _pools[workers, share] = ThreadPoolExecutor(workers, "side-by-side", initializer=begin)
+            for _ in range(workers):
+                made.submit(lambda: None)
+            started.wait()
+            torch.set_num_threads(threads)
+        return _pools[workers, share]
