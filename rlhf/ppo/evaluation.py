@@ -40,6 +40,16 @@ def build_judge(
     return scorer
 
 
+def evaluate_sets(trainer: "PPOTrainer", sets: Mapping[str, PromptSet], prefix: str) -> dict[str, float]:
+    """`evaluate_prompts` for each set, under `prefix_<name>_`; UserError without any."""
+    if not sets:
+        raise UserError("eval_dataset: there is none to evaluate on; pass one here or to the constructor")
+    metrics: dict[str, float] = {}
+    for name, prompts in sets.items():
+        metrics |= evaluate_prompts(trainer, prompts, f"{prefix}_{name}" if name else prefix)
+    return metrics
+
+
 def evaluate_prompts(trainer: "PPOTrainer", prompts: PromptSet, prefix: str) -> dict[str, float]:
     """Training's rollout metrics over all of `prompts` under `prefix_`, drawn from a generator of its own.
 

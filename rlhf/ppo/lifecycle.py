@@ -50,6 +50,7 @@ class OnlineTrainer(BaseTrainer):
     policy_model: nn.Module
     value_model: nn.Module
     prompts: PromptSet
+    eval_prompts: dict[str, PromptSet]
     order: PromptOrder
     kl_controller: KLController
     shaper: ScoreShaper
@@ -149,7 +150,7 @@ class OnlineTrainer(BaseTrainer):
 
     def _make_up_for_evaluation(self) -> None:
         """Make the evaluation that failed before, and save that it has been made."""
-        if self.owes_evaluation:
+        if self.owes_evaluation and self.eval_prompts:
             self.control.should_evaluate = self.control.should_save = True
             self._log_evaluate_save()
             self.monitor.act()

@@ -2,8 +2,8 @@
 
 import difflib
 import math
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 from peft import PeftConfig, PeftModel, get_peft_model
@@ -12,14 +12,15 @@ from transformers import PreTrainedTokenizerBase
 
 from rlhf.errors import UserError
 from rlhf.generation import VLLMSampler, padding_id, stop_token_ids
-from rlhf.modeling import adapters_at_work
+from rlhf.modeling import adapters_at_work, context_length
 from rlhf.ppo.config import PPOConfig
 from rlhf.ppo.experience import Sampling, TokenRewardScorer
 from rlhf.ppo.metrics import EVALUATION_KEYS, JUDGE_KEYS
-from rlhf.ppo.prompts import PromptSet
+from rlhf.ppo.prompts import DataCollator, PromptSet
 from rlhf.ppo.reference import put_back_to_training
 from rlhf.scoring import Ensemble, FunctionScorer, RewardModelScorer, Scorer, WeightedScorer
 
+DatasetLike = Sequence[Mapping[str, Any]]
 RewardFunc = Callable[..., Sequence[float]] | Scorer
 
 
@@ -180,6 +181,37 @@ def build_sampling(policy: nn.Module, tokenizer: PreTrainedTokenizerBase, args: 
         batch_size=args.local_rollout_forward_batch_size,
         reward_at=args.reward_at,
     )
+
+
+@dataclass(frozen=True)
+class PromptReader:
+    """Reads data sets of prompts for one policy; UserError names the rows that cannot be used."""
+
+    policy: nn.Module
+    tokenizer: PreTrainedTokenizerBase
+    args: PPOConfig
+    collator: DataCollator | None
+
+    def __call__(self, dataset: DatasetLike, name: str) -> PromptSet:
+        """The prompts of `dataset`, which errors call `name`."""
+        return PromptSet(
+            dataset,
+            self.tokenizer,
+            name=name,
+            max_new_tokens=self.args.response_length,
+            context_length=context_length(self.policy),
+            vocab_size=cast(Any, self.policy).config.get_text_config().vocab_size,
+            max_prompt_length=self.args.max_prompt_length,
+            truncate=self.args.truncate_prompts,
+            collator=self.collator,
+        )
+
+    def sets(self, eval_dataset: DatasetLike | dict[str, DatasetLike] | None) -> dict[str, PromptSet]:
+        """Sets to evaluate on by their names, "" for one without a name; none of None."""
+        if eval_dataset is None:
+            return {}
+        named = eval_dataset if isinstance(eval_dataset, dict) else {"": eval_dataset}
+        return {key: self(data, f"eval_dataset {key}".strip()) for key, data in named.items()}
 
 
 def with_engine(

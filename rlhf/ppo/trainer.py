@@ -4,28 +4,27 @@ import contextlib
 import inspect
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, cast
 
 import numpy as np
 import torch
 from accelerate import PartialState
 from peft import PeftModel
-from torch import Tensor, nn
+from torch import nn
 from transformers import PreTrainedTokenizerBase, TrainerCallback
 from transformers.trainer_utils import TrainOutput, set_seed
 
 from rlhf.errors import StoppedByMonitor, UserError
 from rlhf.generation import eval_mode
 from rlhf.modeling import context_length, warn_of_low_precision
-from rlhf.ppo import checkpointing, ptx
+from rlhf.ppo import checkpointing
 from rlhf.ppo import state as files
-from rlhf.ppo.budget import exact_kl, shortened
 from rlhf.ppo.config import PPOConfig
 from rlhf.ppo.critic import AdapterCritic, build_critic, put_on_scale
-from rlhf.ppo.evaluation import build_judge, evaluate_prompts, reference_scores
+from rlhf.ppo.evaluation import build_judge, evaluate_sets, reference_scores
 from rlhf.ppo.experience import SampledRollout, collect, score, shape
-from rlhf.ppo.kl import BudgetedKLController, build_kl_controller, ends_update
+from rlhf.ppo.kl import build_kl_controller
 from rlhf.ppo.lifecycle import OnlineTrainer
 from rlhf.ppo.losses import (
     advantages_towards_reference,
@@ -38,12 +37,15 @@ from rlhf.ppo.losses import (
 from rlhf.ppo.metrics import rollout_metrics, sampler_gap, training_metrics
 from rlhf.ppo.models import PolicyAndValue, disable_dropout
 from rlhf.ppo.monitor import Monitor
+from rlhf.ppo.optimizing import kl_before, make_steps, within_budget
 from rlhf.ppo.prompts import DataCollator, PromptOrder, PromptSet
 from rlhf.ppo.ptx import build_ptx
 from rlhf.ppo.reference import build_reference
-from rlhf.ppo.rollout import Prompts, Rollout
+from rlhf.ppo.rollout import Prompts
 from rlhf.ppo.samples import show_samples
 from rlhf.ppo.setup import (
+    DatasetLike,
+    PromptReader,
     RewardFunc,
     attach_adapter,
     build_sampling,
@@ -54,17 +56,9 @@ from rlhf.ppo.setup import (
     with_engine,
 )
 from rlhf.ppo.shaping import ScoreShaper
-from rlhf.ppo.update import (
-    Experience,
-    accumulate_gradients,
-    clip_gradients,
-    require_finite_step,
-    require_finite_weights,
-)
+from rlhf.ppo.update import Experience, require_finite_weights
 
 logger = logging.getLogger(__name__)
-
-DatasetLike = Sequence[Mapping[str, Any]]
 
 
 class PPOTrainer(OnlineTrainer):
@@ -163,15 +157,10 @@ class PPOTrainer(OnlineTrainer):
 
         # Sampling, prompts, KL.
         self.sampling = build_sampling(policy, processing_class, args)
-        self._data_collator = data_collator
-        self.prompts = self._read_prompts(train_dataset, "train_dataset")
+        self._read = PromptReader(policy, processing_class, args, data_collator)
+        self.prompts = self._read(train_dataset, "train_dataset")
         self.order = PromptOrder(len(self.prompts), cast(int, args.batch_size), data_seed(args))
-        self.eval_prompts: dict[str, PromptSet] = {}
-        if eval_dataset is not None:
-            named = eval_dataset if isinstance(eval_dataset, dict) else {"": eval_dataset}
-            self.eval_prompts = {
-                key: self._read_prompts(data, f"eval_dataset {key}".strip()) for key, data in named.items()
-            }
+        self.eval_prompts = self._read.sets(eval_dataset)
         every = (self.prompts, *self.eval_prompts.values())
         self.sampling = with_engine(self.sampling, policy, self.accelerator, every, args)
         self.judge = build_judge(judge, self.eval_prompts, args)
@@ -243,8 +232,8 @@ class PPOTrainer(OnlineTrainer):
 
             # 4. Estimate advantages and returns; where the budget of KL is spent, nothing but KL counts.
             advantages, returns = gae(rewards, rollout.values, args.gamma, args.lam)
-            kl_before = 0.0 if args.kl_budget is None else self._exact_kl(rollout)
-            spent = self.kl_controller.is_spent(kl_before)
+            kl = kl_before(self, rollout)
+            spent = self.kl_controller.is_spent(kl)
             if spent:
                 advantages = advantages_towards_reference(rollout.logprobs, rollout.ref_logprobs, rollout.mask)
             experience = Experience(rollout, masked_whiten(advantages, rollout.mask), returns, in_loss)
@@ -252,8 +241,8 @@ class PPOTrainer(OnlineTrainer):
             # 5. Several passes over the batch in shuffled minibatches, one optimizer step each, until KL forbids more.
             #    The first `critic_warmup_updates` train the critic alone.
             warming_up = update < args.critic_warmup_updates
-            with self.model.policy_held() if warming_up else self._within_budget(rollout, kl_before):
-                steps = self._steps(experience, update, spent)
+            with self.model.policy_held() if warming_up else within_budget(self, rollout, kl):
+                steps = make_steps(self, experience, update, spent)
             require_finite_weights(self.model, f"update {update + 1}")
             clock.append(time.perf_counter())
 
@@ -303,64 +292,6 @@ class PPOTrainer(OnlineTrainer):
         with eval_mode(self.model), self.autocast():
             return collect(self.model, self.reference, prompts, self.sampling)
 
-    def _minibatches(self, update: int, epoch: int) -> list[list[int]]:
-        """Rows of each minibatch; a function of seed, update and pass, so that resuming needs no state for it."""
-        size = cast(int, self.args.local_mini_batch_size)
-        order = np.random.default_rng([self.args.seed, update, epoch]).permutation(
-            cast(int, self.args.local_batch_size)
-        )
-        return [order[start : start + size].tolist() for start in range(0, len(order), size)]
-
-    def _steps(self, experience: Experience, update: int, spent: bool) -> list[Tensor]:
-        """All optimizer steps of an update, at least one; the numbers of each in the order of MINIBATCH_KEYS."""
-        steps: list[Tensor] = []
-        for epoch in range(self.args.num_ppo_epochs):
-            for index, rows in enumerate(self._minibatches(update, epoch)):
-                numbers = self._gradients(experience, rows, (update, epoch, index))
-                if steps and ends_update(numbers, self.args, self.kl_controller, spent):
-                    self.optimizer.zero_grad()
-                    return steps
-                self._step()
-                steps.append(numbers)
-        return steps
-
-    def _within_budget(self, rollout: Rollout, kl_before: float) -> contextlib.AbstractContextManager[None]:
-        """A block whose steps are shortened where they lead beyond the budget of KL, if there is one."""
-        if self.args.kl_budget is None:
-            return contextlib.nullcontext()
-        limit = max(BudgetedKLController.edge * self.args.kl_budget, kl_before)
-        return shortened(self.model.parts()[0], lambda: self._exact_kl(rollout), limit)
-
-    def _exact_kl(self, rollout: Rollout) -> float:
-        with self.autocast():
-            return exact_kl(self.model, self.reference, rollout, self.sampling)
-
-    def _gradients(self, experience: Experience, rows: list[int], at: tuple[int, int, int]) -> Tensor:
-        """Clipped gradients for the step `at` (update, pass, minibatch); returns its numbers, all finite."""
-        self.model.train()
-        means = accumulate_gradients(
-            self.model, experience, rows, self.args, self.sampling, self.autocast, self.accelerator.backward
-        )
-        ptx_loss = [] if self.ptx is None else [self._ptx_gradients(rows, at)]
-        numbers = torch.cat([means, clip_gradients(self.model, self.args.max_grad_norm), *ptx_loss])
-        require_finite_step(numbers, f"update {at[0] + 1}, pass {at[1] + 1}")
-        return numbers
-
-    def _ptx_gradients(self, rows: list[int], at: tuple[int, int, int]) -> Tensor:
-        """Add the gradient of the SFT loss on as many demonstrations as there are `rows`; returns the loss, [1]."""
-        assert self.ptx is not None
-        size, backward = self.args.per_device_train_batch_size, self.accelerator.backward
-        batch = self.ptx.batch(at, len(rows))
-        loss = ptx.accumulate_gradients(self.policy_model, batch, self.args.ptx_coef, size, self.autocast, backward)
-        return loss[None]
-
-    def _step(self) -> None:
-        """One optimizer step with the gradients that are there."""
-        self.control = self.callback_handler.on_pre_optimizer_step(self.args, self.state, self.control)
-        self.optimizer.step()
-        self.control = self.callback_handler.on_optimizer_step(self.args, self.state, self.control)
-        self.optimizer.zero_grad()
-
     def autocast(self) -> contextlib.AbstractContextManager[None]:
         """bf16 arithmetic over fp32 weights if `args.bf16`, on any device."""
         return torch.autocast(self.args.device.type, dtype=torch.bfloat16, enabled=bool(self.args.bf16))
@@ -379,41 +310,21 @@ class PPOTrainer(OnlineTrainer):
         there had been none. Keys are the training keys after `metric_key_prefix`, such as `eval_objective/scores`. The
         monitor looks at evaluations of the trainer's own sets alone.
         """
-        if isinstance(eval_dataset, str):
-            sets = {"": self.eval_prompts[eval_dataset]}
-        elif eval_dataset is not None:
-            named = eval_dataset if isinstance(eval_dataset, dict) else {"": eval_dataset}
-            sets = {key: self._read_prompts(data, f"eval_dataset {key}".strip()) for key, data in named.items()}
-        else:
-            sets = self.eval_prompts
-        if not sets:
-            raise UserError("eval_dataset: there is none to evaluate on; pass one here or to the constructor")
-        metrics: dict[str, float] = {}
-        for key, prompts in sets.items():
-            metrics |= evaluate_prompts(self, prompts, f"{metric_key_prefix}_{key}" if key else metric_key_prefix)
+        metrics = evaluate_sets(self, self._sets_of(eval_dataset), metric_key_prefix)
         if eval_dataset is None and metric_key_prefix == "eval":
             self.watch(metrics)
         self.log(dict(metrics))
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
 
+    def _sets_of(self, eval_dataset: Any) -> dict[str, PromptSet]:
+        """The prompts to evaluate on by their names: the trainer's own, one of them, or others."""
+        if isinstance(eval_dataset, str):
+            return {"": self.eval_prompts[eval_dataset]}
+        return self.eval_prompts if eval_dataset is None else self._read.sets(eval_dataset)
+
     def generate_completions(self, sampling: bool = False) -> None:
         """Show greedy completions of evaluation prompts with their scores; of the first batch alone if `sampling`."""
         for prompts in self.eval_prompts.values():
             rows = range(min(self.args.per_device_eval_batch_size, len(prompts)) if sampling else len(prompts))
             show_samples(self, prompts.batch(rows))
-
-    # ---- Small parts ----
-
-    def _read_prompts(self, dataset: DatasetLike, name: str) -> PromptSet:
-        return PromptSet(
-            dataset,
-            self.processing_class,
-            name=name,
-            max_new_tokens=self.args.response_length,
-            context_length=context_length(self.policy_model),
-            vocab_size=cast(Any, self.policy_model).config.get_text_config().vocab_size,
-            max_prompt_length=self.args.max_prompt_length,
-            truncate=self.args.truncate_prompts,
-            collator=self._data_collator,
-        )

@@ -16,6 +16,7 @@ import torch
 from ppo.tiny import EOS, PAD, make_classifier, make_policy, make_tokenizer
 from rlhf.generation import SampledTokens, completion_mask
 from rlhf.ppo import PPOConfig, PPOTrainer, experience
+from rlhf.ppo.optimizing import make_steps
 from rlhf.ppo.update import Experience
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -132,13 +133,12 @@ def test_updates_agree_with_trl_1_12(case: str, oracle_runs: dict[str, Path], mo
     monkeypatch.setattr(experience, "sample_tokens", lambda *_, **__: next(given))
     monkeypatch.setattr(trainer.order, "rows", lambda batch: orders[batch])
     seen: list[Experience] = []
-    steps = trainer._steps
 
-    def spy(experience_: Experience, *rest: Any) -> list[torch.Tensor]:
+    def spy(trainer_: PPOTrainer, experience_: Experience, *rest: Any) -> list[torch.Tensor]:
         seen.append(experience_)
-        return steps(experience_, *rest)
+        return make_steps(trainer_, experience_, *rest)
 
-    monkeypatch.setattr(trainer, "_steps", spy)
+    monkeypatch.setattr("rlhf.ppo.trainer.make_steps", spy)
     logged: list[dict[str, float]] = []
     monkeypatch.setattr(trainer, "log", lambda metrics, *_: logged.append(dict(metrics)))
     trainer.train()
