@@ -73,7 +73,8 @@ _READ_BY_PPO = """
     response_length stop_token stop_token_id temperature missing_eos_penalty whiten_rewards reward_at kl_coef
     kl_estimator kl_controller kl_target kl_horizon cliprange vf_coef cliprange_value gamma lam kl_in kl_budget
     max_approx_kl reward_ensemble reward_ensemble_coef reward_timeout score_normalization score_clip length_penalty
-    length_penalty_after ptx_coef generation vllm_gpu_memory_utilization stop_strings monitor monitor_thresholds max_rollbacks
+    length_penalty_after ptx_coef generation vllm_gpu_memory_utilization stop_strings monitor monitor_thresholds
+    max_rollbacks
 
     critic critic_init critic_learning_rate critic_trunk_gradient critic_warmup_updates
 

@@ -113,10 +113,11 @@ class PPOConfig(BaseConfig):
     )
 
     # What TRL 1.12 did not have.
-    critic: Literal["separate", "shared", "adapter"] = field(
+    critic: Literal["separate", "shared", "adapter", "head"] = field(
         default="separate",
         metadata={
-            "help": "A model of its own as in TRL, a head on the policy's trunk, or an adapter of the frozen base."
+            "help": "A model of its own as in TRL, a head on the policy's trunk, an adapter of the frozen base, or a "
+            "small network on the frozen reward model."
         },
     )
     critic_init: Literal["reward", "policy"] | None = field(
@@ -125,7 +126,10 @@ class PPOConfig(BaseConfig):
     )
     critic_learning_rate: float | None = field(
         default=None,
-        metadata={"help": "Initial learning rate of the critic; default learning_rate, for a shared one ten times it."},
+        metadata={
+            "help": "Initial learning rate of the critic; left out it is learning_rate, for a shared one ten times "
+            "that, for a head 3e-3."
+        },
     )
     critic_trunk_gradient: float = field(
         default=1.0,
@@ -281,7 +285,9 @@ class PPOConfig(BaseConfig):
         need(0 < share <= 1, "vllm_gpu_memory_utilization", "give a share of the memory, above 0 and up to 1")
         need(self.stop_strings is None or all(self.stop_strings), "stop_strings", "give texts that are not empty")
         need(self.reward_at in {"eos", "trl"}, "reward_at", "use eos or trl")
-        need(self.critic in {"separate", "shared", "adapter"}, "critic", "use separate, shared or adapter")
+        need(
+            self.critic in {"separate", "shared", "adapter", "head"}, "critic", "use separate, shared, adapter or head"
+        )
         need(self.critic_init in {None, "reward", "policy"}, "critic_init", "use reward or policy")
         need(self.critic_warmup_updates >= 0, "critic_warmup_updates", "give 0 or more")
         need(
@@ -295,6 +301,11 @@ class PPOConfig(BaseConfig):
             self.critic != "shared" or self.critic_init != "reward",
             "critic_init",
             "a shared critic starts as a head on the policy's trunk; set policy, or leave it out",
+        )
+        need(
+            self.critic != "head" or self.critic_init != "policy",
+            "critic_init",
+            "a head is one on the reward model; set reward, or leave it out",
         )
         need(self.stop_token in {None, "eos"}, "stop_token", "use 'eos' or None")
         need(

@@ -1,7 +1,8 @@
 """The critic: what the state before each token is worth.
 
 `separate` is a model of its own (TRL's algorithm), `shared` a head on the policy's trunk, `adapter` an adapter of a
-frozen model that is in memory anyway, with a head. Each is a module with a linear `score`; `values_at` reads any.
+frozen model that is in memory anyway, with a head, and `head` a small network on the frozen reward model. Each is a
+module with a `score`; `values_at` reads any.
 """
 
 import copy
@@ -17,6 +18,7 @@ from rlhf.modeling import AdapterRewardModel, AdapterStack, adapters_at_work, ca
 from rlhf.modeling.heads import Float32Linear
 from rlhf.ppo.config import PPOConfig
 from rlhf.ppo.forward import hidden_at, output_layer, unwrap_adapters, values_of
+from rlhf.ppo.head_critic import CorrectedScore, HeadCritic
 from rlhf.ppo.reference import Reference, copy_adapter, put_back_to_training
 from rlhf.ppo.rollout import TokenBatch
 from rlhf.scoring import RewardModelScorer, WeightedScorer
@@ -97,6 +99,7 @@ class ScoreHead(Float32Linear):
 def put_on_scale(critic: nn.Module, mean: float, std: float) -> bool:
     """Let a critic that began as a reward model be one of scores less `mean`, over `std`; returns whether it did."""
     head = cast(Any, unwrap_adapters(critic)).score
+    head = head.first if isinstance(head, CorrectedScore) else head
     if isinstance(head, ScoreHead):
         head.rescale(mean, std)
     return isinstance(head, ScoreHead)
@@ -110,6 +113,8 @@ def values_at(critic: nn.Module, batch: TokenBatch, policy_hidden: Tensor | None
     if isinstance(critic, AdapterCritic):
         with critic.stack.at_work() as trunk:
             return values_of(critic, hidden_at(trunk, batch))
+    if isinstance(critic, HeadCritic):
+        return values_of(critic, critic.read(batch) if batch.critic_states is None else batch.critic_states)
     return values_of(critic, hidden_at(critic, batch))
 
 
@@ -148,6 +153,8 @@ def build_critic(
         return SharedCritic(policy, args.critic_trunk_gradient)
     if args.critic == "adapter":
         return _adapter_critic(args, policy, reference, judge)
+    if args.critic == "head":
+        return _head_critic(args, judge)
     if judge is None:
         _require_policy_init(args, NO_JUDGE)
         return _critic_from_policy(policy)
@@ -248,6 +255,16 @@ def _adapter_critic(
     assert reference.model is not None
     carrier = carry_adapter(reference.model, CRITIC_ADAPTER)
     return AdapterCritic(AdapterStack(carrier, [CRITIC_ADAPTER]), _zero_head(carrier, _hidden_size(policy)))
+
+
+def _head_critic(args: PPOConfig, judge: tuple[RewardModelScorer, float] | None) -> HeadCritic:
+    """A head on the reward model, whose scores are its first values."""
+    if judge is None:
+        raise UserError(f"critic: found 'head', which reads the reward model, but {NO_JUDGE}; set critic to separate")
+    scorer, weight = judge
+    is_rescaled = args.score_normalization != "none"
+    first = _score_head(cast(Any, unwrap_adapters(scorer.model)).score, weight, scorer.offset, is_rescaled)
+    return HeadCritic(scorer.model, first)
 
 
 def _on_base(policy: PeftModel, source: str, below: list[str], head: nn.Linear | None = None) -> AdapterCritic:

@@ -47,7 +47,7 @@ class Sampling:
 class SampledRollout(Rollout):
     """A rollout, and what the sampler said of its tokens while it drew them."""
 
-    sampler_logprobs: Tensor | None
+    sampler_logprobs: Tensor | None = None
     """[B, T] float32, as `logprobs` and by another pass: token by token from a cache, perhaps by another engine."""
 
 
@@ -90,6 +90,7 @@ def collect(model: PolicyAndValue, reference: Reference, prompts: Prompts, sampl
     if sampling.reward_at == "trl":
         tokens = _padded(tokens, sampling)
     logprobs, ref_logprobs, values = blank(tokens), blank(tokens), blank(tokens)
+    critic_states: Tensor | None = None
     rows = range(len(prompts.ids))
     with weights_held():
         for batch in token_batches(prompts, tokens, rows, sampling.batch_size, sampling.pad_id, sampling.reward_at):
@@ -97,7 +98,13 @@ def collect(model: PolicyAndValue, reference: Reference, prompts: Prompts, sampl
             logprobs[cells] = completion_logprobs(model.policy, batch, sampling.temperature)
             with reference.active() as ref_policy:
                 ref_logprobs[cells] = completion_logprobs(ref_policy, batch, sampling.temperature)
-            values[cells] = model.values(batch)
+            states = model.critic_states(batch)
+            if states is not None:
+                if critic_states is None:
+                    critic_states = states.new_zeros(*tokens.ids.shape, states.size(1))
+                row, column = batch.asked.nonzero(as_tuple=True)
+                critic_states[batch.rows[row], column] = states
+            values[cells] = model.values(replace(batch, critic_states=states))
     rollout = assemble(prompts, tokens, sampling.eos_ids, sampling.reward_at, logprobs, ref_logprobs, values)
     for source, cells_ in (
         ("the policy's log-probs", rollout.logprobs),
@@ -107,7 +114,8 @@ def collect(model: PolicyAndValue, reference: Reference, prompts: Prompts, sampl
         if not bool(torch.isfinite(cells_).all()):
             bad = int((~torch.isfinite(cells_)).any(1).sum())
             raise NonFiniteError(f"rollout: {source} are not finite in {bad} of {len(cells_)} completions")
-    return SampledRollout(**vars(rollout), sampler_logprobs=tokens.logprobs)
+    measured = vars(rollout) | {"critic_states": critic_states}
+    return SampledRollout(**measured, sampler_logprobs=tokens.logprobs)
 
 
 def _padded(tokens: SampledTokens, sampling: Sampling) -> SampledTokens:

@@ -13,8 +13,12 @@ from rlhf.modeling import same_adapters_again
 from rlhf.ppo.config import PPOConfig
 from rlhf.ppo.critic import AdapterCritic, SharedCritic, ValueModel, values_at
 from rlhf.ppo.forward import hidden_at, logprobs_of, scatter
+from rlhf.ppo.head_critic import HeadCritic
 from rlhf.ppo.rollout import TokenBatch
 from rlhf.trl_compat import disable_dropout_in_model
+
+HEAD_LEARNING_RATE = 3e-3
+"""Of a `head` critic: what a small network takes that is trained from the start."""
 
 
 class PolicyAndValue(nn.Module):
@@ -43,11 +47,15 @@ class PolicyAndValue(nn.Module):
         hidden = hidden_at(self.policy, batch) if isinstance(self.value_model, SharedCritic) else None
         return scatter(values_at(self.value_model, batch, hidden), batch)
 
+    def critic_states(self, batch: TokenBatch) -> Tensor | None:
+        """What the critic reads and no training changes, [n, d]; None for a critic that has no such thing."""
+        return self.value_model.read(batch) if isinstance(self.value_model, HeadCritic) else None
+
     @property
     def is_one(self) -> bool:
-        """Whether policy and critic have modules in common, and so cannot run at the same time."""
+        """Whether policy and critic go together: they have modules in common, or the critic is too small to matter."""
         critic = self.value_model
-        if isinstance(critic, SharedCritic):
+        if isinstance(critic, SharedCritic | HeadCritic):
             return True
         beside = critic.stack.host if isinstance(critic, AdapterCritic) else critic
         return not set(map(id, self.policy.modules())).isdisjoint(map(id, beside.modules()))
@@ -75,11 +83,14 @@ def give_critic_its_learning_rate(optimizer: torch.optim.Optimizer, model: Polic
     """Put the critic's parameters into groups of the optimizer with a rate of their own, if they have one.
 
     A shared critic's head starts from nothing on a trunk that is tuned: without a rate given it has ten times the
-    policy's (docs/ppo.md has what was measured).
+    policy's, and the small network of a `head` has what such a network takes, whatever the policy's is (docs/ppo.md has
+    what was measured).
     """
     rate = args.critic_learning_rate
     if rate is None and args.critic == "shared":
         rate = 10 * args.learning_rate
+    if rate is None and args.critic == "head":
+        rate = HEAD_LEARNING_RATE
     if rate is None:
         return
     critic = set(map(id, model.parts()[1]))
@@ -96,7 +107,7 @@ def enable_checkpointing(model: PolicyAndValue, kwargs: dict[str, Any] | None) -
     parts = [model.policy]
     if isinstance(critic, AdapterCritic):
         parts += [critic.stack.host] if critic.stack.host is not model.policy else []
-    elif not isinstance(critic, SharedCritic):
+    elif not isinstance(critic, SharedCritic | HeadCritic):
         parts.append(critic.backbone if isinstance(critic, ValueModel) else critic)
     for part in parts:
         given = {"use_reentrant": False} | (kwargs or {})

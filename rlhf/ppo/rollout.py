@@ -1,7 +1,7 @@
 """What one update learns from: sampled completions and everything measured on them before the first gradient."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -46,6 +46,8 @@ class TokenBatch:
     """[n] int64, ascending: where in the flattened `input_ids` the asked cells are predicted."""
     targets: Tensor
     """[n] int64, the tokens in the asked cells."""
+    critic_states: Tensor | None = None
+    """[n, d], what a `HeadCritic` reads there, where it is known already."""
 
     @property
     def width(self) -> int:
@@ -80,6 +82,8 @@ class Rollout:
     """[B, T] float32."""
     values: Tensor
     """[B, T] float32."""
+    critic_states: Tensor | None = None
+    """[B, T, d], what a `HeadCritic` read."""
 
     @property
     def lengths(self) -> Tensor:
@@ -95,11 +99,12 @@ def token_batches(
     pad_id: int,
     reward_at: RewardAt,
     max_tokens: int | None = None,
+    critic_states: Tensor | None = None,
 ) -> Iterator[TokenBatch]:
     """Cut `rows` into batches of `size`, or of at most `max_tokens` tokens, padding counted, where that is given.
 
     Rows of like length come together, so that little of a batch is padding. In "trl" mode the critic is asked once
-    more, after the last token, where that fits; that token is then fed too.
+    more, after the last token, where that fits; that token is then fed too. `critic_states` are a rollout's.
     """
     asked = value_mask(tokens.mask, reward_at)
     num_asked = asked.sum(1).tolist()
@@ -116,7 +121,10 @@ def token_batches(
         picked = order[start:end]
         index = torch.tensor(picked, device=tokens.ids.device)
         width = max(num_asked[i] for i in picked)
-        yield _token_batch(prompts, tokens.ids, asked[index, :width], picked, index, pad_id)
+        batch = _token_batch(prompts, tokens.ids, asked[index, :width], picked, index, pad_id)
+        if critic_states is not None:
+            batch = replace(batch, critic_states=critic_states[index, :width][batch.asked])
+        yield batch
         start = end
 
 

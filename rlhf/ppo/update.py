@@ -49,7 +49,7 @@ def accumulate_gradients(
     picked = torch.tensor(list(rows), device=rollout.mask.device)
     num_tokens, num_values = rollout.mask[picked].sum(), rollout.value_mask[picked].sum()
     size, max_tokens = args.per_device_train_batch_size, args.max_tokens_per_micro_batch
-    how = (sampling.pad_id, sampling.reward_at, max_tokens)
+    how = (sampling.pad_id, sampling.reward_at, max_tokens, rollout.critic_states)
     batches = list(token_batches(rollout.prompts, tokens, rows, size, *how))
 
     def descend(loss: Tensor) -> None:

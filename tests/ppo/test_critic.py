@@ -1,4 +1,4 @@
-"""The three kinds of critic: what they begin with, what they train, what they leave alone."""
+"""The kinds of critic: what they begin with, what they train, what they leave alone."""
 
 import copy
 from collections.abc import Callable
@@ -17,8 +17,9 @@ from rlhf.modeling import AdapterRewardModel, AdapterStack, adapters_at_work, we
 from rlhf.ppo import PPOTrainer
 from rlhf.ppo.critic import CRITIC_ADAPTER, AdapterCritic, SharedCritic, _critic_from_reward_model
 from rlhf.ppo.forward import trunk_of
+from rlhf.ppo.head_critic import HeadCritic
 from rlhf.ppo.losses import gae
-from rlhf.ppo.rollout import Rollout
+from rlhf.ppo.rollout import Rollout, TokenBatch
 from rlhf.scoring import RewardModelScorer
 
 # peft reads a name of transformers that is on its way out.
@@ -34,6 +35,12 @@ KINDS: dict[str, dict[str, Any]] = {
     "shared, LoRA": {"critic": "shared", "peft_config": LORA},
     "adapter, LoRA": {"critic": "adapter", "peft_config": LORA},
 }
+ON_REWARD_MODEL = {"reward_model": make_classifier(), "reward_weights": [0.01, 1.0]}
+HEADS: dict[str, dict[str, Any]] = {
+    "head": {"critic": "head", **ON_REWARD_MODEL},
+    "head, LoRA": {"critic": "head", "peft_config": LORA, **ON_REWARD_MODEL},
+}
+ALL_KINDS = KINDS | HEADS
 
 
 def history(trainer: PPOTrainer, key: str) -> list[float]:
@@ -137,7 +144,7 @@ def test_a_separate_critic_can_begin_as_a_reward_model_that_is_an_adapter(make_t
     assert weight_bytes([trainer.value_model, policy]) == weight_bytes([trainer.value_model]) + weight_bytes([policy])
 
 
-@pytest.mark.parametrize("kind", ["separate", "adapter"])
+@pytest.mark.parametrize("kind", ["separate", "adapter", "head"])
 @pytest.mark.parametrize("scale", ["running", "reference"])
 def test_a_critic_made_of_a_reward_model_begins_on_the_scale_of_the_scores_that_are_paid(
     make_trainer: MakeTrainer, monkeypatch: pytest.MonkeyPatch, kind: str, scale: str
@@ -145,6 +152,7 @@ def test_a_critic_made_of_a_reward_model_begins_on_the_scale_of_the_scores_that_
     trainer = make_trainer(
         total_episodes=8,
         learning_rate=1e-30,
+        critic_learning_rate=1e-30,
         reward_funcs=RewardModelScorer(make_classifier(), make_tokenizer(), offset=3.0, append_eos=False),
         score_normalization=scale,
         critic=kind,
@@ -176,10 +184,53 @@ def test_a_critic_made_of_a_reward_model_begins_on_the_scale_of_the_scores_that_
         torch.testing.assert_close(values[torch.arange(8), found.lengths - 1], expected, atol=1e-4, rtol=1e-4)
 
 
+def test_a_head_critic_reads_the_frozen_reward_model_and_begins_with_its_scores(make_trainer: MakeTrainer) -> None:
+    reward_model = make_classifier()
+    before = snapshot(reward_model)
+    scorer = RewardModelScorer(reward_model, make_tokenizer(), offset=1.5, append_eos=False)
+    trainer = make_trainer(reward_funcs=scorer, reward_weights=[2.0], critic="head", total_episodes=24)
+    rollout = trainer.collect(trainer.prompts.batch(range(8)))
+    ids = [
+        torch.cat([p, c[: n - 1]]).tolist()
+        for p, c, n in zip(rollout.prompts.ids, rollout.completion_ids, rollout.lengths.tolist(), strict=True)
+    ]
+    last = rollout.values.gather(1, rollout.lengths[:, None] - 1)[:, 0]
+    torch.testing.assert_close(last, 2.0 * scorer.score_ids(ids))
+    head = snapshot(trainer.value_model)
+    trainer.train()
+    assert changed(reward_model, before) == set()
+    assert changed(trainer.value_model, head) == set(head)
+
+
+def test_a_head_critic_reads_a_reward_model_that_is_an_adapter_of_the_policy_s_base(make_trainer: MakeTrainer) -> None:
+    policy = get_peft_model(make_policy(), LORA)
+    judge = reward_model_on(policy)
+    scorer = RewardModelScorer(judge, make_tokenizer(), append_eos=False)
+    trainer = make_trainer(model=policy, reward_funcs=scorer, critic="head", total_episodes=24)
+    trainer.train()
+    assert adapters_at_work(trainer.policy_model) == ["default"]
+    assert weight_bytes([trainer.value_model]) < weight_bytes([make_policy()]) / 4
+
+
+def test_what_a_head_critic_reads_is_computed_once_a_rollout(make_trainer: MakeTrainer) -> None:
+    reads: list[int] = []
+    trainer = make_trainer(critic="head", reward_model=make_classifier(), reward_funcs=None, num_ppo_epochs=3)
+    read = HeadCritic.read
+
+    def counted(critic: HeadCritic, batch: TokenBatch) -> torch.Tensor:
+        reads.append(len(batch.rows))
+        return read(critic, batch)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(HeadCritic, "read", counted)
+        trainer.train()
+    assert sum(reads) == trainer.args.total_episodes
+
+
 # ---- What is trained ----
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ALL_KINDS)
 def test_every_kind_learns(make_trainer: MakeTrainer, kind: str) -> None:
     trainer = make_trainer(
         per_device_train_batch_size=32,
@@ -188,7 +239,7 @@ def test_every_kind_learns(make_trainer: MakeTrainer, kind: str) -> None:
         learning_rate=2e-2 if "LoRA" in kind else 3e-3,
         kl_coef=0.03,
         lr_scheduler_type="constant",
-        **KINDS[kind] | ({"peft_config": WIDE} if "LoRA" in kind else {}),
+        **ALL_KINDS[kind] | ({"peft_config": WIDE} if "LoRA" in kind else {}),
     )
     trainer.train()
     scores, explained = history(trainer, "objective/scores"), history(trainer, "val/explained_variance")
@@ -196,9 +247,9 @@ def test_every_kind_learns(make_trainer: MakeTrainer, kind: str) -> None:
     assert sum(explained[-5:]) / 5 > 0.1
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ALL_KINDS)
 def test_policy_and_critic_have_no_parameter_in_common(make_trainer: MakeTrainer, kind: str) -> None:
-    trainer = make_trainer(**KINDS[kind])
+    trainer = make_trainer(**ALL_KINDS[kind])
     policy, critic = trainer.model.parts()
     assert not set(map(id, policy)) & set(map(id, critic))
     trained = {id(p) for p in trainer.model.parameters() if p.requires_grad}
@@ -304,11 +355,11 @@ class Watch(TrainerCallback):
         self.episodes.append(state.episode)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ALL_KINDS)
 def test_the_policy_stays_as_it_is_to_the_bit_while_the_critic_warms_up(make_trainer: MakeTrainer, kind: str) -> None:
     watch = Watch()
     trainer = make_trainer(
-        total_episodes=32, critic_warmup_updates=2, weight_decay=0.1, callbacks=[watch], **KINDS[kind]
+        total_episodes=32, critic_warmup_updates=2, weight_decay=0.1, callbacks=[watch], **ALL_KINDS[kind]
     )
     trainer.train()
     assert watch.moved == [(False, True), (False, True), (True, True), (True, True)]
@@ -380,11 +431,11 @@ def test_an_adapter_critic_can_be_carried_by_the_reward_model(make_trainer: Make
     assert torch.equal(scorer.score_ids(ids), first)  # the judge is what it was
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ALL_KINDS)
 def test_what_is_exported_has_no_trace_of_the_critic(make_trainer: MakeTrainer, tmp_path: Path, kind: str) -> None:
     from safetensors.torch import load_file
 
-    trainer = make_trainer(total_episodes=16, **KINDS[kind])
+    trainer = make_trainer(total_episodes=16, **ALL_KINDS[kind])
     trainer.train()
     trainer.save_model(str(tmp_path / "saved"))
     assert not [path for path in (tmp_path / "saved").iterdir() if path.is_dir()]
@@ -402,8 +453,10 @@ def test_what_is_exported_has_no_trace_of_the_critic(make_trainer: MakeTrainer, 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"critic": "trunk"}, "critic: found 'trunk'; use separate, shared or adapter"),
+        ({"critic": "trunk"}, "critic: found 'trunk'; use separate, shared, adapter or head"),
         ({"critic_init": "zero"}, "critic_init: found 'zero'; use reward or policy"),
+        ({"critic": "head"}, "critic: found 'head', which reads the reward model, but no reward model is a decoder"),
+        ({"critic": "head", "critic_init": "policy"}, "critic_init: found 'policy'; a head is one on the reward model"),
         ({"critic": "shared", "critic_init": "reward"}, "a shared critic starts as a head on the policy's trunk"),
         (
             {"critic_trunk_gradient": 0.5},

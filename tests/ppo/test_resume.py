@@ -18,7 +18,7 @@ from transformers import (
     TrainingArguments,
 )
 
-from ppo.tiny import make_policy, make_prompts
+from ppo.tiny import make_classifier, make_policy, make_prompts
 from rlhf.checkpoint import BrokenCheckpointError
 from rlhf.errors import UserError
 from rlhf.ppo import PPOTrainer
@@ -71,6 +71,7 @@ CRITICS: dict[str, dict[str, Any]] = {
     "shared": {"critic": "shared"},
     "shared, LoRA": {"critic": "shared", "peft_config": LORA, "critic_warmup_updates": 3},
     "adapter": {"critic": "adapter", "critic_warmup_updates": 1},
+    "head": {"critic": "head", "reward_model": make_classifier(), "reward_weights": [0.01, 1.0]},
     "adapter, LoRA": {"critic": "adapter", "peft_config": LORA, "critic_warmup_updates": 2},
 }
 
