@@ -3,10 +3,10 @@
     rlhf demo                                            # makes the SFT and the reward model, once
     python -m benchmarks.alarms --home rlhf-demo --clean 20 --json alarms.json
 
-Every run is PPO on the demo's SFT model with `monitor: warn` and the demo's rubric as the held-out judge. Clean runs
-are rewarded by the trained reward model, with a seed each; each of the others has a reward that is wrong in its own
-way. An alarm is in time if it came before the judge had fallen by a tenth of what it gains in a clean run, from its
-best so far.
+Every run is PPO on the demo's SFT model with `monitor: warn` and the demo's rubric as the judge of held-out answers.
+Clean runs are rewarded by the trained reward model, with a seed each, and judged ten times as a stage's are; each of
+the others has a reward that is wrong in its own way, and is judged after every update. An alarm is in time if it came
+before the judge had fallen by a tenth of what it gains in a clean run, from its best so far.
 """
 
 import json
@@ -34,7 +34,7 @@ SETTINGS: dict[str, Any] = {
     "num_mini_batches": 2,
     "num_ppo_epochs": 2,
     "local_rollout_forward_batch_size": 64,
-    "per_device_eval_batch_size": 64,
+    "per_device_eval_batch_size": 128,
     "learning_rate": 1e-4,
     "lr_scheduler_type": "linear",
     "kl_coef": 0.05,
@@ -53,7 +53,9 @@ SETTINGS: dict[str, Any] = {
     "bf16": False,
 }
 """The demo's, with half its batch, half its passes and a third of its learning rate."""
-NUM_JUDGED = 64
+DATA = ("prompts_dev.jsonl", "prompts_heldout.jsonl")
+"""The demo's prompts that nothing is trained on."""
+CLEAN = "trained model"
 Function = Callable[..., list[float]]
 
 
@@ -108,32 +110,43 @@ def main(
     clean: Annotated[int, typer.Option(help="How many clean runs.")] = 20,
     first_seed: Annotated[int, typer.Option(help="The seed of the first of them.")] = 0,
     updates: Annotated[int, typer.Option(help="Updates of each run.")] = 20,
-    eval_every: Annotated[int, typer.Option(help="Updates from one evaluation to the next.")] = 1,
+    judged: Annotated[int, typer.Option(help="Held-out answers that the judge reads at a time.")] = 128,
     wrong: Annotated[str, typer.Option(help="Which wrong rewards, by commas; all when left out.")] = ",".join(WRONG),
-    json_path: Annotated[Path | None, typer.Option("--json", help="Where all figures go.")] = None,
+    json_path: Annotated[
+        Path | None, typer.Option("--json", help="Where all figures go; runs in it are not run again.")
+    ] = None,
 ) -> None:
     """Run all of them and print a table."""
     arms: list[tuple[str | None, int]] = [(None, first_seed + number) for number in range(clean)]
     arms += [(name, first_seed) for name in wrong.split(",") if name]
+    known = json.loads(json_path.read_text())["runs"] if json_path and json_path.exists() else []
+    done = {(found["reward"], found["seed"], found["updates"]): found for found in known}
     runs: list[dict[str, Any]] = []
     for name, seed in arms:
-        runs.append(run(home, name, seed, updates, eval_every))
+        found = done.get((name or CLEAN, seed, updates)) or run(home, name, seed, updates, judged)
+        runs.append(found)
+        done[found["reward"], seed, updates] = found
         if json_path is not None:  # what is done so far: the whole takes an hour
-            json_path.write_text(json.dumps({"runs": runs}, indent=1) + "\n")
+            json_path.write_text(json.dumps({"runs": list(done.values())}, indent=1) + "\n")
     gains = [
-        max(judged) - judged[0] for found in runs if found["reward"] == "trained model" for judged in [_values(found)]
+        max(course) - course[0] for found in done.values() if found["reward"] == CLEAN for course in [_values(found)]
     ]
     gain = statistics.median(gains) if gains else math.nan
     for found in runs:
         found |= in_time(found, gain)
-        alarms = ", ".join(f"{alarm['name']} ({alarm['step']})" for alarm in found["alarms"]) or "none"
-        judged = _values(found)
-        course = f"{judged[0]:.2f} -> {judged[-1]:.2f}" if judged else "never asked"
+        alarms = "; ".join(f"update {alarm['step']}: {alarm['seen']}" for alarm in found["alarms"]) or "none"
+        values = _values(found)
+        course = f"{values[0]:.2f} -> {values[-1]:.2f}" if values else "never asked"
         fell = "never fell" if found["fell_at"] is None else f"fell by update {found['fell_at']}"
         sys.stdout.write(f"{found['reward']:14} seed {found['seed']:2}: judge {course}, {fell}; alarms: {alarms}\n")
-    sys.stdout.write(f"median gain of the judge in clean runs: {gain:.2f}\n")
+    quiet = [not found["alarms"] for found in runs if found["reward"] == CLEAN]
+    timely = [found["in_time"] for found in runs if found["reward"] != CLEAN]
+    sys.stdout.write(
+        f"clean runs without an alarm: {sum(quiet)} of {len(quiet)}; median gain of the judge: {gain:.2f}; "
+        f"wrong rewards with an alarm in time: {sum(timely)} of {len(timely)}\n"
+    )
     if json_path is not None:
-        json_path.write_text(json.dumps({"gain": gain, "runs": runs}, indent=1) + "\n")
+        json_path.write_text(json.dumps({"gain": gain, "runs": list(done.values())}, indent=1) + "\n")
 
 
 def in_time(found: dict[str, Any], gain: float) -> dict[str, Any]:
@@ -153,28 +166,31 @@ def in_time(found: dict[str, Any], gain: float) -> dict[str, Any]:
     }
 
 
-def run(home: Path, wrong: str | None, seed: int, updates: int, eval_every: int) -> dict[str, Any]:
+def run(home: Path, wrong: str | None, seed: int, updates: int, judged: int) -> dict[str, Any]:
     """One run; returns the judge and after which update, the scores and KL of each update, and the alarms."""
     registry = Registry(home)
     source = find_model("support/sft", registry)
     scorer: Scorer = reward_model_scorer(find_model("support/reward", registry, ("base", "reward")), "reward")
+    eval_steps = 1 if wrong else max(updates // 10, 1)
     if wrong is not None:
         scorer = FunctionScorer(WRONG[wrong])
     with TemporaryDirectory() as folder:
         trainer = PPOTrainer(
-            args=PPOConfig(output_dir=folder, seed=seed, max_steps=updates, eval_steps=eval_every, **SETTINGS),
+            args=PPOConfig(output_dir=folder, seed=seed, max_steps=updates, eval_steps=eval_steps, **SETTINGS),
             processing_class=load_tokenizer(source),
             model=load_causal_lm(source, ModelSection(ref="support/sft"), trainable=True),
             ref_model=None,
             reward_model=None,
             train_dataset=_prompts(home / "data" / "prompts_train.jsonl"),
-            eval_dataset=_prompts(home / "data" / "prompts_dev.jsonl")[:NUM_JUDGED],
+            eval_dataset=[row for name in DATA for row in _prompts(home / "data" / name)][:judged],
             reward_funcs=[scorer],
             judge=rubric_scores,
         )
         alarms: list[dict[str, Any]] = []
         trainer.on_alarm.append(
-            lambda alarm: alarms.append({"name": alarm.name, "level": alarm.level, "step": alarm.step})
+            lambda alarm: alarms.append(
+                {"name": alarm.name, "level": alarm.level, "step": alarm.step, "seen": alarm.seen}
+            )
         )
         ended = "all updates"
         try:
@@ -188,8 +204,9 @@ def run(home: Path, wrong: str | None, seed: int, updates: int, eval_every: int)
 
     keys = ("objective/scores", "objective/kl", *trainer_signals(history))
     return {
-        "reward": wrong or "trained model",
+        "reward": wrong or CLEAN,
         "seed": seed,
+        "updates": updates,
         "ended": ended,
         "alarms": alarms,
         "judge": [(row["step"], row["eval_objective/judge"]) for row in history if "eval_objective/judge" in row],
