@@ -4,6 +4,7 @@ The products of a small model are over before a second thread has begun to help,
 small to be divided at all. Computations that share nothing can run side by side instead.
 """
 
+import functools
 import os
 import threading
 from collections.abc import Callable, Sequence
@@ -12,6 +13,7 @@ from contextvars import copy_context
 from typing import TypeVar
 
 import torch
+from torch import nn
 
 T = TypeVar("T")
 
@@ -42,6 +44,26 @@ def side_by_side(tasks: Sequence[Callable[[], T]]) -> list[T]:
     futures = [pool.submit(copy_context().run, run, task) for task in tasks]
     wait(futures)
     return [future.result() for future in futures]
+
+
+def have_modules_in_common(one: nn.Module, other: nn.Module) -> bool:
+    """Whether running one touches what the other is made of: its adapters, which can be switched, or its hooks."""
+    return not set(map(id, one.modules())).isdisjoint(map(id, other.modules()))
+
+
+def models_side_by_side(tasks: Sequence[tuple[nn.Module, Callable[[], None]]]) -> None:
+    """`side_by_side` for tasks that run a model each; those whose models have modules in common take turns."""
+    groups: list[list[tuple[nn.Module, Callable[[], None]]]] = []
+    for task in tasks:
+        related = [group for group in groups if any(have_modules_in_common(task[0], model) for model, _ in group)]
+        groups = [group for group in groups if group not in related]
+        groups.append([*(member for group in related for member in group), task])
+
+    def in_turn(group: Sequence[tuple[nn.Module, Callable[[], None]]]) -> None:
+        for _, run in group:
+            run()
+
+    side_by_side([functools.partial(in_turn, group) for group in groups])
 
 
 def _pool(workers: int, share: int, threads: int) -> ThreadPoolExecutor:

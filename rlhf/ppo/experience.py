@@ -9,7 +9,7 @@ from torch.nn.functional import pad
 from transformers import PreTrainedTokenizerBase
 
 from rlhf.generation import NonFiniteProbabilities, SampledTokens, VLLMSampler, decode_completion, sample_tokens
-from rlhf.modeling import weights_held
+from rlhf.modeling import models_side_by_side, weights_held
 from rlhf.ppo.config import PPOConfig
 from rlhf.ppo.critic import put_on_scale
 from rlhf.ppo.forward import completion_logprobs
@@ -90,21 +90,39 @@ def collect(model: PolicyAndValue, reference: Reference, prompts: Prompts, sampl
     if sampling.reward_at == "trl":
         tokens = _padded(tokens, sampling)
     logprobs, ref_logprobs, values = blank(tokens), blank(tokens), blank(tokens)
-    critic_states: Tensor | None = None
-    rows = range(len(prompts.ids))
-    with weights_held():
-        for batch in token_batches(prompts, tokens, rows, sampling.batch_size, sampling.pad_id, sampling.reward_at):
-            cells = (batch.rows, slice(0, batch.width))
-            logprobs[cells] = completion_logprobs(model.policy, batch, sampling.temperature)
-            with reference.active() as ref_policy:
-                ref_logprobs[cells] = completion_logprobs(ref_policy, batch, sampling.temperature)
+    critic_states: list[Tensor] = []
+    how = (sampling.batch_size, sampling.pad_id, sampling.reward_at)
+    batches = list(token_batches(prompts, tokens, range(len(prompts.ids)), *how))
+
+    def measure_policy() -> None:
+        for batch in batches:
+            logprobs[batch.cells] = completion_logprobs(model.policy, batch, sampling.temperature)
+
+    def measure_reference() -> None:
+        for batch in batches:
+            with reference.active() as policy:
+                ref_logprobs[batch.cells] = completion_logprobs(policy, batch, sampling.temperature)
+
+    def measure_critic() -> None:
+        for batch in batches:
             states = model.critic_states(batch)
             if states is not None:
-                if critic_states is None:
-                    critic_states = states.new_zeros(*tokens.ids.shape, states.size(1))
+                critic_states[:] = critic_states or [states.new_zeros(*tokens.ids.shape, states.size(1))]
                 row, column = batch.asked.nonzero(as_tuple=True)
-                critic_states[batch.rows[row], column] = states
-            values[cells] = model.values(replace(batch, critic_states=states))
+                critic_states[0][batch.rows[row], column] = states
+            values[batch.cells] = model.values(replace(batch, critic_states=states))
+
+    tasks = [
+        (model.policy, measure_policy),
+        (reference.host, measure_reference),
+        (model.critic_host, measure_critic),
+    ]
+    with weights_held():
+        if tokens.ids.device.type == "cpu":
+            models_side_by_side(tasks)
+        else:
+            for _, measure in tasks:
+                measure()
     rollout = assemble(prompts, tokens, sampling.eos_ids, sampling.reward_at, logprobs, ref_logprobs, values)
     for source, cells_ in (
         ("the policy's log-probs", rollout.logprobs),
@@ -114,7 +132,7 @@ def collect(model: PolicyAndValue, reference: Reference, prompts: Prompts, sampl
         if not bool(torch.isfinite(cells_).all()):
             bad = int((~torch.isfinite(cells_)).any(1).sum())
             raise NonFiniteError(f"rollout: {source} are not finite in {bad} of {len(cells_)} completions")
-    measured = vars(rollout) | {"critic_states": critic_states}
+    measured = vars(rollout) | {"critic_states": critic_states[0] if critic_states else None}
     return SampledRollout(**measured, sampler_logprobs=tokens.logprobs)
 
 

@@ -1,7 +1,6 @@
 """A critic that is a small network on what a frozen reward model makes of each token."""
 
 from contextlib import nullcontext
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -26,15 +25,23 @@ class HeadCritic(nn.Module):
     def __init__(self, reward_model: nn.Module, score: nn.Linear) -> None:
         """`score` gives the values to begin with from hidden states [n, d] of `reward_model`'s backbone."""
         super().__init__()
+        self.reward_model: nn.Module
         self.__dict__["reward_model"] = reward_model  # not a submodule
         self.score = CorrectedScore(score)
+
+    @property
+    def host(self) -> nn.Module:
+        """The model that is run for them."""
+        return self._stack.host if self._stack else self.reward_model
+
+    @property
+    def _stack(self) -> AdapterStack | None:
+        return self.reward_model.stack if isinstance(self.reward_model, AdapterRewardModel) else None
 
     @torch.no_grad()
     def read(self, batch: TokenBatch) -> Tensor:
         """The reward model's hidden states [n, d] where `batch` asks."""
-        model: Any = self.reward_model
-        stack: AdapterStack | None = model.stack if isinstance(model, AdapterRewardModel) else None
-        with stack.at_work() if stack else nullcontext(model) as trunk:
+        with self._stack.at_work() if self._stack else nullcontext(self.reward_model) as trunk:
             return hidden_at(trunk, batch)
 
 

@@ -9,7 +9,7 @@ from peft import PeftModel
 from torch import Tensor, nn
 
 from rlhf.errors import UserError
-from rlhf.modeling import same_adapters_again
+from rlhf.modeling import have_modules_in_common, same_adapters_again
 from rlhf.ppo.config import PPOConfig
 from rlhf.ppo.critic import AdapterCritic, SharedCritic, ValueModel, values_at
 from rlhf.ppo.forward import hidden_at, logprobs_of, scatter
@@ -52,13 +52,24 @@ class PolicyAndValue(nn.Module):
         return self.value_model.read(batch) if isinstance(self.value_model, HeadCritic) else None
 
     @property
-    def is_one(self) -> bool:
-        """Whether policy and critic go together: they have modules in common, or the critic is too small to matter."""
+    def critic_host(self) -> nn.Module:
+        """The model that is run for values."""
         critic = self.value_model
-        if isinstance(critic, SharedCritic | HeadCritic):
-            return True
-        beside = critic.stack.host if isinstance(critic, AdapterCritic) else critic
-        return not set(map(id, self.policy.modules())).isdisjoint(map(id, beside.modules()))
+        if isinstance(critic, SharedCritic):
+            return self.policy
+        if isinstance(critic, AdapterCritic):
+            return critic.stack.host
+        return critic.host if isinstance(critic, HeadCritic) else critic
+
+    @property
+    def is_one(self) -> bool:
+        """Whether one forward pass serves both: the critic is a head on the policy's states, or on those of before."""
+        return isinstance(self.value_model, SharedCritic | HeadCritic)
+
+    @property
+    def switches_adapters(self) -> bool:
+        """Whether the critic is the policy with other adapters at work, so that the two have to take turns."""
+        return isinstance(self.value_model, AdapterCritic) and have_modules_in_common(self.policy, self.critic_host)
 
     def parts(self) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
         """The parameters of policy and of critic. A trunk or a base that both use is the policy's."""

@@ -23,24 +23,25 @@ class Reference:
         """`adapters` are put to work for it; None leaves `model` as it is. `is_own`: nothing else uses it."""
         self.model = model if is_own else None
         """Where it is a model of its own."""
-        self._host = model
+        self.host = model
+        """What is run for it."""
         self._adapters = adapters
 
     @contextlib.contextmanager
     def active(self) -> Iterator[nn.Module]:
         """The reference as a model, for as long as the block lasts."""
         if self._adapters is None:
-            yield self._host
-        elif _is_prompt_learning(self._host):
-            with use_adapter(cast(PeftModel, self._host), next(iter(self._adapters), None)):
-                yield self._host
+            yield self.host
+        elif _is_prompt_learning(self.host):
+            with use_adapter(cast(PeftModel, self.host), next(iter(self._adapters), None)):
+                yield self.host
         else:
-            with put_to_work(self._host, self._adapters):
-                yield self._host
+            with put_to_work(self.host, self._adapters):
+                yield self.host
 
     def to(self, device: torch.device) -> None:
         """Move it."""
-        self._host.to(device)
+        self.host.to(device)
 
 
 def build_reference(

@@ -54,6 +54,11 @@ class TokenBatch:
         """W, the columns of completion."""
         return self.asked.size(1)
 
+    @property
+    def cells(self) -> tuple[Tensor, slice]:
+        """Where these rows' cells lie in what is [B, T]; as an index it gives [b, W]."""
+        return self.rows, slice(0, self.width)
+
     @cached_property
     def packed(self) -> PackedTokens:
         """The same without padding."""

@@ -1,6 +1,7 @@
 """One optimizer step on one minibatch of a rollout."""
 
 import contextlib
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -42,7 +43,7 @@ def accumulate_gradients(
     """Add the gradient of `rows`' loss to the parameters; returns its numbers [8], the first of MINIBATCH_KEYS.
 
     Every micro-batch is divided by the token count of all `rows`, so the result is that of one large batch. On a
-    processor a critic of its own is trained beside the policy, at the same time.
+    processor a critic of its own is trained beside the policy, at the same time; where both are one, micro-batches are.
     """
     rollout = experience.rollout
     tokens = SampledTokens(rollout.completion_ids, rollout.mask, rollout.ended)
@@ -56,7 +57,7 @@ def accumulate_gradients(
         if loss.requires_grad:  # not that of a policy that is held
             backward(loss)
 
-    def both() -> Tensor:
+    def both(batches: Sequence[TokenBatch], descend: Callable[[Tensor], None]) -> Tensor:
         sums = torch.zeros(8, device=rollout.mask.device)
         for batch in batches:
             with autocast():
@@ -68,7 +69,7 @@ def accumulate_gradients(
         return sums
 
     def policy_alone() -> Tensor:
-        sums = torch.zeros(6, device=rollout.mask.device)
+        sums = torch.zeros(6)
         for batch in batches:
             with autocast():
                 logprobs, entropy = model.logprobs(batch, sampling.temperature)
@@ -78,7 +79,7 @@ def accumulate_gradients(
         return sums
 
     def critic_alone() -> Tensor:
-        sums = torch.zeros(2, device=rollout.mask.device)
+        sums = torch.zeros(2)
         for batch in batches:
             with autocast():
                 values = model.values(batch)
@@ -87,8 +88,10 @@ def accumulate_gradients(
             sums += numbers
         return sums
 
-    if model.is_one or rollout.mask.device.type != "cpu":
-        sums = both()
+    if rollout.mask.device.type != "cpu" or model.switches_adapters:
+        sums = both(batches, descend)
+    elif model.is_one:
+        sums = _shared_out(both, batches, [p for p in model.parameters() if p.requires_grad])
     else:
         sums = _in_order(*side_by_side([policy_alone, critic_alone]))
     num_rows = torch.full_like(num_tokens, len(rows))
@@ -96,11 +99,42 @@ def accumulate_gradients(
     return sums / torch.stack(counts)
 
 
+def _shared_out(
+    run: Callable[[Sequence[TokenBatch], Callable[[Tensor], None]], Tensor],
+    batches: Sequence[TokenBatch],
+    parameters: Sequence[nn.Parameter],
+) -> Tensor:
+    """The sum of what `run` returns for shares of `batches`, which run side by side, a gradient of its own each.
+
+    They are added in the order of the shares, so that the result does not depend on which is done first.
+    """
+
+    def share(batches: Sequence[TokenBatch]) -> tuple[Tensor, list[Tensor]]:
+        total: list[Tensor] = []
+
+        def descend(loss: Tensor) -> None:
+            found = torch.autograd.grad(loss, parameters, materialize_grads=True)
+            if total:
+                torch._foreach_add_(total, list(found))
+            else:
+                total.extend(gradient.clone() for gradient in found)  # two may be one tensor
+
+        return run(batches, descend), total
+
+    workers = min(torch.get_num_threads(), len(batches))
+    shares = [batches[first::workers] for first in range(workers)]
+    found = side_by_side([functools.partial(share, some) for some in shares])
+    for _, gradients in found:
+        for parameter, gradient in zip(parameters, gradients, strict=True):
+            parameter.grad = gradient if parameter.grad is None else parameter.grad.add_(gradient)
+    return torch.stack([sums for sums, _ in found]).sum(0)
+
+
 def _policy_terms(
     experience: Experience, batch: TokenBatch, logprobs: Tensor, entropy: Tensor, args: PPOConfig
 ) -> tuple[Tensor, Tensor]:
     """The policy's loss summed over tokens, KL in it if it is to be, and its numbers [6]: sums over tokens or rows."""
-    rollout, cells = experience.rollout, (batch.rows, slice(0, batch.width))
+    rollout, cells = experience.rollout, batch.cells
     mask, old_logprobs = rollout.mask[cells], rollout.logprobs[cells]
     logprobs = logprobs.masked_fill(~mask, 0.0)
     policy = policy_loss(logprobs, old_logprobs, experience.advantages[cells], mask, args.cliprange)
@@ -124,7 +158,7 @@ def _policy_terms(
 
 def _value_terms(experience: Experience, batch: TokenBatch, values: Tensor, args: PPOConfig) -> tuple[Tensor, Tensor]:
     """The critic's loss summed over tokens, and its numbers [2]."""
-    rollout, cells = experience.rollout, (batch.rows, slice(0, batch.width))
+    rollout, cells = experience.rollout, batch.cells
     mask = rollout.value_mask[cells]
     value = value_loss(
         values.masked_fill(~mask, 0.0), rollout.values[cells], experience.returns[cells], mask, args.cliprange_value
