@@ -23,7 +23,10 @@ NAMES = {
     "A": "TRL 1.12.0",
     "B": "ours, same algorithm, fp32",
     "B16": "ours, same algorithm, bf16",
-    "C": "ours, shared critic, bf16",
+    "C": "ours, head critic, bf16",
+    "S": "ours, shared critic, bf16",
+    "L": "ours, adapter critic, bf16",
+    "O": "ours, LoRA, one base, bf16",
 }
 NOISE = 0.15
 """How far the roof may move between the begin and the end."""

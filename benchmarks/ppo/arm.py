@@ -24,7 +24,10 @@ ARMS: dict[str, dict[str, Any]] = {
     "A": {"bf16": False},
     "B": {"bf16": False, "critic": "separate"},
     "B16": {"bf16": True, "critic": "separate"},
-    "C": {"bf16": True, "critic": "shared"},
+    "C": {"bf16": True, "critic": "head"},
+    "S": {"bf16": True, "critic": "shared"},
+    "L": {"bf16": True, "critic": "adapter"},
+    "O": {"bf16": True, "critic": "head"},
 }
 
 
@@ -81,9 +84,13 @@ def main(arm: str, size: str, ending: str, updates: int) -> None:
         from rlhf.ppo import PPOConfig, PPOTrainer, experience
 
         experience.sample_tokens = clock.timed("generate", experience.sample_tokens)
-    policy = shapes.policy(shape, natural)
-    reference = shapes.policy(shape, natural)
+    policy: torch.nn.Module = shapes.policy(shape, natural)
+    reference: torch.nn.Module | None = shapes.policy(shape, natural)
     rows = shapes.prompts(shape, updates)
+    reward_model: torch.nn.Module = shapes.classifier(shape, 1)
+    if arm == "O":
+        policy, reward_model = shapes.on_one_base(policy, shape)
+        reference = None
     critic = shapes.classifier(shape, 2) if ARMS[arm].get("critic", "separate") == "separate" else None
     with tempfile.TemporaryDirectory() as folder:
         args = PPOConfig(
@@ -109,7 +116,7 @@ def main(arm: str, size: str, ending: str, updates: int) -> None:
             processing_class=shapes.tokenizer(shape),
             model=policy,
             ref_model=reference,
-            reward_model=shapes.classifier(shape, 1),
+            reward_model=reward_model,
             value_model=critic,
             train_dataset=Dataset.from_dict({"input_ids": rows}),
             eval_dataset=Dataset.from_dict({"input_ids": rows[:8]}),

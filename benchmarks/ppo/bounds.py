@@ -9,24 +9,28 @@ from benchmarks.ppo.machine import Roof
 from benchmarks.ppo.shapes import Shape
 
 GIGA = 1e9
+OPERATIONS = {"C": (6,), "S": (6,), "L": (6, 4), "O": (4,)}
+"""Operations a weight and token of training, of the policy and of a critic with a trunk of its own; frozen weights take
+4. Of arms that are not here (6, 6)."""
 
 
 def bounds(shape: Shape, roof: Roof, arm: str, mean_length: float) -> dict[str, float]:
     """Seconds of one update by phase: generate, measure (reference, critic, reward), train, optimizer."""
-    flops = (roof.bf16 if arm in ("B16", "C") else roof.fp32) * GIGA
-    weight_bytes = 2 if arm in ("B16", "C") else 4
+    flops = (roof.fp32 if arm in ("A", "B") else roof.bf16) * GIGA
+    weight_bytes = 4 if arm in ("A", "B") else 2
+    operations = OPERATIONS.get(arm, (6, 6))
     prompt = shape.batch * (shapes.MIN_PROMPT + shapes.MAX_PROMPT) / 2
     completion = shape.batch * mean_length
     trunk, head = shape.trunk_parameters, shape.head_parameters
     whole = trunk * (prompt + completion)
     decode_bytes = mean_length * (trunk + head) * weight_bytes / (roof.bandwidth * GIGA)
     decode = max(decode_bytes, 2 * (trunk + head) * completion / flops)
-    trunks = 1 if arm == "C" else 2
-    trained = trunks * trunk + head + (shape.vocabulary * shape.hidden if trunks == 2 else 0)
+    whole_models = operations.count(6)
+    trained = whole_models * (trunk + shape.vocabulary * shape.hidden)
     passes = shapes.NUM_PPO_EPOCHS
     return {
         "generate": 2 * trunk * prompt / flops + decode,
-        "measure": 2 * ((1 + trunks) * whole + head * completion) / flops,
-        "train": 6 * passes * (trunks * whole + head * completion) / flops,
+        "measure": 2 * ((1 + len(operations)) * whole + head * completion) / flops,
+        "train": passes * (sum(operations) * whole + operations[0] * head * completion) / flops,
         "optimizer": passes * 28 * trained / (roof.bandwidth * GIGA),
     }

@@ -102,3 +102,18 @@ def classifier(shape: Shape, seed: int) -> LlamaForSequenceClassification:
     """A reward model or critic with random weights."""
     torch.manual_seed(seed)
     return LlamaForSequenceClassification(shape.config(num_labels=1))
+
+
+def on_one_base(policy: LlamaForCausalLM, shape: Shape) -> tuple[torch.nn.Module, torch.nn.Module]:
+    """A LoRA of `policy` to be trained, and a reward model that is another LoRA on the same weights, with a head."""
+    from peft import LoraConfig, get_peft_model
+
+    from rlhf.modeling import AdapterRewardModel, AdapterStack
+
+    lora = LoraConfig(r=16, lora_alpha=32, target_modules="all-linear", task_type="CAUSAL_LM")
+    host = get_peft_model(policy, lora)
+    host.add_adapter("judge", lora)
+    host.set_adapter("default")
+    classifier = LlamaForSequenceClassification(shape.config(num_labels=1))
+    classifier.model = host.get_base_model().model
+    return host, AdapterRewardModel(AdapterStack(host, ["judge"]), classifier, ["score"])
