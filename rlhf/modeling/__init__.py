@@ -20,16 +20,17 @@ from rlhf.modeling.loading import (
 )
 from rlhf.modeling.memory import device, warn_of_low_precision, weight_bytes
 from rlhf.modeling.one_base import OneBase, load_on_one_base
-from rlhf.modeling.packed import PackedTokens, packed_hidden, weights_held
+from rlhf.modeling.packed import PackedTokens, is_packable, packed_hidden, weights_held
 from rlhf.modeling.packed_head import packed_logprobs
 from rlhf.modeling.saving import save_model
-from rlhf.modeling.side_by_side import have_modules_in_common, models_side_by_side, side_by_side
+from rlhf.modeling.side_by_side import ModelWork, have_modules_in_common, models_side_by_side, side_by_side
 from rlhf.modeling.sources import ModelSource, find_model
 
 __all__ = [
     "AdapterRewardModel",
     "AdapterStack",
     "ModelSource",
+    "ModelWork",
     "OneBase",
     "PackedTokens",
     "adapters_at_work",
@@ -39,6 +40,7 @@ __all__ = [
     "device",
     "find_model",
     "have_modules_in_common",
+    "is_packable",
     "load_causal_lm",
     "load_on_one_base",
     "load_reward_model",

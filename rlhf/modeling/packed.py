@@ -61,6 +61,12 @@ def packed_hidden(trunk: nn.Module, tokens: PackedTokens) -> Tensor | None:
     return decoder.hidden(tokens)
 
 
+def is_packable(trunk: nn.Module) -> bool:
+    """Whether `packed_hidden` knows this decoder, on a processor and for rows that are not too long."""
+    decoder = _decoder(trunk)
+    return decoder is not None and not decoder.parts.has_hooks()
+
+
 _decoders: "WeakKeyDictionary[nn.Module, list[_Decoder]]" = WeakKeyDictionary()
 _copies: ContextVar[dict[tuple[int, torch.dtype], Tensor] | None] = ContextVar("copies", default=None)
 

@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextvars import copy_context
+from dataclasses import dataclass
 from typing import TypeVar
 
 import torch
@@ -51,19 +52,35 @@ def have_modules_in_common(one: nn.Module, other: nn.Module) -> bool:
     return not set(map(id, one.modules())).isdisjoint(map(id, other.modules()))
 
 
-def models_side_by_side(tasks: Sequence[tuple[nn.Module, Callable[[], None]]]) -> None:
-    """`side_by_side` for tasks that run a model each; those whose models have modules in common take turns."""
-    groups: list[list[tuple[nn.Module, Callable[[], None]]]] = []
-    for task in tasks:
-        related = [group for group in groups if any(have_modules_in_common(task[0], model) for model, _ in group)]
+@dataclass(frozen=True)
+class ModelWork:
+    """Things to be done with one model."""
+
+    model: nn.Module
+    steps: Sequence[Callable[[], None]]
+    at_once: bool
+    """Whether the model may be in several of them at a time: none switches its adapters or hangs a hook on it."""
+
+
+def models_side_by_side(works: Sequence[ModelWork]) -> None:
+    """`side_by_side` for models: all steps of those that have modules in common are done in turn."""
+    groups: list[list[ModelWork]] = []
+    for work in works:
+        related = [group for group in groups if any(have_modules_in_common(work.model, other.model) for other in group)]
         groups = [group for group in groups if group not in related]
-        groups.append([*(member for group in related for member in group), task])
+        groups.append([*(member for group in related for member in group), work])
 
-    def in_turn(group: Sequence[tuple[nn.Module, Callable[[], None]]]) -> None:
-        for _, run in group:
-            run()
+    def in_turn(steps: Sequence[Callable[[], None]]) -> None:
+        for step in steps:
+            step()
 
-    side_by_side([functools.partial(in_turn, group) for group in groups])
+    tasks: list[Callable[[], None]] = []
+    for group in groups:
+        if len(group) == 1 and group[0].at_once:
+            tasks += group[0].steps
+        else:
+            tasks.append(functools.partial(in_turn, [step for work in group for step in work.steps]))
+    side_by_side(tasks)
 
 
 def _pool(workers: int, share: int, threads: int) -> ThreadPoolExecutor:

@@ -2,21 +2,23 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
+from peft import PeftModel
 from torch import Tensor, nn
 from torch.nn.functional import pad
 from transformers import PreTrainedTokenizerBase
 
 from rlhf.generation import NonFiniteProbabilities, SampledTokens, VLLMSampler, decode_completion, sample_tokens
-from rlhf.modeling import models_side_by_side, weights_held
+from rlhf.modeling import ModelWork, models_side_by_side, weights_held
 from rlhf.ppo.config import PPOConfig
 from rlhf.ppo.critic import put_on_scale
-from rlhf.ppo.forward import completion_logprobs
+from rlhf.ppo.forward import completion_logprobs, is_reentrant
 from rlhf.ppo.losses import RewardAt
 from rlhf.ppo.models import PolicyAndValue
 from rlhf.ppo.reference import Reference
-from rlhf.ppo.rollout import Prompts, Rollout, assemble, blank, token_batches
+from rlhf.ppo.rollout import Prompts, Rollout, TokenBatch, assemble, blank, token_batches
 from rlhf.ppo.shaping import ScoreShaper, penalise
 from rlhf.scoring import Columns, NonFiniteError, RewardModelScorer, WeightedScorer, require_finite, with_token_ids
 
@@ -90,39 +92,43 @@ def collect(model: PolicyAndValue, reference: Reference, prompts: Prompts, sampl
     if sampling.reward_at == "trl":
         tokens = _padded(tokens, sampling)
     logprobs, ref_logprobs, values = blank(tokens), blank(tokens), blank(tokens)
-    critic_states: list[Tensor] = []
-    how = (sampling.batch_size, sampling.pad_id, sampling.reward_at)
-    batches = list(token_batches(prompts, tokens, range(len(prompts.ids)), *how))
+    on_cpu = tokens.ids.device.type == "cpu"
+    size = min(sampling.batch_size, -(-len(prompts.ids) // torch.get_num_threads())) if on_cpu else sampling.batch_size
+    rows = range(len(prompts.ids))
+    batches = list(token_batches(prompts, tokens, rows, size, sampling.pad_id, sampling.reward_at))
+    states: list[Tensor | None] = [None] * len(batches)
 
-    def measure_policy() -> None:
-        for batch in batches:
-            logprobs[batch.cells] = completion_logprobs(model.policy, batch, sampling.temperature)
+    def measure_policy(batch: TokenBatch) -> None:
+        logprobs[batch.cells] = completion_logprobs(model.policy, batch, sampling.temperature)
 
-    def measure_reference() -> None:
-        for batch in batches:
-            with reference.active() as policy:
-                ref_logprobs[batch.cells] = completion_logprobs(policy, batch, sampling.temperature)
+    def measure_reference(batch: TokenBatch) -> None:
+        with reference.active() as policy:
+            ref_logprobs[batch.cells] = completion_logprobs(policy, batch, sampling.temperature)
 
-    def measure_critic() -> None:
-        for batch in batches:
-            states = model.critic_states(batch)
-            if states is not None:
-                critic_states[:] = critic_states or [states.new_zeros(*tokens.ids.shape, states.size(1))]
-                row, column = batch.asked.nonzero(as_tuple=True)
-                critic_states[0][batch.rows[row], column] = states
-            values[batch.cells] = model.values(replace(batch, critic_states=states))
+    def measure_critic(batch: TokenBatch, number: int) -> None:
+        states[number] = model.critic_states(batch)
+        values[batch.cells] = model.values(replace(batch, critic_states=states[number]))
 
-    tasks = [
-        (model.policy, measure_policy),
-        (reference.host, measure_reference),
-        (model.critic_host, measure_critic),
+    works = [
+        ModelWork(model.policy, [partial(measure_policy, b) for b in batches], is_reentrant(model.policy)),
+        ModelWork(
+            reference.host,
+            [partial(measure_reference, b) for b in batches],
+            reference.model is not None and is_reentrant(reference.model),
+        ),
+        ModelWork(
+            model.critic_host,
+            [partial(measure_critic, b, i) for i, b in enumerate(batches)],
+            not isinstance(model.critic_host, PeftModel) and is_reentrant(model.critic_host),
+        ),
     ]
     with weights_held():
-        if tokens.ids.device.type == "cpu":
-            models_side_by_side(tasks)
+        if on_cpu:
+            models_side_by_side(works)
         else:
-            for _, measure in tasks:
-                measure()
+            for work in works:
+                for step in work.steps:
+                    step()
     rollout = assemble(prompts, tokens, sampling.eos_ids, sampling.reward_at, logprobs, ref_logprobs, values)
     for source, cells_ in (
         ("the policy's log-probs", rollout.logprobs),
@@ -132,8 +138,19 @@ def collect(model: PolicyAndValue, reference: Reference, prompts: Prompts, sampl
         if not bool(torch.isfinite(cells_).all()):
             bad = int((~torch.isfinite(cells_)).any(1).sum())
             raise NonFiniteError(f"rollout: {source} are not finite in {bad} of {len(cells_)} completions")
-    measured = vars(rollout) | {"critic_states": critic_states[0] if critic_states else None}
+    measured = vars(rollout) | {"critic_states": _laid_out(states, batches, tokens)}
     return SampledRollout(**measured, sampler_logprobs=tokens.logprobs)
+
+
+def _laid_out(states: Sequence[Tensor | None], batches: Sequence[TokenBatch], tokens: SampledTokens) -> Tensor | None:
+    """What a head critic read for each batch, [n, d], as [B, T, d]; None where there is no such critic."""
+    whole: Tensor | None = None
+    for read, batch in zip(states, batches, strict=True):
+        if read is not None:
+            whole = read.new_zeros(*tokens.ids.shape, read.size(1)) if whole is None else whole
+            row, column = batch.asked.nonzero(as_tuple=True)
+            whole[batch.rows[row], column] = read
+    return whole
 
 
 def _padded(tokens: SampledTokens, sampling: Sampling) -> SampledTokens:

@@ -15,7 +15,7 @@ from peft import PeftModel
 from torch import Tensor, nn
 
 from rlhf.errors import UserError
-from rlhf.modeling import packed_hidden, packed_logprobs
+from rlhf.modeling import is_packable, packed_hidden, packed_logprobs
 from rlhf.ppo.rollout import TokenBatch
 from rlhf.trl_compat import chunked_logprobs, selective_log_softmax_and_entropy
 
@@ -59,6 +59,15 @@ def logprobs_of(model: nn.Module, hidden: Tensor, targets: Tensor, temperature: 
 def values_of(value_model: nn.Module, hidden: Tensor) -> Tensor:
     """Values [n] float32 of hidden [n, d]: each the estimate before the completion token that it predicts."""
     return cast(Any, unwrap_adapters(value_model)).score(hidden).squeeze(-1).float()
+
+
+def is_reentrant(model: nn.Module) -> bool:
+    """Whether several threads may measure with `model` at a time: nothing is hung on it or switched on the way."""
+    if output_layer(model) is not None:
+        plan = _plan_of(model)
+        if not (plan.trunk_alone and plan.plain_output):
+            return False
+    return is_packable(trunk_of(model))
 
 
 def scatter(cells: Tensor, batch: TokenBatch) -> Tensor:

@@ -7,8 +7,9 @@ from collections.abc import Iterator
 
 import pytest
 import torch
+from torch import nn
 
-from rlhf.modeling import side_by_side, weights_held
+from rlhf.modeling import ModelWork, models_side_by_side, side_by_side, weights_held
 from rlhf.modeling.packed import in_dtype
 
 
@@ -89,3 +90,30 @@ def test_a_forked_process_makes_threads_of_its_own() -> None:
         os._exit(sum(side_by_side([lambda: 2, lambda: 3])))
     _, status = os.waitpid(child, 0)
     assert os.waitstatus_to_exitcode(status) == 5
+
+
+def test_models_with_modules_in_common_take_turns() -> None:
+    one = nn.Linear(1, 1)
+    met = threading.Barrier(2)
+    alone: list[bool] = []
+
+    def step() -> None:
+        try:
+            met.wait(0.2)
+        except threading.BrokenBarrierError:
+            alone.append(True)
+
+    models_side_by_side([ModelWork(one, [step, step], True), ModelWork(nn.Sequential(one), [step], True)])
+    assert alone == [True, True, True]
+
+
+def test_steps_with_a_model_that_may_be_shared_are_done_at_once() -> None:
+    met = threading.Barrier(2, timeout=20)  # breaks unless two are inside at once
+
+    def step() -> None:
+        met.wait()
+
+    models_side_by_side([ModelWork(nn.Linear(1, 1), [step, step], True)])
+    with pytest.raises(threading.BrokenBarrierError):
+        met._timeout = 0.2  # type: ignore[attr-defined]
+        models_side_by_side([ModelWork(nn.Linear(1, 1), [step, step], False)])
