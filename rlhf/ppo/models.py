@@ -93,12 +93,13 @@ class PolicyAndValue(nn.Module):
 def give_critic_its_learning_rate(optimizer: torch.optim.Optimizer, model: PolicyAndValue, args: PPOConfig) -> None:
     """Put the critic's parameters into groups of the optimizer with a rate of their own, if they have one.
 
-    A shared critic's head starts from nothing on a trunk that is tuned: without a rate given it has ten times the
-    policy's, and the small network of a `head` has what such a network takes, whatever the policy's is (docs/ppo.md has
-    what was measured).
+    Without a rate given, what starts from nothing beside weights that are tuned whole has ten times the policy's: a
+    shared critic's head, and an adapter where the policy has none. The small network of a `head` has what such a
+    network takes, whatever the policy's is (docs/ppo.md and docs/performance.md have what was measured).
     """
     rate = args.critic_learning_rate
-    if rate is None and args.critic == "shared":
+    beside_a_full_policy = args.critic == "adapter" and not isinstance(model.policy, PeftModel)
+    if rate is None and (args.critic == "shared" or beside_a_full_policy):
         rate = 10 * args.learning_rate
     if rate is None and args.critic == "head":
         rate = HEAD_LEARNING_RATE

@@ -12,8 +12,8 @@ Mode = Literal["off", "warn", "stop", "rollback"]
 Level = Literal[0, 1, 2]
 """Quiet, warning, beyond the level that stops."""
 
-SMOOTHED_OVER, START_OVER = 128, 256
-"""Completions that a smoothed signal is a mean over, at least, and its start: single batches of 64 are too noisy."""
+SMOOTHED_OVER = 256
+"""Completions that a smoothed signal is a mean over, at least, and so is its start: batches of 64 are too noisy."""
 LR_FACTOR, KL_FACTOR = 0.5, 2.0
 """What a rollback does to the learning rate and to the KL coefficient."""
 
@@ -69,7 +69,7 @@ class Monitor:
         """`batch_size`: completions of one update. Raises UserError for thresholds that there are not."""
         self.mode = mode
         self.table = watchmen(thresholds)
-        self.window, self.start_window = (math.ceil(size / batch_size) for size in (SMOOTHED_OVER, START_OVER))
+        self.window = math.ceil(SMOOTHED_OVER / batch_size)
         self.rollbacks = 0
         """How often training has been taken back."""
         self._watches: dict[str, _Watch] = {}
@@ -147,7 +147,7 @@ class Monitor:
         name = f"{watchman.name} on {eval_set}" if eval_set else watchman.name
         watch = self._watches.setdefault(name, _Watch())
         window = self.window if watchman.smooth else 1
-        num_start = self.start_window if watchman.relative else window
+        num_start = self.window if watchman.relative else window
         if len(watch.start) < num_start:
             watch.start.append(value)
         watch.recent = [*watch.recent, value][-window:]

@@ -104,10 +104,10 @@ def test_scores_that_are_all_the_same_warn_at_once_and_stop_after_ten() -> None:
     assert names(found) == [("score_spread", 1, 2), ("score_spread", 2, 11)]
 
 
-def test_small_batches_are_smoothed_over_128_completions_and_their_start_over_256() -> None:
+def test_small_batches_are_smoothed_over_256_completions_and_so_is_their_start() -> None:
     long = {"completions/mean_length": 30.0}
-    assert observed({}, {}, {}, long, batch_size=64) == []  # 25 on average of two updates, 20 of the first four
-    assert names(observed({}, {}, {}, long, long, batch_size=64)) == [("length", 1, 6)]
+    assert observed({}, {}, {}, long, long, batch_size=64) == []  # 25 on average of four updates, 20 of the first four
+    assert names(observed({}, {}, {}, long, long, long, batch_size=64)) == [("length", 1, 7)]
 
 
 def test_a_start_that_does_not_end_either_only_warns() -> None:
