@@ -58,7 +58,7 @@ def next_steps(workspace: Workspace, summary: dict[str, Any]) -> str:
             f"    {rlhf} --home {shown} label add --prompts {shown}/data/prompts_heldout.jsonl {writers}",
             f"    {rlhf} --home {shown} label serve",
             f"  see where the policy is from:  {rlhf} --home {shown} models lineage {made['ppo']}",
-            f"  change something, run again:   {rlhf} --home {shown} run {shown}/run.yaml ppo.trainer.kl_coef=0.2",
+            f"  change something, run again:   {rlhf} --home {shown} run {shown}/run.yaml ppo.trainer.kl_target=2",
             f"  point it at a real model:      {rlhf} run configs/qwen.yaml",
         ]
     )
