@@ -19,13 +19,15 @@ ARMS: dict[str, dict[str, Any]] = {
     "A": {"bf16": False},
     "B": SAME_ALGORITHM,
     "B16": SAME_ALGORITHM | {"bf16": True},
-    "C": {"bf16": True, "critic": "adapter", "critic_init": "reward"},
-    "C32": {"bf16": False, "critic": "adapter", "critic_init": "reward"},
-    "C10": {"bf16": True, "critic": "adapter", "critic_init": "reward", "critic_learning_rate": 1.5e-3},
+    "C": {"bf16": True, "critic": "head"},
+    "C32": {"bf16": False, "critic": "head"},
+    "L": {"bf16": True, "critic": "adapter", "critic_init": "reward"},
+    "L1": {"bf16": True, "critic": "adapter", "critic_init": "reward", "critic_learning_rate": 1.5e-4},
     "S": {"bf16": True, "critic": "shared"},
 }
-"""A: TRL 1.12. B: ours, the same algorithm in fp32; B16: in bf16. C: ours with the critic as an adapter on the reward
-model, in bf16; C32: in fp32; C10: the critic at ten times the learning rate. S: the critic on the policy's trunk."""
+"""A: TRL 1.12. B: ours, the same algorithm in fp32; B16: in bf16. C: ours with a small network on the frozen reward
+model as critic, in bf16; C32: in fp32. L: the critic as an adapter on the reward model; L1: at the policy's learning
+rate. S: the critic on the policy's trunk."""
 NATURAL = {"response_length": 64, "stop_token": "eos", "missing_eos_penalty": 1.0}
 BATCH = 64
 TAIL = 4

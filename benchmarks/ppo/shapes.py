@@ -57,8 +57,8 @@ class Shape:
 
 
 SHAPES = {
-    "5.8M": Shape(4096, 256, 688, 6, 8, batch=64, micro_batch=16, eos_norm=2.46),
-    "40M": Shape(32_000, 512, 1376, 8, 8, batch=32, micro_batch=8, eos_norm=3.36),
+    "5.8M": Shape(4096, 256, 688, 6, 8, batch=64, micro_batch=16, eos_norm=2.1),
+    "40M": Shape(32_000, 512, 1376, 8, 8, batch=32, micro_batch=8, eos_norm=2.95),
     "0.5B": Shape(32_000, 1536, 4096, 16, 12, batch=64, micro_batch=16),
     "1.5B": Shape(32_000, 2048, 5504, 28, 16, batch=64, micro_batch=16),
 }
