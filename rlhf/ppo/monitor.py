@@ -12,8 +12,9 @@ Mode = Literal["off", "warn", "stop", "rollback"]
 Level = Literal[0, 1, 2]
 """Quiet, warning, beyond the level that stops."""
 
-SMOOTHED_OVER = 256
-"""Completions that a smoothed signal is a mean over, at least, and so is its start: batches of 64 are too noisy."""
+SMOOTHED_OVER, COMPARED_OVER = 128, 256
+"""Completions that a smoothed signal is a mean over, at least: batches of 64 are too noisy. One that is compared with
+its start has the noise of both, and so both are means over more."""
 LR_FACTOR, KL_FACTOR = 0.5, 2.0
 """What a rollback does to the learning rate and to the KL coefficient."""
 
@@ -69,7 +70,7 @@ class Monitor:
         """`batch_size`: completions of one update. Raises UserError for thresholds that there are not."""
         self.mode = mode
         self.table = watchmen(thresholds)
-        self.window = math.ceil(SMOOTHED_OVER / batch_size)
+        self.window, self.start_window = (math.ceil(size / batch_size) for size in (SMOOTHED_OVER, COMPARED_OVER))
         self.rollbacks = 0
         """How often training has been taken back."""
         self._watches: dict[str, _Watch] = {}
@@ -146,8 +147,9 @@ class Monitor:
         """Let one watchman look at one value."""
         name = f"{watchman.name} on {eval_set}" if eval_set else watchman.name
         watch = self._watches.setdefault(name, _Watch())
-        window = self.window if watchman.smooth else 1
-        num_start = self.window if watchman.relative else window
+        wanted = self.start_window if watchman.relative else self.window
+        window = wanted if watchman.smooth else 1
+        num_start = wanted if watchman.relative else window
         if len(watch.start) < num_start:
             watch.start.append(value)
         watch.recent = [*watch.recent, value][-window:]

@@ -25,7 +25,7 @@ class Watchman:
         at_once: a level at which one observation stops.
         relative: the value is divided by that of the start (the first 256 completions or more).
         floor: the least that it is divided by.
-        smooth: the value is a mean over the last 256 completions or more.
+        smooth: the value is a mean over the last 128 completions or more, 256 where it is relative.
         forgiving: a start that is beyond the stop level already only warns.
         causes: likely ones, the likeliest first.
         remedies: what to try, in order.
