@@ -12,6 +12,7 @@ from rlhf.generation import SampledTokens
 from rlhf.modeling import side_by_side, weights_held
 from rlhf.ppo.config import PPOConfig
 from rlhf.ppo.experience import Sampling
+from rlhf.ppo.forward import is_reentrant
 from rlhf.ppo.losses import approx_kl, kl_loss, policy_loss, value_loss
 from rlhf.ppo.metrics import MINIBATCH_KEYS, PTX_KEYS
 from rlhf.ppo.models import PolicyAndValue
@@ -88,12 +89,13 @@ def accumulate_gradients(
             sums += numbers
         return sums
 
-    if rollout.mask.device.type != "cpu" or model.switches_adapters:
-        sums = both(batches, descend)
-    elif model.is_one:
+    on_cpu = rollout.mask.device.type == "cpu"
+    if on_cpu and model.is_one and is_reentrant(model.policy):
         sums = _shared_out(both, batches, [p for p in model.parameters() if p.requires_grad])
-    else:
+    elif on_cpu and not model.is_one and not model.switches_adapters:
         sums = _in_order(*side_by_side([policy_alone, critic_alone]))
+    else:
+        sums = both(batches, descend)
     num_rows = torch.full_like(num_tokens, len(rows))
     counts = [num_tokens, num_values, num_tokens, num_tokens, num_values, num_tokens, num_tokens, num_rows]
     return sums / torch.stack(counts)
@@ -109,24 +111,24 @@ def _shared_out(
     They are added in the order of the shares, so that the result does not depend on which is done first.
     """
 
-    def share(batches: Sequence[TokenBatch]) -> tuple[Tensor, list[Tensor]]:
-        total: list[Tensor] = []
+    def share(batches: Sequence[TokenBatch]) -> tuple[Tensor, list[Tensor | None]]:
+        totals: list[Tensor | None] = [None] * len(parameters)  # of what has no part in the loss it stays so
 
         def descend(loss: Tensor) -> None:
-            found = torch.autograd.grad(loss, parameters, materialize_grads=True)
-            if total:
-                torch._foreach_add_(total, list(found))
-            else:
-                total.extend(gradient.clone() for gradient in found)  # two may be one tensor
+            for i, found in enumerate(torch.autograd.grad(loss, parameters, allow_unused=True)):
+                if found is not None:  # cloned, since those of two parameters may be one tensor
+                    total = totals[i]
+                    totals[i] = found.clone() if total is None else total.add_(found)
 
-        return run(batches, descend), total
+        return run(batches, descend), totals
 
     workers = min(torch.get_num_threads(), len(batches))
     shares = [batches[first::workers] for first in range(workers)]
     found = side_by_side([functools.partial(share, some) for some in shares])
     for _, gradients in found:
         for parameter, gradient in zip(parameters, gradients, strict=True):
-            parameter.grad = gradient if parameter.grad is None else parameter.grad.add_(gradient)
+            if gradient is not None:
+                parameter.grad = gradient if parameter.grad is None else parameter.grad.add_(gradient)
     return torch.stack([sums for sums, _ in found]).sum(0)
 
 

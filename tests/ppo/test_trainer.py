@@ -7,11 +7,20 @@ import pytest
 import torch
 from datasets import Dataset
 from peft import LoraConfig, get_peft_model
-from transformers import BertConfig, BertForSequenceClassification, TrainerCallback, TrainerControl, TrainerState
+from transformers import (
+    BertConfig,
+    BertForSequenceClassification,
+    Gemma2Config,
+    Gemma2ForCausalLM,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+)
 
 from ppo.tiny import (
     CHAT_TEMPLATE,
     EOS,
+    PAD,
     WORDS,
     count_good,
     make_classifier,
@@ -196,6 +205,43 @@ def test_a_critic_trained_beside_the_policy_gets_the_gradients_it_gets_together_
     assert beside.keys() == together.keys()
     for name, gradient in together.items():
         torch.testing.assert_close(beside[name], gradient, atol=1e-7, rtol=1e-5)
+
+
+@pytest.mark.parametrize("architecture", ["known", "with a soft cap on its logits"])
+def test_shares_of_a_minibatch_side_by_side_give_the_gradients_of_one_after_the_other(
+    make_trainer: MakeTrainer, monkeypatch: pytest.MonkeyPatch, architecture: str
+) -> None:
+    def found(threads: int) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
+        model = make_policy() if architecture == "known" else make_soft_capped()
+        monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+        return gradients_by_micro_batch(make_trainer, 2, critic="shared", model=model)
+
+    (one, its_numbers), (other, numbers) = found(1), found(2)
+    monkeypatch.undo()
+    torch.testing.assert_close(its_numbers, numbers, atol=1e-6, rtol=1e-5)
+    assert one.keys() == other.keys()
+    for name, gradient in one.items():
+        torch.testing.assert_close(other[name], gradient, atol=1e-6, rtol=1e-4)
+
+
+def make_soft_capped() -> Gemma2ForCausalLM:
+    """Its own forward is what turns hidden states into logits: a hook on the output layer gives them to it."""
+    torch.manual_seed(0)
+    sizes = {name: getattr(make_policy().config, name) for name in ("vocab_size", "hidden_size", "intermediate_size")}
+    config = Gemma2Config(
+        **sizes,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+        head_dim=8,
+        max_position_embeddings=64,
+        final_logit_softcapping=2.0,
+        attn_implementation="eager",
+        pad_token_id=PAD,
+        bos_token_id=None,
+        eos_token_id=EOS,
+    )
+    return Gemma2ForCausalLM(config)
 
 
 def test_gradients_are_clipped_for_policy_and_critic_each(make_trainer: MakeTrainer) -> None:
