@@ -280,7 +280,7 @@ def test_the_value_gradient_that_goes_into_a_shared_trunk_can_be_scaled(make_tra
         tokens = SampledTokens(rollout.completion_ids, rollout.mask, rollout.ended)
         (batch,) = token_batches(rollout.prompts, tokens, range(8), 8, PAD, "eos")
         values = trainer.model.values(batch)
-        assert torch.equal(values, rollout.values[batch.rows])  # whatever the share
+        torch.testing.assert_close(values, rollout.values[batch.rows], atol=1e-5, rtol=1e-5)  # whatever the share
         values.sum().backward()
         assert trainer.value_model.score.weight.grad is not None
         gradient = trainer.policy_model.model.layers[0].mlp.up_proj.weight.grad

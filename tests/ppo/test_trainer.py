@@ -213,6 +213,7 @@ def test_shares_of_a_minibatch_side_by_side_give_the_gradients_of_one_after_the_
 ) -> None:
     def found(threads: int) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
         model = make_policy() if architecture == "known" else make_soft_capped()
+        assert forward.is_reentrant(model) == (architecture == "known")
         monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
         return gradients_by_micro_batch(make_trainer, 2, critic="shared", model=model)
 
