@@ -43,13 +43,20 @@ def side_by_side(tasks: Sequence[Callable[[], T]]) -> list[T]:
 
     pool = _pool(workers, threads // workers, threads)
     futures = [pool.submit(copy_context().run, run, task) for task in tasks]
-    wait(futures)
+    try:
+        wait(futures)
+    except BaseException:  # a second signal: what has not begun is left out
+        for future in futures:
+            future.cancel()
+        raise
     return [future.result() for future in futures]
 
 
 def have_modules_in_common(one: nn.Module, other: nn.Module) -> bool:
     """Whether running one touches what the other is made of: its adapters, which can be switched, or its hooks."""
-    return not set(map(id, one.modules())).isdisjoint(map(id, other.modules()))
+    return not {*map(id, one.modules()), *map(id, one.parameters())}.isdisjoint(
+        [*map(id, other.modules()), *map(id, other.parameters())]
+    )
 
 
 @dataclass(frozen=True)

@@ -68,8 +68,8 @@ class PolicyAndValue(nn.Module):
 
     @property
     def switches_adapters(self) -> bool:
-        """Whether the critic is the policy with other adapters at work, so that the two have to take turns."""
-        return isinstance(self.value_model, AdapterCritic) and have_modules_in_common(self.policy, self.critic_host)
+        """Whether the critic runs modules of the policy, perhaps with other adapters, so that they take turns."""
+        return not self.is_one and have_modules_in_common(self.policy, self.critic_host)
 
     def parts(self) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
         """The parameters of policy and of critic. A trunk or a base that both use is the policy's."""
@@ -127,6 +127,11 @@ def enable_checkpointing(model: PolicyAndValue, kwargs: dict[str, Any] | None) -
             raise UserError(
                 "gradient_checkpointing_kwargs: use_reentrant = true recomputes without knowing which adapter was at "
                 "work; leave it out, or take another critic"
+            )
+        if given["use_reentrant"] and isinstance(critic, SharedCritic | HeadCritic):
+            raise UserError(
+                "gradient_checkpointing_kwargs: use_reentrant = true gives no gradients of parts of a minibatch, as "
+                f"critic: {'shared' if isinstance(critic, SharedCritic) else 'head'} needs; leave it out"
             )
         if isinstance(part, PeftModel) and not given["use_reentrant"]:
             given = {"context_fn": same_adapters_again(part)} | given

@@ -19,6 +19,9 @@ from rlhf.ppo.models import PolicyAndValue
 from rlhf.ppo.rollout import Rollout, TokenBatch, token_batches
 from rlhf.scoring import NonFiniteError
 
+MAX_SHARES = 2
+"""Parts of a minibatch at a time: each holds gradients of its own."""
+
 
 @dataclass(frozen=True)
 class Experience:
@@ -122,7 +125,7 @@ def _shared_out(
 
         return run(batches, descend), totals
 
-    workers = min(torch.get_num_threads(), len(batches))
+    workers = min(MAX_SHARES, torch.get_num_threads(), len(batches))
     shares = [batches[first::workers] for first in range(workers)]
     found = side_by_side([functools.partial(share, some) for some in shares])
     for _, gradients in found:
