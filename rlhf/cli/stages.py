@@ -138,7 +138,7 @@ def eval_policy(context: typer.Context, config: Config, overrides: Overrides = N
 def eval_reward(context: typer.Context, config: Config, overrides: Overrides = None, json: Json = False) -> None:
     """Measure a reward model on held-out preferences, beside "the longest wins"."""
     from rlhf.config import load_config
-    from rlhf.evaluation.config import RewardEvaluationConfig
+    from rlhf.evaluation.reward_config import RewardEvaluationConfig
 
     settings = load_config(config, RewardEvaluationConfig, overrides or ())
     quiet_libraries()

@@ -1,4 +1,4 @@
-"""The files of `rlhf eval policy` and `rlhf eval reward`. Imports no torch."""
+"""The file of `rlhf eval policy`, and what all evaluations have. Imports no torch."""
 
 from typing import Annotated, Literal
 
@@ -50,10 +50,3 @@ class EvaluationConfig(IntervalSection):
     num_prompts: Annotated[int, Field(ge=1)] | None = None
     """Drawn by `seed`; all when left out."""
     generation: GenerationSection = GenerationSection()
-
-
-class RewardEvaluationConfig(IntervalSection):
-    """A reward model on held-out preferences or rankings."""
-
-    model: ModelRef
-    batch_size: Annotated[int, Field(ge=1)] = 32

@@ -7,9 +7,9 @@ import numpy as np
 
 from rlhf.datasets import load
 from rlhf.errors import UserError
-from rlhf.evaluation.config import RewardEvaluationConfig
 from rlhf.evaluation.ending import finite_or_named
 from rlhf.evaluation.publishing import publish_report, published_names, rounded
+from rlhf.evaluation.reward_config import RewardEvaluationConfig
 from rlhf.evaluation.statistics import accuracy_with_interval, longest_wins
 from rlhf.evaluation.writing import Progress
 from rlhf.modeling import device, find_model

@@ -12,7 +12,8 @@ from labeling_app.settings import LabelingConfig
 from reward.config import RewardStageConfig
 from rlhf.config import load_config
 from rlhf.config.trainer_args import OWNED, OWNED_IN, fits_installed_versions, trainer_fields
-from rlhf.evaluation.config import EvaluationConfig, RewardEvaluationConfig
+from rlhf.evaluation.config import EvaluationConfig
+from rlhf.evaluation.reward_config import RewardEvaluationConfig
 from rlhf.pipeline.config import SCHEMAS, load_pipeline
 from rlhf.ppo.stage_config import PPOStageConfig
 from sft.config import SFTStageConfig

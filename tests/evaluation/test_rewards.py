@@ -8,7 +8,7 @@ from tiny import tiny_model
 
 from rlhf.config import load_config
 from rlhf.errors import UserError
-from rlhf.evaluation.config import RewardEvaluationConfig
+from rlhf.evaluation.reward_config import RewardEvaluationConfig
 from rlhf.evaluation.rewards import evaluate_reward
 from rlhf.modeling import find_model, load_reward_model, load_tokenizer
 from rlhf.records import write_jsonl
