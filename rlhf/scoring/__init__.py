@@ -9,6 +9,7 @@ from rlhf.scoring.base import (
     require_finite,
     with_token_ids,
 )
+from rlhf.scoring.disagreement import disagreement
 from rlhf.scoring.functions import FunctionScorer, ScorerError
 from rlhf.scoring.mixing import Ensemble, WeightedScorer
 from rlhf.scoring.models import RewardModelScorer
@@ -24,6 +25,7 @@ __all__ = [
     "ScorerError",
     "WeightedScorer",
     "data_columns",
+    "disagreement",
     "require_finite",
     "with_token_ids",
 ]
