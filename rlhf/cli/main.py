@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from rlhf.cli import data, label, models, stages, tools
+from rlhf.cli import data, evaluate, label, models, stages, tools
 from rlhf.errors import Interrupted, StoppedByMonitor, UserError
 
 KILLED_BY_SIGINT = 130
@@ -37,6 +37,7 @@ def options(
 
 
 stages.register(app)
+app.add_typer(evaluate.app, name="eval")
 app.add_typer(label.app, name="label")
 app.add_typer(data.app, name="data")
 app.add_typer(models.app, name="models")

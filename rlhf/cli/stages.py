@@ -1,4 +1,4 @@
-"""The commands that run a stage or several: sft, reward, ppo, eval, export, run, demo."""
+"""The commands that run a stage or several: sft, reward, ppo, export, run, demo."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -23,10 +23,6 @@ def register(app: typer.Typer) -> None:
     for command in (demo, sft, reward, ppo):
         app.command()(command)
     app.command(name="run")(run_pipeline)
-    evaluations = typer.Typer(help="Measure a policy or a reward model on held-out data.", no_args_is_help=True)
-    evaluations.command(name="policy")(eval_policy)
-    evaluations.command(name="reward")(eval_reward)
-    app.add_typer(evaluations, name="eval")
     app.command()(export)
 
 
@@ -41,8 +37,8 @@ def sft(
     quiet_libraries()
     from sft.train import train_sft
 
-    workspace = _workspace(context, json, config, overrides, resume=resume)
-    _finish(train_sft(settings, workspace), json, workspace)
+    workspace = open_workspace(context, json, config, overrides, resume=resume)
+    finish(train_sft(settings, workspace), json, workspace)
 
 
 def reward(
@@ -56,8 +52,8 @@ def reward(
     quiet_libraries()
     from reward.train import train_reward
 
-    workspace = _workspace(context, json, config, overrides, resume=resume)
-    _finish(train_reward(settings, workspace), json, workspace)
+    workspace = open_workspace(context, json, config, overrides, resume=resume)
+    finish(train_reward(settings, workspace), json, workspace)
 
 
 def ppo(
@@ -71,8 +67,8 @@ def ppo(
     quiet_libraries()
     from rlhf.ppo.stage import train_ppo
 
-    workspace = _workspace(context, json, config, overrides, resume=resume)
-    _finish(train_ppo(settings, workspace), json, workspace)
+    workspace = open_workspace(context, json, config, overrides, resume=resume)
+    finish(train_ppo(settings, workspace), json, workspace)
 
 
 def run_pipeline(
@@ -92,7 +88,7 @@ def run_pipeline(
     quiet_libraries()
     from rlhf.pipeline.run import run_stages
 
-    _finish(run_stages(plan, _workspace(context, json, config, overrides), fresh=fresh), json)
+    finish(run_stages(plan, open_workspace(context, json, config, overrides), fresh=fresh), json)
 
 
 def demo(
@@ -115,37 +111,11 @@ def demo(
     command = command_line(["rlhf", "demo", "--folder", str(folder), "--seed", str(seed)])
     workspace = Workspace.open(folder, progress=not json, command=command)
     summary = run_demo(workspace, seed=seed, fresh=fresh)
-    _finish(summary, json)
+    finish(summary, json)
     if not json:
         from rlhf.demo.run import next_steps
 
         typer.echo(next_steps(workspace, summary), err=True)
-
-
-def eval_policy(context: typer.Context, config: Config, overrides: Overrides = None, json: Json = False) -> None:
-    """Compare two language models on held-out prompts under a judge."""
-    from rlhf.config import load_config
-    from rlhf.evaluation.config import EvaluationConfig
-
-    settings = load_config(config, EvaluationConfig, overrides or ())
-    quiet_libraries()
-    from rlhf.evaluation.policy import evaluate_policy
-
-    workspace = _workspace(context, json, config, overrides)
-    _finish(evaluate_policy(settings, workspace), json, workspace)
-
-
-def eval_reward(context: typer.Context, config: Config, overrides: Overrides = None, json: Json = False) -> None:
-    """Measure a reward model on held-out preferences, beside "the longest wins"."""
-    from rlhf.config import load_config
-    from rlhf.evaluation.reward_config import RewardEvaluationConfig
-
-    settings = load_config(config, RewardEvaluationConfig, overrides or ())
-    quiet_libraries()
-    from rlhf.evaluation.rewards import evaluate_reward
-
-    workspace = _workspace(context, json, config, overrides)
-    _finish(evaluate_reward(settings, workspace), json, workspace)
 
 
 def export(
@@ -175,7 +145,7 @@ def export(
     quiet_libraries()
     from rlhf.export.export import export_model
 
-    workspace = _workspace(context, json)
+    workspace = open_workspace(context, json)
     summary = export_model(
         settings.model,
         settings.path,
@@ -184,10 +154,10 @@ def export(
         dtype=settings.dtype,
         overwrite=settings.overwrite,
     )
-    _finish(summary, json)
+    finish(summary, json)
 
 
-def _workspace(
+def open_workspace(
     context: typer.Context,
     json: bool,
     config: Path | None = None,
@@ -195,6 +165,7 @@ def _workspace(
     *,
     resume: str | None = None,
 ) -> Any:
+    """The workspace of a command, which knows what has been typed and the run to go on with."""
     from rlhf.tracking.environment import command_line
     from rlhf.workspace import Workspace
 
@@ -210,7 +181,7 @@ def _workspace(
     return workspace
 
 
-def _finish(summary: dict[str, Any], json: bool, workspace: Any = None) -> None:
+def finish(summary: dict[str, Any], json: bool, workspace: Any = None) -> None:
     """Print the summary, with the path of the run's report where a stage has written one."""
     if workspace is not None and "run" in summary and "report" not in summary:
         report = workspace.home / "runs" / summary["run"] / "report.html"
