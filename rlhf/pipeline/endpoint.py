@@ -1,30 +1,13 @@
-"""Completions from a server that speaks OpenAI's chat API (vLLM, llama.cpp, Ollama, a provider). Imports no torch.
+"""Completions from a server that speaks OpenAI's chat API (`rlhf.chat_api`). Imports no torch."""
 
-The key is read from OPENAI_API_KEY and goes nowhere else.
-"""
-
-import os
-import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from types import TracebackType
 from typing import Any, Self
 
-import httpx
-
 from labeling_app.store import NewResponse
-from rlhf.errors import UserError
+from rlhf.chat_api import ChatClient, Nonsense, Unreachable, reply_texts
 from rlhf.pipeline.writing import Gone, Prompt, Written
-from rlhf.records import has_lone_surrogate
-
-TRIES = 5
-"""How often one request is sent before the server is given up."""
-LONGEST_WAIT_SECONDS = 120.0
-"""A server that asks for more patience than this is given up."""
-_RETRIED = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 529})
-_LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 
 class EndpointWriter:
@@ -53,19 +36,9 @@ class EndpointWriter:
         sleep: Callable[[float], None] | None = None,
     ) -> None:
         self.name = model
-        self._url = _completions_url(url)
-        self._shown = str(self._url.copy_with(userinfo=b""))  # without a password that it may hold
         self._options = options
         self._parallel = parallel
-        self._sleep = sleep or time.sleep
-        self._gone: str | None = None
-        key = os.environ.get("OPENAI_API_KEY")
-        if key and self._url.scheme == "http" and self._url.host not in _LOOPBACK:
-            raise UserError(
-                f"--endpoint {self._shown}: OPENAI_API_KEY would cross the network unencrypted; use https, or unset it"
-            )
-        headers = {"Authorization": f"Bearer {key}"} if key else {}
-        self._client = httpx.Client(headers=headers, timeout=httpx.Timeout(timeout_seconds, connect=10.0))
+        self._client = ChatClient(url, named="--endpoint", timeout_seconds=timeout_seconds, sleep=sleep)
 
     def __enter__(self) -> Self:
         return self
@@ -81,26 +54,26 @@ class EndpointWriter:
         Raises:
             Gone: the server is out of reach or refuses all; what was written until then is in `written`.
         """
-        self._gone = None
+        self._client.given_up = None
         with ThreadPoolExecutor(self._parallel) as pool:
             try:
                 written = list(pool.map(lambda at: self._one(prompts[at], num, seed + at * num), range(len(prompts))))
             except BaseException:
-                self._gone = "stopped"  # so that no further request is sent while the pool is left
+                self._client.given_up = "stopped"  # so that no further request is sent while the pool is left
                 raise
-        if self._gone is not None:
-            raise Gone(self._gone, written)
+        if self._client.given_up is not None:
+            raise Gone(self._client.given_up, written)
         return written
 
     def _one(self, prompt: Prompt, num: int, seed: int) -> Written:
         """What one prompt got; nothing once the server has been given up."""
-        if self._gone is not None:
-            return Written([], self._gone)
+        if self._client.given_up is not None:
+            return Written([], self._client.given_up)
         try:
             return self._ask(prompt, num, seed)
-        except Gone as error:
-            self._gone = self._gone or str(error)
-            return Written([], self._gone)
+        except Unreachable as error:
+            self._client.given_up = self._client.given_up or str(error)
+            return Written([], self._client.given_up)
 
     def _ask(self, prompt: Prompt, num: int, seed: int) -> Written:
         messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
@@ -113,115 +86,11 @@ class EndpointWriter:
                 break
             body = {"model": self.name, "messages": messages, "n": missing, "seed": seed + attempt, **self._options}
             try:
-                new = _texts(self._post(body))[:missing]
-            except _Nonsense as error:
+                new = reply_texts(self._client.post(body))[:missing]
+            except Nonsense as error:
                 why = str(error)
                 continue
             texts += new
         kept = [text for text in texts if text.strip()]
-        generation = {**self._options, "seed": seed, "endpoint": self._shown}
+        generation = {**self._options, "seed": seed, "endpoint": self._client.shown}
         return Written([NewResponse(text, self.name, generation) for text in kept], why or "wrote nothing but blanks")
-
-    def _post(self, body: dict[str, Any]) -> Any:
-        """The reply as JSON. Requests that may succeed later are sent again.
-
-        Raises:
-            _Nonsense: this prompt got no use of a reply; another one may.
-            Gone: no other will either.
-        """
-        why = ""
-        for number in range(TRIES):
-            try:
-                reply = self._client.post(self._url, json=body)
-            except httpx.TimeoutException:
-                why, wait = "no answer in time", 2.0**number
-            except httpx.TransportError as error:
-                why, wait = f"{type(error).__name__}: {error}", 2.0**number
-            else:
-                if reply.is_success:
-                    return _json(reply)
-                why = f"{reply.status_code} {_message(reply)}"
-                if reply.status_code in (400, 413, 422):
-                    return self._with_less(body, why)
-                if reply.status_code not in _RETRIED:
-                    raise Gone(f"{self._shown}: {why}")
-                wait = _retry_after(reply, default=2.0**number)
-                if wait > LONGEST_WAIT_SECONDS:
-                    raise Gone(f"{self._shown}: {why}; it asks for {wait:.0f} s of patience")
-            if self._gone is not None:  # another request has found out
-                break
-            if number < TRIES - 1:
-                self._sleep(wait)
-        raise Gone(self._gone or f"{self._shown}: {why} ({TRIES} tries)")
-
-    def _with_less(self, body: dict[str, Any], why: str) -> Any:
-        """The same request for one completion and without a seed: some servers refuse either."""
-        if body.get("n") == 1 and "seed" not in body:
-            raise _Nonsense(why)
-        plain = {name: value for name, value in body.items() if name != "seed"}
-        return self._post({**plain, "n": 1})
-
-
-class _Nonsense(Exception):
-    """A reply that holds no completion."""
-
-
-def _completions_url(url: str) -> httpx.URL:
-    try:
-        parsed = httpx.URL(url)
-    except httpx.InvalidURL as error:
-        raise UserError(f"--endpoint {url}: is no URL: {error}") from None
-    if parsed.scheme not in ("http", "https") or not parsed.host:
-        raise UserError(f"--endpoint {url}: is no URL of a server, such as http://127.0.0.1:8000/v1")
-    path = parsed.path.rstrip("/")
-    if not path.endswith("/chat/completions"):
-        path += "/chat/completions" if path.endswith("/v1") else "/v1/chat/completions"
-    return parsed.copy_with(path=path)
-
-
-def _json(reply: httpx.Response) -> Any:
-    try:
-        return reply.json()
-    except ValueError:
-        raise _Nonsense(f"replied something that is not JSON: {reply.text[:80]!r}") from None
-
-
-def _texts(reply: Any) -> list[str]:
-    """The completions in a reply; one that was cut within a character is none.
-
-    Raises:
-        _Nonsense: there is none.
-    """
-    choices = reply.get("choices") if isinstance(reply, dict) else None
-    contents = [
-        choice["message"].get("content")
-        for choice in (choices if isinstance(choices, list) else [])
-        if isinstance(choice, dict) and isinstance(choice.get("message"), dict)
-    ]
-    texts = [content for content in contents if isinstance(content, str) and not has_lone_surrogate(content)]
-    if not texts:
-        raise _Nonsense(f"replied without a completion: {repr(reply)[:80]}")
-    return texts
-
-
-def _message(reply: httpx.Response) -> str:
-    """What the server says is wrong, in one line."""
-    try:
-        error = reply.json()["error"]
-        text = error["message"] if isinstance(error, dict) else str(error)
-    except (ValueError, LookupError, TypeError):
-        text = reply.text or reply.reason_phrase
-    return " ".join(str(text).split())[:200]
-
-
-def _retry_after(reply: httpx.Response, default: float) -> float:
-    """Seconds that the server asks for (RFC 9110, 10.2.3: a number, or a date)."""
-    given = reply.headers.get("Retry-After", "")
-    try:
-        return max(0.0, float(given))
-    except ValueError:
-        pass
-    try:
-        return max(0.0, (parsedate_to_datetime(given) - datetime.now(UTC)).total_seconds())
-    except (ValueError, TypeError):
-        return default

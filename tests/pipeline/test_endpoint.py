@@ -9,9 +9,10 @@ from chat_server import ChatServer, completion, failure
 
 from labeling_app.drafts import AddOptions
 from labeling_app.store import NewResponse, Store
+from rlhf.chat_api import LONGEST_WAIT_SECONDS, TRIES
 from rlhf.errors import UserError
 from rlhf.pipeline.adding import add_sampled
-from rlhf.pipeline.endpoint import LONGEST_WAIT_SECONDS, TRIES, EndpointWriter
+from rlhf.pipeline.endpoint import EndpointWriter
 from rlhf.pipeline.writing import Gone, Written
 
 OPTIONS = {"max_tokens": 16, "temperature": 0.5, "top_p": 1.0}
