@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy.stats import rankdata
 
 Floats = NDArray[np.float64]
 
@@ -50,16 +51,31 @@ def bootstrap_mean(
         seed: of the resampling.
     """
     values = _finite(values)
-    sums, sizes = _by_cluster(values, clusters)
+    sums, sizes = by_cluster(values, clusters)
+    drawn = bootstrap_sums(np.stack([sums, sizes], axis=1), num_bootstrap=num_bootstrap, seed=seed)
+    low, high = quantile_interval(drawn[:, 0] / drawn[:, 1], confidence)
+    return Estimate(float(values.mean()), low, high, len(sums))
+
+
+def bootstrap_sums(sums: Floats, *, num_bootstrap: int = 10000, seed: int = 0) -> Floats:
+    """Column sums [B, K] over B draws, with replacement, of C of the C rows of `sums` [C, K].
+
+    One row is what one cluster adds to K sums. Whatever is a function of sums over clusters has its bootstrap in this.
+    """
     num = len(sums)
     rng = np.random.default_rng(seed)
     at_once = max(1, _CELLS // num)
-    means = []
+    drawn = []
     for start in range(0, num_bootstrap, at_once):
         counts = rng.multinomial(num, np.full(num, 1 / num), size=min(at_once, num_bootstrap - start))
-        means.append((counts @ sums) / (counts @ sizes))
-    low, high = np.quantile(np.concatenate(means), [(1 - confidence) / 2, (1 + confidence) / 2])
-    return Estimate(float(values.mean()), float(low), float(high), num)
+        drawn.append(counts @ sums)
+    return np.concatenate(drawn)
+
+
+def quantile_interval(values: ArrayLike, confidence: float) -> tuple[float, float]:
+    """The two ends between which the middle `confidence` of `values` [B] lies."""
+    low, high = np.quantile(np.asarray(values), [(1 - confidence) / 2, (1 + confidence) / 2])
+    return float(low), float(high)
 
 
 def standard_error(values: ArrayLike, clusters: Sequence[Hashable] | None = None) -> float | None:
@@ -68,7 +84,7 @@ def standard_error(values: ArrayLike, clusters: Sequence[Hashable] | None = None
     With every value a cluster of its own it is the sample standard deviation over sqrt(N).
     """
     values = _finite(values)
-    sums, sizes = _by_cluster(values, clusters)
+    sums, sizes = by_cluster(values, clusters)
     num = len(sums)
     if num < 2:
         return None
@@ -130,19 +146,41 @@ def distinct_n(texts: Sequence[str], n: int = 2) -> float | None:
     return len(set(grams)) / len(grams) if grams else None
 
 
+def by_cluster(values: Floats, clusters: Sequence[Hashable] | None) -> tuple[Floats, Floats]:
+    """Sum and number of the values of each cluster, in the order in which clusters first appear."""
+    if clusters is None:
+        return values, np.ones_like(values)
+    assert len(clusters) == len(values), f"{len(clusters)} clusters for {len(values)} values"
+    positions = cluster_positions(clusters)
+    sums, sizes = np.bincount(positions, weights=values), np.bincount(positions)
+    return sums.astype(np.float64), sizes.astype(np.float64)
+
+
+def cluster_positions(clusters: Sequence[Hashable]) -> NDArray[np.int64]:
+    """The number [N] of each value's cluster, counted from 0 in the order in which clusters first appear."""
+    index: dict[Any, int] = {}
+    return np.array([index.setdefault(cluster, len(index)) for cluster in clusters], dtype=np.int64)
+
+
+def rank_correlation(first: ArrayLike, second: ArrayLike) -> float | None:
+    """Spearman's correlation of two rows [N], ties with their mean rank; None where one of them does not vary."""
+    ranks = [rankdata(_finite(values)) for values in (first, second)]
+    if any(np.ptp(each) == 0 for each in ranks):
+        return None
+    return float(np.corrcoef(*ranks)[0, 1])
+
+
+def rank_correlation_within(first: ArrayLike, second: ArrayLike, clusters: Sequence[Hashable]) -> float | None:
+    """The mean over clusters of Spearman's correlation inside each; None where it is defined in none."""
+    first, second, positions = _finite(first), _finite(second), cluster_positions(clusters)
+    order = np.argsort(positions, kind="stable")
+    parts = np.split(order, np.flatnonzero(np.diff(positions[order])) + 1)
+    found = [value for part in parts if (value := rank_correlation(first[part], second[part])) is not None]
+    return float(np.mean(found)) if found else None
+
+
 def _finite(values: ArrayLike) -> Floats:
     array = np.asarray(values, dtype=np.float64)
     assert array.ndim == 1 and len(array), f"expected one row of values, found the shape {array.shape}"
     assert np.isfinite(array).all(), "values must be finite"
     return array
-
-
-def _by_cluster(values: Floats, clusters: Sequence[Hashable] | None) -> tuple[Floats, Floats]:
-    """Sum and number of the values of each cluster, in the order in which clusters first appear."""
-    if clusters is None:
-        return values, np.ones_like(values)
-    assert len(clusters) == len(values), f"{len(clusters)} clusters for {len(values)} values"
-    index: dict[Any, int] = {}
-    positions = [index.setdefault(cluster, len(index)) for cluster in clusters]
-    sums, sizes = np.bincount(positions, weights=values), np.bincount(positions)
-    return sums.astype(np.float64), sizes.astype(np.float64)
