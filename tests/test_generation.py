@@ -9,8 +9,8 @@ from transformers import GenerationConfig
 
 from rlhf.errors import UserError
 from rlhf.generation import (
+    SampledTokens,
     check_lengths,
-    completion_mask,
     decode_completion,
     encode_prompt,
     left_pad,
@@ -33,17 +33,18 @@ def test_prompts_are_padded_on_the_left() -> None:
     assert mask.tolist() == [[True, True, True], [False, False, True]]
 
 
-def test_a_completion_ends_with_its_first_stop_token_and_a_pad_token_does_not_end_it() -> None:
-    ids = torch.tensor([[7, EOS, 7, EOS], [7, PAD, 7, 7], [EOS, PAD, PAD, PAD], [7, 9, EOS, EOS]])
-    mask, ended = completion_mask(ids, [EOS, 9])
-    assert mask.long().tolist() == [[1, 1, 0, 0], [1, 1, 1, 1], [1, 0, 0, 0], [1, 1, 0, 0]]
-    assert ended.tolist() == [True, False, True, True]
+def test_a_pad_token_that_is_sampled_is_a_token_like_any_other() -> None:
+    def sampled(pad_id: int) -> SampledTokens:
+        torch.manual_seed(0)
+        prompts = [torch.tensor([5, 6])] * 64
+        how: dict[str, Any] = {"max_new_tokens": 8, "temperature": 1.0, "stop_ids": [EOS], "batch_size": 64}
+        return sample_tokens(make_policy(), prompts, pad_id=pad_id, **how)
 
-
-def test_without_stop_tokens_all_is_real() -> None:
-    mask, ended = completion_mask(torch.tensor([[EOS, EOS]]), [])
-    assert mask.tolist() == [[True, True]]
-    assert ended.tolist() == [False]
+    found, other = sampled(9), sampled(PAD)
+    assert torch.equal(found.mask, other.mask)
+    assert torch.equal(found.ids[found.mask], other.ids[found.mask])
+    is_pad = (found.ids == 9) & found.mask
+    assert int((is_pad[:, :-1] & found.mask[:, 1:]).sum()) > 5  # and the completion goes on behind it
 
 
 def test_stop_tokens_are_those_of_tokenizer_and_generation_config() -> None:

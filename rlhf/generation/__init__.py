@@ -7,7 +7,6 @@ from rlhf.generation.sampler import NonFiniteProbabilities
 from rlhf.generation.texts import (
     Messages,
     check_lengths,
-    completion_mask,
     decode_completion,
     encode_prompt,
     left_pad,
@@ -24,7 +23,6 @@ __all__ = [
     "SampledTokens",
     "VLLMSampler",
     "check_lengths",
-    "completion_mask",
     "decode_completion",
     "encode_prompt",
     "eval_mode",

@@ -78,18 +78,6 @@ def left_pad(rows: Sequence[Sequence[int] | Tensor], pad_id: int, device: torch.
     return ids.to(device), mask.to(device)
 
 
-def completion_mask(ids: Tensor, stop_ids: Sequence[int]) -> tuple[Tensor, Tensor]:
-    """Real tokens of generated ids [B, T], up to and with the first stop token: mask [B, T] bool and ended [B] bool.
-
-    Goes by the stop tokens alone: a pad token that was sampled is a token like any other, and pad may equal EOS.
-    """
-    if not stop_ids:
-        return torch.ones_like(ids, dtype=torch.bool), torch.zeros(len(ids), dtype=torch.bool, device=ids.device)
-    is_stop = torch.isin(ids, torch.tensor(sorted(stop_ids), device=ids.device))
-    stops_before = is_stop.cumsum(1) - is_stop.long()
-    return stops_before == 0, is_stop.any(1)
-
-
 def check_lengths(lengths: Sequence[int], max_new_tokens: int, limit: int | None, name: str = "prompts") -> None:
     """Raise UserError naming the rows (from 0) that are empty, or too long for `limit` with the tokens to come."""
     problems = [f"{name}: row {i} has no tokens; remove it or give it text" for i, n in enumerate(lengths) if n == 0]

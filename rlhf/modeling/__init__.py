@@ -23,7 +23,7 @@ from rlhf.modeling.one_base import OneBase, load_on_one_base
 from rlhf.modeling.packed import PackedTokens, is_packable, packed_hidden, weights_held
 from rlhf.modeling.packed_head import packed_logprobs
 from rlhf.modeling.saving import save_model
-from rlhf.modeling.side_by_side import ModelWork, have_modules_in_common, models_side_by_side, side_by_side
+from rlhf.modeling.side_by_side import ModelWork, have_parts_in_common, models_side_by_side, side_by_side
 from rlhf.modeling.sources import ModelSource, find_model
 
 __all__ = [
@@ -39,7 +39,7 @@ __all__ = [
     "context_length",
     "device",
     "find_model",
-    "have_modules_in_common",
+    "have_parts_in_common",
     "is_packable",
     "load_causal_lm",
     "load_on_one_base",

@@ -53,18 +53,19 @@ def packed_hidden(trunk: nn.Module, tokens: PackedTokens) -> Tensor | None:
 
     Computes in the dtype of autocast where that is on, else in that of the weights.
     """
+    if tokens.ids.device.type != "cpu" or not is_packable(trunk, max(tokens.lengths)):
+        return None
     decoder = _decoder(trunk)
-    if decoder is None or tokens.ids.device.type != "cpu" or decoder.parts.has_hooks():
-        return None
-    if max(tokens.lengths) > min(MAX_LENGTH, decoder.parts.max_length):
-        return None
+    assert decoder is not None
     return decoder.hidden(tokens)
 
 
-def is_packable(trunk: nn.Module) -> bool:
-    """Whether `packed_hidden` knows this decoder, on a processor and for rows that are not too long."""
+def is_packable(trunk: nn.Module, longest: int) -> bool:
+    """Whether `packed_hidden` can do this decoder, on a processor, for rows of at most `longest` tokens."""
     decoder = _decoder(trunk)
-    return decoder is not None and not decoder.parts.has_hooks()
+    if decoder is None or decoder.parts.has_hooks():
+        return False
+    return longest <= min(MAX_LENGTH, decoder.parts.max_length)
 
 
 _decoders: "WeakKeyDictionary[nn.Module, list[_Decoder]]" = WeakKeyDictionary()

@@ -52,8 +52,8 @@ def side_by_side(tasks: Sequence[Callable[[], T]]) -> list[T]:
     return [future.result() for future in futures]
 
 
-def have_modules_in_common(one: nn.Module, other: nn.Module) -> bool:
-    """Whether running one touches what the other is made of: its adapters, which can be switched, or its hooks."""
+def have_parts_in_common(one: nn.Module, other: nn.Module) -> bool:
+    """Whether they share a module, on which adapters are switched and hooks are hung, or a parameter."""
     return not {*map(id, one.modules()), *map(id, one.parameters())}.isdisjoint(
         [*map(id, other.modules()), *map(id, other.parameters())]
     )
@@ -70,10 +70,10 @@ class ModelWork:
 
 
 def models_side_by_side(works: Sequence[ModelWork]) -> None:
-    """`side_by_side` for models: all steps of those that have modules in common are done in turn."""
+    """`side_by_side` for models: all steps of those that have parts in common are done in turn."""
     groups: list[list[ModelWork]] = []
     for work in works:
-        related = [group for group in groups if any(have_modules_in_common(work.model, other.model) for other in group)]
+        related = [group for group in groups if any(have_parts_in_common(work.model, other.model) for other in group)]
         groups = [group for group in groups if group not in related]
         groups.append([*(member for group in related for member in group), work])
 
@@ -94,16 +94,27 @@ def _pool(workers: int, share: int, threads: int) -> ThreadPoolExecutor:
     """So many threads that stay, each of which has `share` threads of torch for its operations."""
     with _making:
         if (workers, share) not in _pools:
-            started = threading.Barrier(workers + 1)
-
-            def begin() -> None:
-                torch.get_num_threads()  # a thread's first question sets its number to the newest given anywhere
-                torch.set_num_threads(share)  # for this thread, and for those that ask first hereafter
-                started.wait()
-
-            made = _pools[workers, share] = ThreadPoolExecutor(workers, "side-by-side", initializer=begin)
-            for _ in range(workers):
-                made.submit(lambda: None)
-            started.wait()
-            torch.set_num_threads(threads)
+            _pools[workers, share] = _started(workers, share, threads)
         return _pools[workers, share]
+
+
+def _started(workers: int, share: int, threads: int) -> ThreadPoolExecutor:
+    all_there = threading.Barrier(workers + 1)
+
+    def begin() -> None:
+        torch.get_num_threads()  # a thread's first question sets its number to the newest given anywhere
+        torch.set_num_threads(share)  # for this thread, and for those that ask first hereafter
+        all_there.wait()
+
+    pool = ThreadPoolExecutor(workers, "side-by-side", initializer=begin)
+    try:
+        for _ in range(workers):
+            pool.submit(lambda: None)
+        all_there.wait()
+    except BaseException:  # a thread that cannot be had, a signal: those that wait for the others must not go on
+        all_there.abort()
+        pool.shutdown(wait=False)
+        raise
+    finally:
+        torch.set_num_threads(threads)
+    return pool

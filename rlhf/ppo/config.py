@@ -127,8 +127,8 @@ class PPOConfig(BaseConfig):
     critic_learning_rate: float | None = field(
         default=None,
         metadata={
-            "help": "Initial learning rate of the critic; left out it is learning_rate, for a shared one ten times "
-            "that, for a head 3e-3."
+            "help": "Initial learning rate of the critic; left out it is learning_rate, ten times that for a shared "
+            "one and for an adapter beside a policy without one, 3e-3 for a head."
         },
     )
     critic_trunk_gradient: float = field(

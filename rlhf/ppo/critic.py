@@ -210,10 +210,10 @@ def _score_head(head: nn.Linear, weight: float, offset: float, is_rescaled: bool
     has_bias = head.bias is not None or offset != 0 or is_rescaled
     made = ScoreHead(head.in_features, 1, bias=has_bias, device=head.weight.device)
     with torch.no_grad():
-        made.weight.copy_(weight * head.weight)
+        made.weight.copy_(weight * head.weight.float())
         if made.bias is not None:
             made.bias.fill_(-weight * offset)
-            made.bias += 0 if head.bias is None else weight * head.bias
+            made.bias += 0 if head.bias is None else weight * head.bias.float()
     return made
 
 

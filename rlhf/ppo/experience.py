@@ -45,14 +45,6 @@ class Sampling:
     """What draws the policy's completions instead of the policy itself."""
 
 
-@dataclass(frozen=True)
-class SampledRollout(Rollout):
-    """A rollout, and what the sampler said of its tokens while it drew them."""
-
-    sampler_logprobs: Tensor | None = None
-    """[B, T] float32, as `logprobs` and by another pass: token by token from a cache, perhaps by another engine."""
-
-
 def sample_completions(
     model: nn.Module, prompts: Prompts, sampling: Sampling, temperature: float | None = None
 ) -> SampledTokens:
@@ -83,7 +75,7 @@ def sample_completions(
 
 
 @torch.no_grad()
-def collect(model: PolicyAndValue, reference: Reference, prompts: Prompts, sampling: Sampling) -> SampledRollout:
+def collect(model: PolicyAndValue, reference: Reference, prompts: Prompts, sampling: Sampling) -> Rollout:
     """Sample a completion for each prompt, and measure it under policy, reference and critic.
 
     `model` is in eval mode and on the device of the result. Raises NonFiniteError naming what was not finite.
@@ -93,7 +85,9 @@ def collect(model: PolicyAndValue, reference: Reference, prompts: Prompts, sampl
         tokens = _padded(tokens, sampling)
     logprobs, ref_logprobs, values = blank(tokens), blank(tokens), blank(tokens)
     on_cpu = tokens.ids.device.type == "cpu"
-    size = min(sampling.batch_size, -(-len(prompts.ids) // torch.get_num_threads())) if on_cpu else sampling.batch_size
+    size = sampling.batch_size
+    if on_cpu and reference.model is not None:  # where all is one base, everything is done in turn anyway
+        size = min(size, -(-len(prompts.ids) // torch.get_num_threads()))
     rows = range(len(prompts.ids))
     batches = list(token_batches(prompts, tokens, rows, size, sampling.pad_id, sampling.reward_at))
     states: list[Tensor | None] = [None] * len(batches)
@@ -110,16 +104,16 @@ def collect(model: PolicyAndValue, reference: Reference, prompts: Prompts, sampl
         values[batch.cells] = model.values(replace(batch, critic_states=states[number]))
 
     works = [
-        ModelWork(model.policy, [partial(measure_policy, b) for b in batches], is_reentrant(model.policy)),
+        ModelWork(model.policy, [partial(measure_policy, b) for b in batches], is_reentrant(model.policy, batches)),
         ModelWork(
             reference.host,
             [partial(measure_reference, b) for b in batches],
-            reference.model is not None and is_reentrant(reference.model),
+            reference.model is not None and is_reentrant(reference.model, batches),
         ),
         ModelWork(
             model.critic_host,
             [partial(measure_critic, b, i) for i, b in enumerate(batches)],
-            not isinstance(model.critic_host, PeftModel) and is_reentrant(model.critic_host),
+            not isinstance(model.critic_host, PeftModel) and is_reentrant(model.critic_host, batches),
         ),
     ]
     with weights_held():
@@ -129,7 +123,8 @@ def collect(model: PolicyAndValue, reference: Reference, prompts: Prompts, sampl
             for work in works:
                 for step in work.steps:
                     step()
-    rollout = assemble(prompts, tokens, sampling.eos_ids, sampling.reward_at, logprobs, ref_logprobs, values)
+    read = _laid_out(states, batches, tokens)
+    rollout = assemble(prompts, tokens, sampling.eos_ids, sampling.reward_at, logprobs, ref_logprobs, values, read)
     for source, cells_ in (
         ("the policy's log-probs", rollout.logprobs),
         ("the reference's log-probs", rollout.ref_logprobs),
@@ -138,8 +133,7 @@ def collect(model: PolicyAndValue, reference: Reference, prompts: Prompts, sampl
         if not bool(torch.isfinite(cells_).all()):
             bad = int((~torch.isfinite(cells_)).any(1).sum())
             raise NonFiniteError(f"rollout: {source} are not finite in {bad} of {len(cells_)} completions")
-    measured = vars(rollout) | {"critic_states": _laid_out(states, batches, tokens)}
-    return SampledRollout(**measured, sampler_logprobs=tokens.logprobs)
+    return rollout
 
 
 def _laid_out(states: Sequence[Tensor | None], batches: Sequence[TokenBatch], tokens: SampledTokens) -> Tensor | None:
@@ -172,9 +166,7 @@ def score(
     return penalise(scores, rollout.lengths, rollout.ended, args), each
 
 
-def shape(
-    rollout: SampledRollout, scores: Tensor, shaper: ScoreShaper, critic: nn.Module
-) -> tuple[Tensor, SampledRollout]:
+def shape(rollout: Rollout, scores: Tensor, shaper: ScoreShaper, critic: nn.Module) -> tuple[Tensor, Rollout]:
     """Scores [B] as they are paid, and the rollout.
 
     Where these scores are the first to be scaled, a critic that began as a reward model is put on their scale, and so

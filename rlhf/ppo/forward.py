@@ -4,7 +4,7 @@ Rows are padded on the right and no attention mask is given: in a causal decoder
 padding, and attention without a mask is attention's fast case.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, cast
@@ -61,13 +61,13 @@ def values_of(value_model: nn.Module, hidden: Tensor) -> Tensor:
     return cast(Any, unwrap_adapters(value_model)).score(hidden).squeeze(-1).float()
 
 
-def is_reentrant(model: nn.Module) -> bool:
-    """Whether several threads may measure with `model` at a time: nothing is hung on it or switched on the way."""
+def is_reentrant(model: nn.Module, batches: Sequence[TokenBatch]) -> bool:
+    """Whether several threads may measure these with `model` at once: nothing is hung on it or switched meanwhile."""
     if output_layer(model) is not None:
         plan = _plan_of(model)
         if not (plan.trunk_alone and plan.plain_output):
             return False
-    return is_packable(trunk_of(model))
+    return is_packable(trunk_of(model), max((max(batch.lengths) for batch in batches), default=0))
 
 
 def scatter(cells: Tensor, batch: TokenBatch) -> Tensor:

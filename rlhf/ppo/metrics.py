@@ -96,14 +96,14 @@ def sequence_kl(rollout: Rollout, args: PPOConfig) -> Tensor:
     return per_token_kl(rollout.logprobs, rollout.ref_logprobs, rollout.mask, unbiased).sum(1)
 
 
-def sampler_gap(rollout: Rollout, sampler_logprobs: Tensor | None) -> dict[str, float]:
-    """How far the sampler's log-probs [B, T] are from the measured ones in size, under TRL's keys; none without any.
+def sampler_gap(rollout: Rollout) -> dict[str, float]:
+    """How far the sampler's log-probs are from the measured ones in size, under TRL's keys; none without any.
 
     Rounding gives a little. A sampler that draws from another distribution than is trained shows here first.
     """
-    if sampler_logprobs is None:
+    if rollout.sampler_logprobs is None:
         return {}
-    gap = (rollout.logprobs - sampler_logprobs).abs().masked_fill(~rollout.mask, 0.0)
+    gap = (rollout.logprobs - rollout.sampler_logprobs).abs().masked_fill(~rollout.mask, 0.0)
     mean, largest = float(masked_mean(gap, rollout.mask)), float(gap.max())
     return {"sampling/sampling_logp_difference/mean": mean, "sampling/sampling_logp_difference/max": largest}
 

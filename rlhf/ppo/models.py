@@ -9,7 +9,7 @@ from peft import PeftModel
 from torch import Tensor, nn
 
 from rlhf.errors import UserError
-from rlhf.modeling import have_modules_in_common, same_adapters_again
+from rlhf.modeling import have_parts_in_common, same_adapters_again
 from rlhf.ppo.config import PPOConfig
 from rlhf.ppo.critic import AdapterCritic, SharedCritic, ValueModel, values_at
 from rlhf.ppo.forward import hidden_at, logprobs_of, scatter
@@ -67,9 +67,9 @@ class PolicyAndValue(nn.Module):
         return isinstance(self.value_model, SharedCritic | HeadCritic)
 
     @property
-    def switches_adapters(self) -> bool:
-        """Whether the critic runs modules of the policy, perhaps with other adapters, so that they take turns."""
-        return not self.is_one and have_modules_in_common(self.policy, self.critic_host)
+    def takes_turns(self) -> bool:
+        """Whether policy and critic can only run one after the other: they have parts in common, such as one base."""
+        return not self.is_one and have_parts_in_common(self.policy, self.critic_host)
 
     def parts(self) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
         """The parameters of policy and of critic. A trunk or a base that both use is the policy's."""

@@ -87,6 +87,9 @@ class Rollout:
     """[B, T] float32."""
     values: Tensor
     """[B, T] float32."""
+    sampler_logprobs: Tensor | None = None
+    """[B, T] float32, what the sampler said of its tokens while it drew them: as `logprobs`, by another pass, token by
+    token from a cache, perhaps by another engine."""
     critic_states: Tensor | None = None
     """[B, T, d], what a `HeadCritic` read."""
 
@@ -159,6 +162,7 @@ def assemble(
     logprobs: Tensor,
     ref_logprobs: Tensor,
     values: Tensor,
+    critic_states: Tensor | None = None,
 ) -> Rollout:
     """Put the measured pieces [B, T] together, zeroed past each row's end."""
     is_eos = torch.isin(tokens.ids, torch.tensor(list(eos_ids), device=tokens.ids.device)) & tokens.mask
@@ -172,4 +176,6 @@ def assemble(
         logprobs=logprobs.masked_fill(~tokens.mask, 0.0),
         ref_logprobs=ref_logprobs.masked_fill(~tokens.mask, 0.0),
         values=values.masked_fill(~asked, 0.0),
+        sampler_logprobs=tokens.logprobs,
+        critic_states=critic_states,
     )

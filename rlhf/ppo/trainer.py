@@ -23,7 +23,7 @@ from rlhf.ppo import state as files
 from rlhf.ppo.config import PPOConfig
 from rlhf.ppo.critic import AdapterCritic, build_critic, put_on_scale
 from rlhf.ppo.evaluation import build_judge, evaluate_sets, reference_scores
-from rlhf.ppo.experience import SampledRollout, collect, score, shape
+from rlhf.ppo.experience import collect, score, shape
 from rlhf.ppo.kl import build_kl_controller
 from rlhf.ppo.lifecycle import OnlineTrainer
 from rlhf.ppo.losses import (
@@ -41,7 +41,7 @@ from rlhf.ppo.optimizing import kl_before, make_steps, within_budget
 from rlhf.ppo.prompts import DataCollator, PromptOrder, PromptSet
 from rlhf.ppo.ptx import build_ptx
 from rlhf.ppo.reference import build_reference
-from rlhf.ppo.rollout import Prompts
+from rlhf.ppo.rollout import Prompts, Rollout
 from rlhf.ppo.samples import show_samples
 from rlhf.ppo.setup import (
     DatasetLike,
@@ -258,7 +258,7 @@ class PPOTrainer(OnlineTrainer):
                 shaped,
                 self.scorer.spread(each_score),
             )
-            metrics |= sampler_gap(rollout, rollout.sampler_logprobs) | training_metrics(steps, rollout, returns)
+            metrics |= sampler_gap(rollout) | training_metrics(steps, rollout, returns)
             metrics |= dict(zip(("time/rollout", "time/score", "time/train"), np.diff(clock).tolist(), strict=True))
             losses.append(metrics["loss/policy_avg"] + args.vf_coef * metrics["loss/value_avg"])
             self.state.global_step += 1
@@ -287,7 +287,7 @@ class PPOTrainer(OnlineTrainer):
 
         return self._end(start_time, losses)
 
-    def collect(self, prompts: Prompts) -> SampledRollout:
+    def collect(self, prompts: Prompts) -> Rollout:
         """Sample and measure a completion for each prompt; raises NonFiniteError."""
         with eval_mode(self.model), self.autocast():
             return collect(self.model, self.reference, prompts, self.sampling)

@@ -2,7 +2,7 @@
 
 import contextlib
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -21,6 +21,13 @@ from rlhf.scoring import NonFiniteError
 
 MAX_SHARES = 2
 """Parts of a minibatch at a time: each holds gradients of its own."""
+LOSS_KEYS = MINIBATCH_KEYS[:8]
+"""Those that come of the losses; the others are the norms of the gradients."""
+
+Terms = tuple[Tensor, Tensor]
+"""What is to go down, and numbers [8] by LOSS_KEYS, each a sum over tokens or rows."""
+Descend = Callable[[Tensor], None]
+"""What adds the gradient of a loss."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +51,7 @@ def accumulate_gradients(
     autocast: Callable[[], contextlib.AbstractContextManager[None]],
     backward: Callable[[Tensor], None],
 ) -> Tensor:
-    """Add the gradient of `rows`' loss to the parameters; returns its numbers [8], the first of MINIBATCH_KEYS.
+    """Add the gradient of `rows`' loss to the parameters; returns its numbers [8] by LOSS_KEYS.
 
     Every micro-batch is divided by the token count of all `rows`, so the result is that of one large batch. On a
     processor a critic of its own is trained beside the policy, at the same time; where both are one, micro-batches are.
@@ -57,55 +64,50 @@ def accumulate_gradients(
     how = (sampling.pad_id, sampling.reward_at, max_tokens, rollout.critic_states)
     batches = list(token_batches(rollout.prompts, tokens, rows, size, *how))
 
-    def descend(loss: Tensor) -> None:
-        if loss.requires_grad:  # not that of a policy that is held
-            backward(loss)
+    def policy_terms(batch: TokenBatch) -> Terms:
+        with autocast():
+            logprobs, entropy = model.logprobs(batch, sampling.temperature)
+        loss, numbers = _policy_terms(experience, batch, logprobs, entropy, args)
+        return loss / num_tokens, numbers
 
-    def both(batches: Sequence[TokenBatch], descend: Callable[[Tensor], None]) -> Tensor:
-        sums = torch.zeros(8, device=rollout.mask.device)
-        for batch in batches:
-            with autocast():
-                logprobs, entropy, values = model(batch, sampling.temperature)
-            policy, of_policy = _policy_terms(experience, batch, logprobs, entropy, args)
-            value, of_value = _value_terms(experience, batch, values, args)
-            descend(policy / num_tokens + args.vf_coef * value / num_values)
-            sums += _in_order(of_policy, of_value)
-        return sums
+    def value_terms(batch: TokenBatch) -> Terms:
+        with autocast():
+            values = model.values(batch)
+        loss, numbers = _value_terms(experience, batch, values, args)
+        return args.vf_coef * loss / num_values, numbers
 
-    def policy_alone() -> Tensor:
-        sums = torch.zeros(6)
-        for batch in batches:
-            with autocast():
-                logprobs, entropy = model.logprobs(batch, sampling.temperature)
-            loss, numbers = _policy_terms(experience, batch, logprobs, entropy, args)
-            descend(loss / num_tokens)
-            sums += numbers
-        return sums
+    def both_terms(batch: TokenBatch) -> Terms:
+        with autocast():
+            logprobs, entropy, values = model(batch, sampling.temperature)
+        policy, of_policy = _policy_terms(experience, batch, logprobs, entropy, args)
+        value, of_value = _value_terms(experience, batch, values, args)
+        return policy / num_tokens + args.vf_coef * value / num_values, of_policy + of_value
 
-    def critic_alone() -> Tensor:
-        sums = torch.zeros(2)
+    def over(terms: Callable[[TokenBatch], Terms], batches: Sequence[TokenBatch], descend: Descend) -> Tensor:
+        sums = torch.zeros(len(LOSS_KEYS), device=rollout.mask.device)
         for batch in batches:
-            with autocast():
-                values = model.values(batch)
-            loss, numbers = _value_terms(experience, batch, values, args)
-            descend(args.vf_coef * loss / num_values)
+            loss, numbers = terms(batch)
+            if loss.requires_grad:  # not that of a policy that is held
+                descend(loss)
             sums += numbers
         return sums
 
     on_cpu = rollout.mask.device.type == "cpu"
-    if on_cpu and model.is_one and is_reentrant(model.policy):
-        sums = _shared_out(both, batches, [p for p in model.parameters() if p.requires_grad])
-    elif on_cpu and not model.is_one and not model.switches_adapters:
-        sums = _in_order(*side_by_side([policy_alone, critic_alone]))
+    if on_cpu and model.is_one and is_reentrant(model.policy, batches):
+        trained = [p for p in model.parameters() if p.requires_grad]
+        sums = _shared_out(functools.partial(over, both_terms), batches, trained)
+    elif on_cpu and not model.is_one and not model.takes_turns:
+        tasks = [functools.partial(over, terms, batches, backward) for terms in (policy_terms, value_terms)]
+        sums = torch.stack(side_by_side(tasks)).sum(0)
     else:
-        sums = both(batches, descend)
+        sums = over(both_terms, batches, backward)
     num_rows = torch.full_like(num_tokens, len(rows))
     counts = [num_tokens, num_values, num_tokens, num_tokens, num_values, num_tokens, num_tokens, num_rows]
     return sums / torch.stack(counts)
 
 
 def _shared_out(
-    run: Callable[[Sequence[TokenBatch], Callable[[Tensor], None]], Tensor],
+    run: Callable[[Sequence[TokenBatch], Descend], Tensor],
     batches: Sequence[TokenBatch],
     parameters: Sequence[nn.Parameter],
 ) -> Tensor:
@@ -137,8 +139,8 @@ def _shared_out(
 
 def _policy_terms(
     experience: Experience, batch: TokenBatch, logprobs: Tensor, entropy: Tensor, args: PPOConfig
-) -> tuple[Tensor, Tensor]:
-    """The policy's loss summed over tokens, KL in it if it is to be, and its numbers [6]: sums over tokens or rows."""
+) -> Terms:
+    """The policy's loss summed over tokens, KL in it if it is to be, and its numbers."""
     rollout, cells = experience.rollout, batch.cells
     mask, old_logprobs = rollout.mask[cells], rollout.logprobs[cells]
     logprobs = logprobs.masked_fill(~mask, 0.0)
@@ -148,34 +150,31 @@ def _policy_terms(
     if experience.kl_coef:
         loss = loss + experience.kl_coef * kl_loss(logprobs, *reference, args.kl_estimator)
     with torch.no_grad():
-        ratio = (torch.exp(logprobs - old_logprobs) * mask).sum()
-        divergence = approx_kl(logprobs, old_logprobs, mask)
-        numbers = [
-            policy.loss,
-            divergence,
-            policy.clipped,
-            (entropy * mask).sum(),
-            ratio,
-            kl_loss(logprobs, *reference),
-        ]
-        return loss, torch.stack([n.float() for n in numbers])
+        numbers = {
+            "loss/policy_avg": policy.loss,
+            "policy/approxkl_avg": approx_kl(logprobs, old_logprobs, mask),
+            "policy/clipfrac_avg": policy.clipped,
+            "policy/entropy_avg": (entropy * mask).sum(),
+            "val/ratio": (torch.exp(logprobs - old_logprobs) * mask).sum(),
+            "policy/kl_avg": kl_loss(logprobs, *reference),
+        }
+        return loss, _by_key(numbers)
 
 
-def _value_terms(experience: Experience, batch: TokenBatch, values: Tensor, args: PPOConfig) -> tuple[Tensor, Tensor]:
-    """The critic's loss summed over tokens, and its numbers [2]."""
+def _value_terms(experience: Experience, batch: TokenBatch, values: Tensor, args: PPOConfig) -> Terms:
+    """The critic's loss summed over tokens, and its numbers."""
     rollout, cells = experience.rollout, batch.cells
     mask = rollout.value_mask[cells]
     value = value_loss(
         values.masked_fill(~mask, 0.0), rollout.values[cells], experience.returns[cells], mask, args.cliprange_value
     )
-    return value.loss, torch.stack([value.loss.detach().float(), value.clipped.float()])
+    return value.loss, _by_key({"loss/value_avg": value.loss.detach(), "val/clipfrac_avg": value.clipped})
 
 
-def _in_order(of_policy: Tensor, of_value: Tensor) -> Tensor:
-    """The policy's numbers [6] and the critic's [2] in the order of MINIBATCH_KEYS."""
-    loss, divergence, clipped, *rest = of_policy.unbind()
-    value_loss_, value_clipped = of_value.unbind()
-    return torch.stack([loss, value_loss_, divergence, clipped, value_clipped, *rest])
+def _by_key(numbers: Mapping[str, Tensor]) -> Tensor:
+    """Numbers in the order of LOSS_KEYS, 0 for one that is not among them."""
+    zero = next(iter(numbers.values())).new_zeros((), dtype=torch.float32)
+    return torch.stack([numbers.get(key, zero).float() for key in LOSS_KEYS])
 
 
 def clip_gradients(model: PolicyAndValue, max_norm: float) -> Tensor:

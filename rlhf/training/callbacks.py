@@ -1,10 +1,11 @@
-"""Callbacks that know of the trainer alone: sealed checkpoints, early ends, numbers that are none, the bar."""
+"""Callbacks of a trainer: logs passed on to the run, sealed checkpoints, early ends, numbers that are none, a bar."""
 
 import logging
 import math
 import signal
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -34,10 +35,14 @@ from transformers import (
 )
 
 from rlhf import checkpoint
+from rlhf.registry import Registry
+from rlhf.tracking import Run
 from rlhf.training.fields import Stoppable
 from rlhf.training.figures import require_numbers
 
 logger = logging.getLogger(__name__)
+
+HEARTBEAT_SECONDS = 3600
 
 
 def early_stopping(config: Stoppable) -> list[TrainerCallback]:
@@ -45,6 +50,35 @@ def early_stopping(config: Stoppable) -> list[TrainerCallback]:
     if config.early_stopping is None:
         return []
     return [EarlyStoppingCallback(config.early_stopping.patience, config.early_stopping.threshold)]
+
+
+class RunLogger(TrainerCallback):
+    """Passes what the trainer logs on to the run; a resumed run forgets what it logged beyond the checkpoint.
+
+    Once an hour the registry is told that the run lives: on other machines nothing else can tell.
+    """
+
+    def __init__(self, run: Run, registry: Registry) -> None:
+        self.run = run
+        self.registry = registry
+        self.last_beat = time.monotonic()
+
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        self.run.rewind(self.run.stage, state.global_step)
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, Any] | None = None,
+        **_: Any,
+    ) -> None:
+        if logs and state.is_world_process_zero:
+            self.run.log(logs, step=state.global_step)
+            if time.monotonic() - self.last_beat > HEARTBEAT_SECONDS:
+                self.registry.heartbeat(self.run.id)
+                self.last_beat = time.monotonic()
 
 
 class Seal(TrainerCallback):

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 import torch
+from threads import torch_threads
 from torch import nn
 
 from rlhf.modeling import ModelWork, models_side_by_side, side_by_side, weights_held
@@ -15,10 +16,8 @@ from rlhf.modeling.packed import in_dtype
 
 @pytest.fixture(autouse=True)
 def two_threads() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    yield
-    torch.set_num_threads(before)
+    with torch_threads(2):
+        yield
 
 
 def test_tasks_run_at_the_same_time_and_results_keep_their_order() -> None:
@@ -45,9 +44,26 @@ def test_threads_that_begin_later_have_all_of_torchs_threads() -> None:
 
 
 def test_with_one_thread_tasks_run_here_one_after_the_other() -> None:
-    torch.set_num_threads(1)
     here = threading.current_thread()
-    assert side_by_side([threading.current_thread] * 2) == [here, here]
+    with torch_threads(1):
+        assert side_by_side([threading.current_thread] * 2) == [here, here]
+
+
+def test_threads_that_cannot_be_had_leave_nothing_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    begun = threading.Thread.start
+
+    def start(thread: threading.Thread) -> None:
+        if thread.name.endswith("_2"):
+            raise RuntimeError("can't start new thread")
+        begun(thread)
+
+    with torch_threads(3), monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", start)
+        with pytest.raises(RuntimeError, match="can't start"):
+            side_by_side([lambda: 1] * 3)
+        assert torch.get_num_threads() == 3
+    with torch_threads(3):
+        assert side_by_side([lambda: 1, lambda: 2, lambda: 3]) == [1, 2, 3]
 
 
 def test_grad_mode_autocast_and_context_variables_are_those_of_the_caller() -> None:

@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +76,17 @@ def reward_model_on(policy: Any, name: str = "judge") -> AdapterRewardModel:
     return AdapterRewardModel(AdapterStack(policy, [name]), classifier, ["score"])
 
 
+def before_the_last_token(rollout: Rollout) -> list[list[int]]:
+    """Each prompt with its completion but for the last token: what the last value is a value of."""
+    rows = zip(rollout.prompts.ids, rollout.completion_ids, rollout.lengths.tolist(), strict=True)
+    return [torch.cat([prompt, ids[: length - 1]]).tolist() for prompt, ids, length in rows]
+
+
+def last_values(rollout: Rollout) -> torch.Tensor:
+    """[B], before each completion's last token."""
+    return rollout.values.gather(1, rollout.lengths[:, None] - 1)[:, 0]
+
+
 # ---- What a critic begins with ----
 
 
@@ -118,12 +130,7 @@ def test_an_adapter_critic_can_begin_as_the_reward_model_s_adapter(make_trainer:
         model=policy, reward_funcs=scorer, reward_weights=[2.0], critic="adapter", critic_init="reward"
     )
     rollout = trainer.collect(trainer.prompts.batch(range(8)))
-    ids = [
-        torch.cat([p, c[: n - 1]]).tolist()
-        for p, c, n in zip(rollout.prompts.ids, rollout.completion_ids, rollout.lengths.tolist(), strict=True)
-    ]
-    last = rollout.values.gather(1, rollout.lengths[:, None] - 1)[:, 0]
-    torch.testing.assert_close(last, 2.0 * scorer.score_ids(ids))
+    torch.testing.assert_close(last_values(rollout), 2.0 * scorer.score_ids(before_the_last_token(rollout)))
     # the critic moves, the judge does not
     before = snapshot(trainer.policy_model)
     head = judge.score.weight.clone()
@@ -176,12 +183,9 @@ def test_a_critic_made_of_a_reward_model_begins_on_the_scale_of_the_scores_that_
     rollout, scorer, moments = rollouts[0], trainer.scorer.scorers[0], trainer.shaper.moments
     assert moments.mean == pytest.approx(-3.0, abs=2.0)
     after = trainer.collect(rollout.prompts)
-    for values, found in ((used[0], rollout), (after.values, after)):
-        # what was written up to before the last token, scored as PPO pays it
-        rows = zip(found.prompts.ids, found.completion_ids, found.lengths.tolist(), strict=True)
-        texts = [torch.cat([prompt, ids[: length - 1]]).tolist() for prompt, ids, length in rows]
-        expected = moments.scale(scorer.score_ids(texts))
-        torch.testing.assert_close(values[torch.arange(8), found.lengths - 1], expected, atol=1e-4, rtol=1e-4)
+    for values, found in ((used[0], rollout), (after.values, after)):  # scored as PPO pays it
+        expected = moments.scale(scorer.score_ids(before_the_last_token(found)))
+        torch.testing.assert_close(last_values(replace(found, values=values)), expected, atol=1e-4, rtol=1e-4)
 
 
 def test_a_head_critic_reads_the_frozen_reward_model_and_begins_with_its_scores(make_trainer: MakeTrainer) -> None:
@@ -190,12 +194,7 @@ def test_a_head_critic_reads_the_frozen_reward_model_and_begins_with_its_scores(
     scorer = RewardModelScorer(reward_model, make_tokenizer(), offset=1.5, append_eos=False)
     trainer = make_trainer(reward_funcs=scorer, reward_weights=[2.0], critic="head", total_episodes=24)
     rollout = trainer.collect(trainer.prompts.batch(range(8)))
-    ids = [
-        torch.cat([p, c[: n - 1]]).tolist()
-        for p, c, n in zip(rollout.prompts.ids, rollout.completion_ids, rollout.lengths.tolist(), strict=True)
-    ]
-    last = rollout.values.gather(1, rollout.lengths[:, None] - 1)[:, 0]
-    torch.testing.assert_close(last, 2.0 * scorer.score_ids(ids))
+    torch.testing.assert_close(last_values(rollout), 2.0 * scorer.score_ids(before_the_last_token(rollout)))
     head = snapshot(trainer.value_model)
     trainer.train()
     assert changed(reward_model, before) == set()

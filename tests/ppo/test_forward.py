@@ -19,8 +19,8 @@ from transformers import (
     PhiConfig,
 )
 
-from ppo.tiny import EOS, PAD, make_classifier, make_config, make_policy
-from rlhf.generation import SampledTokens, completion_mask
+from ppo.tiny import EOS, PAD, completion_mask, make_classifier, make_config, make_policy
+from rlhf.generation import SampledTokens
 from rlhf.ppo.forward import completion_logprobs, completion_values, hidden_at, logprobs_of
 from rlhf.ppo.losses import RewardAt
 from rlhf.ppo.rollout import Prompts, TokenBatch, token_batches

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 import torch
 
-from ppo.tiny import EOS, PAD, make_classifier, make_policy, make_tokenizer
-from rlhf.generation import SampledTokens, completion_mask
+from ppo.tiny import EOS, PAD, completion_mask, make_classifier, make_policy, make_tokenizer
+from rlhf.generation import SampledTokens
 from rlhf.ppo import PPOConfig, PPOTrainer, experience
 from rlhf.ppo.optimizing import make_steps
 from rlhf.ppo.update import Experience

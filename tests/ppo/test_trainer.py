@@ -7,6 +7,7 @@ import pytest
 import torch
 from datasets import Dataset
 from peft import LoraConfig, get_peft_model
+from threads import torch_threads
 from transformers import (
     BertConfig,
     BertForSequenceClassification,
@@ -209,16 +210,15 @@ def test_a_critic_trained_beside_the_policy_gets_the_gradients_it_gets_together_
 
 @pytest.mark.parametrize("architecture", ["known", "with a soft cap on its logits"])
 def test_shares_of_a_minibatch_side_by_side_give_the_gradients_of_one_after_the_other(
-    make_trainer: MakeTrainer, monkeypatch: pytest.MonkeyPatch, architecture: str
+    make_trainer: MakeTrainer, architecture: str
 ) -> None:
     def found(threads: int) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
         model = make_policy() if architecture == "known" else make_soft_capped()
-        assert forward.is_reentrant(model) == (architecture == "known")
-        monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
-        return gradients_by_micro_batch(make_trainer, 2, critic="shared", model=model)
+        assert forward.is_reentrant(model, []) == (architecture == "known")
+        with torch_threads(threads):
+            return gradients_by_micro_batch(make_trainer, 2, critic="shared", model=model)
 
     (one, its_numbers), (other, numbers) = found(1), found(2)
-    monkeypatch.undo()
     torch.testing.assert_close(its_numbers, numbers, atol=1e-6, rtol=1e-5)
     assert one.keys() == other.keys()
     for name, gradient in one.items():

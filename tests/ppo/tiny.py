@@ -1,5 +1,6 @@
 """A tiny random Llama and a word tokenizer, made on the spot: no file, no network."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -53,3 +54,15 @@ def make_prompts(count: int = 16) -> Dataset:
 def count_good(prompts: list[Any], completions: list[str], **columns: Any) -> list[float]:
     """The share of one word in each completion."""
     return [completion.split().count("w2") / 6 for completion in completions]
+
+
+def completion_mask(ids: torch.Tensor, stop_ids: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Real tokens of generated ids [B, T], up to and with the first stop token: mask [B, T] bool and ended [B] bool.
+
+    Goes by the stop tokens alone: a pad token that was sampled is a token like any other, and pad may equal EOS.
+    """
+    if not stop_ids:
+        return torch.ones_like(ids, dtype=torch.bool), torch.zeros(len(ids), dtype=torch.bool, device=ids.device)
+    is_stop = torch.isin(ids, torch.tensor(sorted(stop_ids), device=ids.device))
+    stops_before = is_stop.cumsum(1) - is_stop.long()
+    return stops_before == 0, is_stop.any(1)

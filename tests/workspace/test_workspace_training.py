@@ -5,7 +5,6 @@ from types import SimpleNamespace
 import pytest
 from trl import SFTConfig
 
-from rlhf import training
 from rlhf.modeling.trainer_config import build_args
 from rlhf.training import RunLogger, mean_train_loss, saving_fields
 
@@ -28,7 +27,7 @@ class Recorder:
 @pytest.fixture
 def clock(monkeypatch):
     now = SimpleNamespace(seconds=1000.0)
-    monkeypatch.setattr(training.time, "monotonic", lambda: now.seconds)
+    monkeypatch.setattr("time.monotonic", lambda: now.seconds)
     return now
 
 
