@@ -40,6 +40,11 @@ class ModelSection(Section):
     dropout: Annotated[float, Field(ge=0, lt=1)] | None = None
     """Set every dropout of the model to this; left out, the model's own config stands."""
 
+    def dropouts(self) -> list[tuple[str, float]]:
+        """The dropout that is asked for, with its key below `model`."""
+        adapters = self.adapter.dropout if self.adapter else None
+        return [(key, value) for key, value in (("dropout", self.dropout), ("adapter.dropout", adapters)) if value]
+
     @model_validator(mode="after")
     def _quantized_under_an_adapter(self) -> Self:
         if self.quantization and not self.adapter:

@@ -1,6 +1,6 @@
 """Checks of the `trainer:` section without importing the class it is for.
 
-The names and types of SFTConfig, RewardConfig and PPOConfig stand in `trainer_fields.json`, written by
+The names and types of TRL's config classes and of our PPOConfig stand in `trainer_fields.json`, written by
 `python -m rlhf.modeling.trainer_config` and held equal to the installed classes by a test. With other library versions
 than the file was written for nothing is checked here: the stage asks the real class once it is imported.
 """
@@ -39,6 +39,8 @@ _FROM_THE_BATCH = "follows from per_device_train_batch_size, gradient_accumulati
 
 _ONE_PROCESS = "a stage trains in one process"
 
+_IN_SAMPLES = "completions before and after training are in the run's samples.jsonl"
+
 OWNED_IN: dict[str, dict[str, str]] = {
     "SFTConfig": {},
     "RewardConfig": {
@@ -61,6 +63,20 @@ OWNED_IN: dict[str, dict[str, str]] = {
         "reward_weights": "set `weight` beside each scorer of `reward`",
         "model_adapter_name": "set `model.ref` to the adapter to go on from",
         "ref_adapter_name": "set `reference` to the adapter to measure KL from",
+    },
+    "DPOConfig": {
+        "pad_token": 'name it as "pad_token" in the tokenizer_config.json of the model',
+        "remove_unused_columns": "pairs are handed over as they are read",
+        "padding_free": "TRL has taken it out for now",
+    },
+    "RLOOConfig": {
+        "reward_weights": "set `weight` beside each scorer of `reward`",
+        "remove_unused_columns": "reward functions are given all columns of the data",
+        "chat_template_kwargs": "texts are read under the model's own template; give it one in `rlhf sft`",
+        "log_completions": _IN_SAMPLES,
+        "log_multimodal": _IN_SAMPLES,
+        "log_unique_prompts": _IN_SAMPLES,
+        "num_completions_to_print": _IN_SAMPLES,
     },
 }
 """The same for the fields of one class alone, with those that nothing reads here."""
@@ -158,7 +174,7 @@ def check_trainer_args(
     Args:
         values: what stands under `trainer:`.
         fields: field -> {"types": [...], "choices": [...]}; None checks nothing but the owned names.
-        class_name: SFTConfig, RewardConfig or PPOConfig.
+        class_name: SFTConfig, RewardConfig, PPOConfig, DPOConfig or RLOOConfig.
     """
     owned = OWNED | OWNED_IN[class_name]
     checked: dict[str, Any] = {}

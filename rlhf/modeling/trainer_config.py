@@ -24,6 +24,8 @@ CLASSES = {
     "SFTConfig": "trl.trainer.sft_config",
     "RewardConfig": "trl.trainer.reward_config",
     "PPOConfig": "rlhf.ppo.config",
+    "DPOConfig": "trl.trainer.dpo_config",
+    "RLOOConfig": "trl.trainer.rloo_config",
 }
 LIBRARIES = ("trl", "transformers")
 JSON_TYPES = {
@@ -41,7 +43,7 @@ def build_args(cls: type[ArgsT], values: Mapping[str, Any], **owned: Any) -> Arg
     """An instance of a trainer's config class.
 
     Args:
-        cls: SFTConfig, RewardConfig or PPOConfig.
+        cls: SFTConfig, RewardConfig, PPOConfig, DPOConfig or RLOOConfig.
         values: the `trainer` section.
         owned: fields the framework sets itself, such as `output_dir` and `seed`.
 

@@ -1,33 +1,34 @@
-"""What the three training stages share: how a trainer runs as a stage does, what it logs, and what is kept of it.
+"""What the training stages share: how a trainer runs as a stage does, what it logs, and what is kept of it.
 
-Beside this: `fields`, which a stage sets of the trainer's arguments; `callbacks`; `figures`.
+Beside this: `fields`, which a stage sets of the trainer's arguments; `callbacks`; `figures`; `prompts`, as they are
+read for sampling; `policies`, what those share that train one by a trainer of TRL's.
 """
 
 import logging
 import math
 import os
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import Trainer
 
 from rlhf import checkpoint
 from rlhf.errors import Interrupted, StoppedByMonitor, UserError
-from rlhf.registry import Registry
+from rlhf.scoring import ScorerError
 from rlhf.tracking import Run
 from rlhf.training.callbacks import (
     Bar,
+    RunLogger,
     Seal,
     StopOnNonFinite,
     StopOnSignal,
     early_stopping,
     without_own_output,
 )
-from rlhf.training.fields import eval_strategy, evaluation_fields, owned_args, saving_fields
+from rlhf.training.fields import eval_strategy, evaluation_fields, longest_text, owned_args, saving_fields
 from rlhf.training.figures import finite, mean_train_loss, require_numbers, write_json
 from rlhf.workspace import Workspace
 
@@ -38,12 +39,15 @@ __all__ = [
     "eval_strategy",
     "evaluation_fields",
     "finite",
+    "longest_text",
+    "loss_of_a_batch",
     "made_from_config",
     "mean_train_loss",
     "one_process",
     "owned_args",
     "publish_last_good",
     "require_numbers",
+    "resumable",
     "saving_fields",
     "train",
     "without_own_output",
@@ -52,7 +56,8 @@ __all__ = [
 
 logger = logging.getLogger(__name__)
 
-HEARTBEAT_SECONDS = 3600
+Check = Callable[[Trainer], Mapping[str, float]]
+"""Figures of a trainer's weights, by what they are called, each of which is a number where the weights are good."""
 
 
 def one_process() -> None:
@@ -83,39 +88,27 @@ def made_from_config() -> Iterator[None]:
         raise UserError(f"trainer: {' '.join(str(error).split())}") from error
 
 
-class RunLogger(TrainerCallback):
-    """Passes what the trainer logs on to the run; a resumed run forgets what it logged beyond the checkpoint.
-
-    Once an hour the registry is told that the run lives: on other machines nothing else can tell.
-    """
-
-    def __init__(self, run: Run, registry: Registry) -> None:
-        self.run = run
-        self.registry = registry
-        self.last_beat = time.monotonic()
-
-    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        self.run.rewind(self.run.stage, state.global_step)
-
-    def on_log(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        logs: dict[str, Any] | None = None,
-        **_: Any,
-    ) -> None:
-        if logs and state.is_world_process_zero:
-            self.run.log(logs, step=state.global_step)
-            if time.monotonic() - self.last_beat > HEARTBEAT_SECONDS:
-                self.registry.heartbeat(self.run.id)
-                self.last_beat = time.monotonic()
+@torch.no_grad()
+def loss_of_a_batch(trainer: Trainer) -> dict[str, float]:
+    """The loss that the trainer's weights have on one batch; a `Check`."""
+    batch = trainer._prepare_inputs(next(iter(trainer.get_train_dataloader())))
+    trainer.model.train()
+    return {"the loss of a batch": float(trainer.compute_loss(trainer.model, batch))}
 
 
-def train(trainer: Trainer, run: Run, workspace: Workspace, *, shown: tuple[str, ...], seals: bool = False) -> None:
+def train(
+    trainer: Trainer,
+    run: Run,
+    workspace: Workspace,
+    *,
+    shown: tuple[str, ...],
+    seals: bool = False,
+    check: Check = loss_of_a_batch,
+) -> None:
     """Run the trainer as a stage does: logged, sealed, stoppable, resumed where the run left off.
 
-    `seals` says that the trainer gives its checkpoints their manifests itself, and has monitors of its own.
+    `seals` says that the trainer gives its checkpoints their manifests itself, and has monitors of its own. `check`
+    looks at the weights of the last step.
 
     Raises:
         Interrupted: a signal came; a checkpoint has been saved.
@@ -143,10 +136,29 @@ def train(trainer: Trainer, run: Run, workspace: Workspace, *, shown: tuple[str,
             f"the checkpoint is in {run.checkpoints}"
         )
     if not seals:  # the last step's weights have not been through a step yet that would have shown what they are
-        require_numbers({"the loss of a batch": _loss_of_a_batch(trainer)}, "after training")
+        require_numbers(check(trainer), "after training")
 
 
-def publish_last_good(trainer: Trainer, run: Run, error: StoppedByMonitor, publish: Callable[[str], str]) -> None:
+@contextmanager
+def resumable(run: Run, workspace: Workspace) -> Iterator[None]:
+    """A scorer that fails interrupts a run that has a checkpoint; its function may then be mended."""
+    try:
+        yield
+    except ScorerError as error:
+        if checkpoint.latest_intact(run.checkpoints) is None:
+            raise
+        run.finish({"error": str(error), "scorer_failed": True}, "interrupted")
+        go_on = f"go on with {workspace.how_to_go_on(run)}"
+        raise Interrupted(f"{error.problems[0]}; nothing is lost: mend it and {go_on}") from error
+
+
+def publish_last_good(
+    trainer: Trainer,
+    run: Run,
+    error: StoppedByMonitor,
+    publish: Callable[[str], str],
+    check: Check = loss_of_a_batch,
+) -> None:
     """End the run as stopped, after the weights of the last good checkpoint, if there is one, have been published.
 
     Args:
@@ -154,9 +166,10 @@ def publish_last_good(trainer: Trainer, run: Run, error: StoppedByMonitor, publi
         run: the run.
         error: what the monitor said.
         publish: publishes the trainer's model, takes what to say of it, returns the ref.
+        check: by which good weights are known.
     """
     summary: dict[str, Any] = {"stopped": str(error), "num_steps": trainer.state.global_step}
-    folder = load_last_good(trainer, run.checkpoints)
+    folder = load_last_good(trainer, run.checkpoints, check)
     if folder is None:
         logger.warning("no good checkpoint had been saved before, so nothing is published; see trainer.save_steps")
     else:
@@ -164,18 +177,11 @@ def publish_last_good(trainer: Trainer, run: Run, error: StoppedByMonitor, publi
     run.finish(summary, "stopped")
 
 
-def load_last_good(trainer: Trainer, checkpoints: Path) -> Path | None:
-    """Put the newest intact checkpoint with which the loss of a batch is a number into the trainer's model."""
+def load_last_good(trainer: Trainer, checkpoints: Path, check: Check = loss_of_a_batch) -> Path | None:
+    """Put the newest intact checkpoint whose weights pass `check` into the trainer's model."""
     for folder in reversed(checkpoint.checkpoints(checkpoints)):
         if checkpoint.is_intact(folder):
             trainer._load_from_checkpoint(str(folder))
-            if math.isfinite(_loss_of_a_batch(trainer)):
+            if all(map(math.isfinite, check(trainer).values())):
                 return folder
     return None
-
-
-@torch.no_grad()
-def _loss_of_a_batch(trainer: Trainer) -> float:
-    batch = trainer._prepare_inputs(next(iter(trainer.get_train_dataloader())))
-    trainer.model.train()
-    return float(trainer.compute_loss(trainer.model, batch))

@@ -94,3 +94,22 @@ def saving_fields(trainer: Mapping[str, Any], strategy: str, stops_early: bool =
     elif strategy == "steps":
         del fields["save_steps"]  # both libraries' own are multiples of their logging_steps
     return fields
+
+
+def longest_text(trainer: Mapping[str, Any], default: int | None, context: int | None, ref: str) -> int | None:
+    """`max_length` of a text in tokens: as `trainer` says, else `default`, which a shorter context lowers.
+
+    Args:
+        trainer: the `trainer` section; null there is what the context allows.
+        default: of the trainer's config class.
+        context: tokens that the model reads; None where nothing limits it.
+        ref: the model's, for the error.
+
+    Raises:
+        UserError: the model does not read as much as is asked for.
+    """
+    lowered = min((limit for limit in (default, context) if limit is not None), default=None)
+    wanted: int | None = trainer.get("max_length", lowered)
+    if wanted and context and wanted > context:
+        raise UserError(f"trainer.max_length = {wanted}: {ref} reads at most {context} tokens")
+    return wanted or context

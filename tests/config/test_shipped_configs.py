@@ -143,6 +143,8 @@ def test_every_field_that_has_its_owner_elsewhere_is_a_field_of_some_trainer():
         "SFTConfig": set(),
         "RewardConfig": set(),
         "PPOConfig": set(),
+        "DPOConfig": set(),
+        "RLOOConfig": set(),
     }
 
 
