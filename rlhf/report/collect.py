@@ -12,7 +12,7 @@ import yaml
 
 from rlhf import registry
 from rlhf.errors import UserError
-from rlhf.report import plots
+from rlhf.report import figures, plots
 from rlhf.report.metrics import STAGES, describe, format_value, interval_name, signed
 from rlhf.report.model import Comparison, Headline, LineageNode, MetricRow, Report, Sample, StageReport
 from rlhf.tracking import read_metrics, read_samples
@@ -57,9 +57,11 @@ def stage_report_from_run(folder: Path) -> StageReport:
     environment = _read_json(folder / "environment.json")
     name = str(environment.get("stage") or summary.get("stage") or folder.name)
     rows = [row for row in read_metrics(folder) if row.get("stage", name) == name]
-    return stage_report(
+    stage = stage_report(
         name, summary, rows, references=reference_lines(_read_yaml(folder / "config.yaml")), folder=folder
     )
+    left, problems = figures.figures_of_run(folder)
+    return replace(stage, curves=(*figures.drawn(left), *stage.curves), notes=(*stage.notes, *problems))
 
 
 def stage_report(
@@ -287,6 +289,7 @@ def report_from_run(folder: Path, title: str | None = None) -> Report:
     stage = stage_report_from_run(folder)
     known = summary if isinstance(summary.get(stage.name), Mapping) else {stage.name: summary}
     compared = comparison(known)
+    whole = stage.name == "run"  # its stages have runs of their own, whose figures stand with them
     return Report(
         title=title or f"{stage.title} · {folder.name}",
         status=stage.status,
@@ -294,7 +297,8 @@ def report_from_run(folder: Path, title: str | None = None) -> Report:
         seed=environment.get("seed"),
         environment=environment,
         headlines=headlines(known),
-        stages=(stage,),
+        figures=stage.curves if whole else (),
+        stages=(replace(stage, curves=()) if whole else stage,),
         samples=samples_from_run(folder),
         comparisons=(compared,) if compared else (),
         seconds=stage.seconds,

@@ -12,8 +12,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rlhf.report.data import as_json
 from rlhf.report.metrics import duration, format_value, signed
 from rlhf.report.model import Comparison, Report
+from rlhf.report.readable import visible
 from rlhf.tracking.metrics import write_atomically
 
 if TYPE_CHECKING:
@@ -27,9 +29,10 @@ _MIN_SIMILARITY = 0.35
 
 
 def write_report(path: Path, report: Report) -> None:
-    """Write `report` to `path`, wholly or not at all."""
+    """Write `report` to `path`, and its figures as JSON beside it (`report.json`), each wholly or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, render(report).encode())
+    write_atomically(path.with_suffix(".json"), as_json(report).encode())
 
 
 def render(report: Report) -> str:
@@ -65,12 +68,6 @@ def _environment(folder: Path) -> "Environment":
     }
     environment.globals |= {"word_diff": word_diff, "bar": comparison_bar}
     return environment
-
-
-def visible(text: str) -> str:
-    """`text` with what HTML cannot hold, or what would not be seen, made visible: control characters, surrogates."""
-    text = re.sub(r"[\x00-\x08\x0b-\x1f]", lambda match: chr(0x2400 + ord(match[0])), text.replace("\r\n", "\n"))
-    return text.replace("\x7f", "\u2421").encode("utf-8", "replace").decode("utf-8")
 
 
 def coded(text: str) -> "Markup":

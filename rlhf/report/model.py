@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from rlhf.tracking import Figure
+
 
 @dataclass(frozen=True)
 class Headline:
@@ -36,15 +38,21 @@ class Curve:
 
     Attributes:
         title: its heading.
-        svg: inline SVG as `plots.svg` makes it; the only thing in a report that is not escaped.
+        svg: inline SVG as `canvas.inline_svg` makes it; the only thing in a report that is not escaped.
         description: the same in words, for those who do not see it.
         primary: shown at once; the others wait behind a fold.
+        reading: how it is to be read, for those who were not there; stands under its title.
+        table: its numbers, the names of the columns first; empty where they are too many to be read.
+        data: what is drawn.
     """
 
     title: str
     svg: str
     description: str
     primary: bool = True
+    reading: str = ""
+    table: tuple[tuple[str, ...], ...] = ()
+    data: Figure | None = None
 
 
 @dataclass(frozen=True)
@@ -52,14 +60,14 @@ class StageReport:
     """One stage: how it ended, how long it took, what it published, what came of it.
 
     Attributes:
-        name: sft, reward, ppo, eval, export.
+        name: sft, reward, ppo, dpo, rloo, eval, eval_reward, export.
         status: done, failed, stopped, interrupted, or that it has not finished.
         title: what people call it; its name when empty.
         result: the one result by which it is known.
         seconds: how long it took.
         ref: what it published.
         metrics: all its results.
-        curves: its figures.
+        curves: its figures, those that say what came of it first.
         notes: what else a reader should know, such as the error that ended it.
     """
 
@@ -144,6 +152,7 @@ class Report:
         command: the command line that made the run.
         seed: where all random draws come from.
         environment: what `rlhf.tracking.environment` found.
+        figures: those that belong to no stage alone, such as what each round of a loop has gained.
         warnings: what nobody may overlook, such as that the annotators were simulated.
         notes: what else a reader should know.
         created: when, as text.
@@ -155,6 +164,7 @@ class Report:
     seed: int | None = None
     environment: Mapping[str, Any] = field(default_factory=dict)
     headlines: tuple[Headline, ...] = ()
+    figures: tuple[Curve, ...] = ()
     stages: tuple[StageReport, ...] = ()
     samples: tuple[Sample, ...] = ()
     comparisons: tuple[Comparison, ...] = ()

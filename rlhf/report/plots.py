@@ -1,18 +1,14 @@
-"""Curves from metrics.jsonl: PNG files to look at and paste elsewhere, inline SVG for the report.
+"""Curves from metrics.jsonl, one figure a family: PNG files to look at and paste elsewhere, SVG for the report."""
 
-The SVG takes its colours and its font from the page (`var(--line-1)` and so on), so it follows light and dark;
-it carries no scripts, no links and no names of outside addresses.
-"""
-
-import io
 import math
-import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rlhf import tracking
+from rlhf.report import canvas
 from rlhf.report.metrics import FAMILIES, Family, describe, signed
 from rlhf.report.model import Curve
 
@@ -20,18 +16,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-_COLOURS = {
-    "--line-1": "#2f5d8c",
-    "--line-2": "#c2692a",
-    "--line-3": "#4d7f57",
-    "--ink": "#1c2127",
-    "--muted": "#5e6873",
-    "--rule": "#dfe3e8",
-    "--bad": "#b3261e",
-}
-"""What the page calls a colour, and what it is in a PNG; no two are equal: `svg` tells them apart by value."""
-
-_LINES = ("--line-1", "--line-2", "--line-3")
 _MAX_POINTS = 400
 
 
@@ -92,10 +76,13 @@ def drawable(rows: Sequence[Mapping[str, Any]], references: Sequence[ReferenceLi
 
 def curves(rows: Sequence[Mapping[str, Any]], references: Sequence[ReferenceLine] = ()) -> tuple[Curve, ...]:
     """Every figure that the metrics of one stage give, for a report."""
-    return tuple(
-        Curve(each.family.title, svg(each, name=f"c{number}"), describe_in_words(each), each.family.primary)
-        for number, each in enumerate(drawable(rows, references))
-    )
+    found = []
+    for each in drawable(rows, references):
+        with _drawn(each) as figure:
+            svg = canvas.inline_svg(figure)
+        data = as_data(each)
+        found.append(Curve(each.family.title, svg, data.description, each.family.primary, data=data))
+    return tuple(found)
 
 
 def save_pngs(rows: Sequence[Mapping[str, Any]], folder: Path, references: Sequence[ReferenceLine] = ()) -> list[Path]:
@@ -104,10 +91,32 @@ def save_pngs(rows: Sequence[Mapping[str, Any]], folder: Path, references: Seque
     paths = []
     for each in drawable(rows, references):
         path = folder / f"{each.family.name}.png"
-        with _drawn(each, title=True) as figure:
-            figure.savefig(path, dpi=160, facecolor="white")
+        with _drawn(each) as figure:
+            canvas.add_title(figure, each.family.title)
+            canvas.save_png(figure, path)
         paths.append(path)
     return paths
+
+
+def as_data(each: Figures) -> tracking.Figure:
+    """A figure as the files of figures have it; thinned as it is drawn."""
+    band = {step: (low, high) for step, low, high in band_points(each)}
+    found = []
+    for line in each.lines:
+        own = bool(band) and line is each.lines[0] and all(step in band for step in line.steps)
+        low, high = zip(*(band[step] for step in line.steps), strict=True) if own else (None, None)
+        name = describe(line.key).label
+        found.append(tracking.FigureSeries(name=name, x=line.steps, y=line.values, low=low, high=high))
+    return tracking.Figure(
+        name=each.family.name,
+        title=each.family.title,
+        description=describe_in_words(each),
+        kind="lines",
+        x="step",
+        y=each.family.axis,
+        series=tuple(found),
+        marks=tuple(tracking.Mark(label=line.label, y=line.value) for line in each.references),
+    )
 
 
 def describe_in_words(each: Figures) -> str:
@@ -124,63 +133,23 @@ def describe_in_words(each: Figures) -> str:
     return f"{each.family.title} ({each.family.axis}). " + "; ".join(parts) + "."
 
 
-def svg(each: Figures, name: str) -> str:
-    """A figure as inline SVG in the page's colours; `name` keeps its ids apart from those of other figures."""
-    with _drawn(each, title=False) as figure:
-        buffer = io.StringIO()
-        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
-    return _for_page(buffer.getvalue(), name)
-
-
-def _for_page(text: str, name: str) -> str:
-    """Matplotlib's SVG document as an element of a page: no prologue, namespaces or fixed size; its own ids."""
-    text = text[text.index("<svg") :]
-    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
-    head, rest = text.split(">", 1)
-    view_box = re.search(r'viewBox="[^"]*"', head)
-    assert view_box is not None, "matplotlib writes a viewBox"
-    # The page labels the figure that holds it.
-    text = f'<svg {view_box[0]} class="curve" aria-hidden="true">{rest}'
-    text = re.sub(r"<!--.*?-->\s*", "", text, flags=re.DOTALL)
-    text = text.replace("xlink:href", "href")
-    text = re.sub(r'\bid="', f'id="{name}-', text)
-    text = re.sub(r'href="#', f'href="#{name}-', text)
-    text = re.sub(r"url\(#", f"url(#{name}-", text)
-    text = re.sub(r"font: ([\d.]+)px [^;\"]*", r"font: \1px var(--sans)", text)
-    text = re.sub(r"font-family: [^;\"]*", "font-family: var(--sans)", text)
-    for variable, colour in _COLOURS.items():
-        text = text.replace(colour, f"var({variable})")
-    return text.strip()
-
-
 @contextmanager
-def _drawn(each: Figures, *, title: bool) -> Iterator["Figure"]:
-    """A figure of one family; without pyplot, which keeps every figure until it is closed."""
-    import matplotlib
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    style: Any = {"svg.fonttype": "none", "svg.hashsalt": "rlhf", "font.size": 9.5, "font.family": "DejaVu Sans"}
-    with matplotlib.rc_context(style):
-        figure = Figure(figsize=(5.6, 3.0), layout="constrained")
-        FigureCanvasAgg(figure)
-        axes = figure.subplots()
+def _drawn(each: Figures) -> Iterator["Figure"]:
+    """A figure of one family."""
+    with canvas.canvas() as (figure, axes):
         _draw(axes, each)
-        if title:
-            pad = 24 if axes.get_legend() else 8
-            axes.set_title(each.family.title, loc="left", color=_COLOURS["--ink"], fontsize=11, pad=pad)
+        canvas.add_legend(figure, axes)
         yield figure
 
 
 def _draw(axes: "Axes", each: Figures) -> None:
-    ink, muted, rule = (_COLOURS[name] for name in ("--ink", "--muted", "--rule"))
     _draw_band(axes, each)
-    for line, name in zip(each.lines, _LINES, strict=False):
+    for line, colour in zip(each.lines, canvas.LINES, strict=False):
         marker = "o" if len(line.steps) <= 30 else None
         axes.plot(
             line.steps,
             line.values,
-            color=_COLOURS[name],
+            color=colour,
             label=describe(line.key).label,
             linewidth=1.8,
             marker=marker,
@@ -188,66 +157,46 @@ def _draw(axes: "Axes", each: Figures) -> None:
             zorder=3,
         )
         for step in line.gaps:
-            axes.axvline(step, color=_COLOURS["--bad"], linewidth=1, zorder=2)
+            axes.axvline(step, color=canvas.BAD, linewidth=1, zorder=2)
     if any(line.gaps for line in each.lines):
-        axes.plot([], [], color=_COLOURS["--bad"], linewidth=1, label="not a number")
+        axes.plot([], [], color=canvas.BAD, linewidth=1, label="not a number")
     for reference in each.references:
         axes.axhline(
             reference.value,
-            color=muted,
+            color=canvas.MUTED,
             linewidth=1.2,
             linestyle=(0, (5, 3)),
             label=reference.label,
             zorder=2,
         )
-    axes.set_xlabel("step", color=muted)
-    axes.set_ylabel(each.family.axis, color=muted)
-    axes.tick_params(colors=muted, length=0)
-    axes.grid(axis="y", color=rule, linewidth=0.8)
-    axes.set_axisbelow(True)
+    canvas.style_axes(axes, "step", each.family.axis)
     axes.margins(x=0.02, y=0.12)
     axes.locator_params(axis="x", integer=True, nbins=7)
     axes.locator_params(axis="y", nbins=6)
-    if each.family.axis.startswith("share"):
-        axes.yaxis.set_major_formatter(lambda value, _: f"{100 * value:.4g}%")
-    for side in ("top", "right", "left"):
-        axes.spines[side].set_visible(False)
-    axes.spines["bottom"].set_color(rule)
-    handles, _ = axes.get_legend_handles_labels()
-    if len(handles) > 1:
-        axes.legend(
-            frameon=False,
-            labelcolor=ink,
-            fontsize=9,
-            loc="lower left",
-            bbox_to_anchor=(-0.01, 1.0),  # above the curves, never on them
-            ncols=3,
-            handlelength=1.4,
-            columnspacing=1.6,
-            borderaxespad=0.1,
-        )
+    canvas.show_shares(axes.yaxis, each.family.axis)
 
 
 def _draw_band(axes: "Axes", each: Figures) -> None:
-    """Shade one standard deviation around the first line, or the range between two keys."""
+    """Shade what lies around the first line."""
+    points = band_points(each)
+    if points:
+        label = "± 1 standard deviation" if each.family.band == "std" else "lowest to highest"
+        steps, lows, highs = zip(*points, strict=True)
+        axes.fill_between(steps, lows, highs, color=canvas.LINES[0], alpha=0.16, linewidth=0, label=label, zorder=1)
+
+
+def band_points(each: Figures) -> list[tuple[float, float, float]]:
+    """Step, low and high: one standard deviation around the first line, or the range between two keys."""
     if not each.band:
-        return
+        return []
     if each.family.band == "std":
         spread = dict(zip(each.band[0].steps, each.band[0].values, strict=True))
         centre = each.lines[0]
-        points = [
+        return [
             (step, value - spread[step], value + spread[step])
             for step, value in zip(centre.steps, centre.values, strict=True)
             if step in spread
         ]
-        label = "± 1 standard deviation"
-    else:
-        upper = dict(zip(each.band[1].steps, each.band[1].values, strict=True))
-        low = each.band[0]
-        points = [(s, v, upper[s]) for s, v in zip(low.steps, low.values, strict=True) if s in upper]
-        label = "lowest to highest"
-    if points:
-        steps, lows, highs = zip(*points, strict=True)
-        axes.fill_between(
-            steps, lows, highs, color=_COLOURS["--line-1"], alpha=0.16, linewidth=0, label=label, zorder=1
-        )
+    upper = dict(zip(each.band[1].steps, each.band[1].values, strict=True))
+    low = each.band[0]
+    return [(s, v, upper[s]) for s, v in zip(low.steps, low.values, strict=True) if s in upper]

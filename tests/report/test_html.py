@@ -19,7 +19,8 @@ from rlhf.report import (
     render,
     write_report,
 )
-from rlhf.report.html import comparison_bar, environment_rows, visible, word_diff
+from rlhf.report.html import comparison_bar, environment_rows, word_diff
+from rlhf.report.readable import visible
 
 VOID = {"meta", "link", "img", "br", "hr", "input"}
 ALLOWED_TAGS = {
