@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, BeforeValidator, Field
 
 from reward.config import RewardStageConfig
 from rlhf.config import COMMAND_LINE, Located, Section, apply_override, read_yaml, validate
@@ -15,6 +15,7 @@ from rlhf.errors import UserError
 from rlhf.evaluation.config import EvaluationConfig
 from rlhf.export.config import ExportConfig
 from rlhf.pipeline.labels_config import LabelsConfig
+from rlhf.pipeline.rounds import AGAINST_LAST, RoundsSection, later_round, problems_with
 from rlhf.ppo.stage_config import PPOStageConfig
 from rlhf.tracking import TrackingConfig
 from sft.config import SFTStageConfig
@@ -33,6 +34,11 @@ NAMES = {"sft": "sft", "labels": "preferences", "reward": "reward", "ppo": "poli
 """What a stage's artefact is called after the group, unless its config says otherwise."""
 
 
+def _num_of_rounds(value: Any) -> Any:
+    """`rounds: 3` is `rounds: {num: 3}`."""
+    return {"num": value} if isinstance(value, int) else value
+
+
 class PipelineFile(Section):
     """What stands at the top of the file."""
 
@@ -45,6 +51,8 @@ class PipelineFile(Section):
     data: dict[str, Any] | None = None
     """The data of every stage that does not set its own: SFT learns from the better answers of judged pairs, PPO takes
     their prompts, evaluation the held-out part."""
+    rounds: Annotated[RoundsSection, BeforeValidator(_num_of_rounds)] = RoundsSection()
+    """How often labels, reward, ppo and eval are gone through."""
     stages: Annotated[dict[str, Any], Field(min_length=1)]
 
 
@@ -64,7 +72,8 @@ class Plan:
 
     def config(self, stage: str, data: Mapping[str, Any]) -> Any:
         """`data`, a stage's config with its refs pinned, as that stage takes it."""
-        return validate(data, SCHEMAS[stage], origin=f"{self.path}: stages.{stage}")
+        name = "eval" if stage == AGAINST_LAST else stage
+        return validate(data, SCHEMAS[name], origin=f"{self.path}: stages.{name}")
 
     def output_name(self, stage: str) -> str | None:
         """The name of the artefact a stage publishes; None for a stage that publishes none."""
@@ -107,9 +116,20 @@ def load_pipeline(path: Path, overrides: Sequence[str] = ()) -> Plan:
             validate(config, SCHEMAS[name], origin=origins[name], overridden=mine)
         except UserError as error:
             problems += [_of_stage(problem, name) for problem in error.problems]
+    problems += [f"{path}: {problem}" for problem in problems_with(file.rounds, stages)]
     if problems:
         raise UserError(problems)
-    return Plan(path, file, stages)
+    plan = Plan(path, file, stages)
+    if file.rounds.num > 1:
+        _check_later_rounds(plan)
+    return plan
+
+
+def _check_later_rounds(plan: Plan) -> None:
+    """Raise UserError, before anything runs, where a later round's stages would be refused."""
+    made = {name: f"{plan.output_name(name)}@v1" for name in plan.stages if name != "export"}
+    for name, config in later_round(plan.stages, plan.file.rounds, [made]).items():
+        plan.config(name, config)
 
 
 def _read_stage(path: Path, name: str, value: Any) -> dict[str, Any]:

@@ -14,8 +14,9 @@ from rlhf.export.config import ExportConfig
 from rlhf.export.export import export_model
 from rlhf.pipeline.config import Plan
 from rlhf.pipeline.fingerprint import fingerprint
+from rlhf.pipeline.rounds import AGAINST_LAST, figures, later_round, what_came_of
 from rlhf.report.collect import read_summary
-from rlhf.tracking import TrackingConfig
+from rlhf.tracking import TrackingConfig, write_figures
 from rlhf.workspace import Workspace
 
 logger = logging.getLogger(__name__)
@@ -24,10 +25,11 @@ StageFunction = Callable[[Any, Workspace], dict[str, Any]]
 
 STAGES = {
     "sft": "sft.train:train_sft",
-    "labels": "rlhf.pipeline.labels:simulate_labels",
+    "labels": "rlhf.pipeline.labels:collect_labels",
     "reward": "reward.train:train_reward",
     "ppo": "rlhf.ppo.stage:train_ppo",
     "eval": "rlhf.evaluation.policy:evaluate_policy",
+    AGAINST_LAST: "rlhf.evaluation.policy:evaluate_policy",
 }
 """The function of each stage that has a run of its own; imported when its turn comes."""
 
@@ -49,32 +51,65 @@ def run_stages(plan: Plan, workspace: Workspace, *, fresh: bool = False) -> dict
         Interrupted: stopped by a signal; the same command goes on from there.
     """
     started = time.monotonic()
-    summary: dict[str, Any] = {}
-    artefacts: dict[str, str] = {}
-    folders: list[Path] = []
-    pins: dict[str, str] = {}
     workspace = replace(workspace, resumes_itself=True)
+    num = plan.file.rounds.num
     with workspace.within(group=plan.file.group).run("run", _Whole(plan), TrackingConfig(wandb="off")) as run:
-        for stage, written in plan.stages.items():
-            config = plan.config(stage, _pinned(written, pins))
-            if isinstance(config, ExportConfig):
-                summary[stage] = _export(config, workspace)
-                continue
-            result, folder = _run_stage(stage, config, plan, workspace, fresh)
-            folders.append(folder)
-            summary[stage] = result
-            if "artefact" in result:
-                artefacts[stage] = result["artefact"]
-                pins[str(plan.output_name(stage))] = result["artefact"]
+        going = _Going(plan, workspace, fresh)
+        found = []
+        for number in range(1, num + 1):
+            if num > 1:
+                logger.info("round %d of %d", number, num)
+            results, artefacts = going.round(number)
+            found.append(what_came_of(number, results, artefacts))
+        summary: dict[str, Any] = {name: one for name, one in going.summary.items() if name != AGAINST_LAST}
+        artefacts = {name: ref for name, ref in going.artefacts.items() if name != AGAINST_LAST}
+        if "export" in plan.stages:
+            config = plan.config("export", _pinned(plan.stages["export"], going.pins))
+            summary["export"] = _export(config, workspace)
+        if num > 1:
+            summary["rounds"] = found
+            write_figures(run.folder, figures(found))
         summary |= {"artefacts": artefacts, "seconds": round(time.monotonic() - started, 1)}
         written_summary = run.finish(summary)
     for line in (overtaken := _overtaken(artefacts, workspace)):
         logger.warning("%s", line)
     try:
-        _write_report(plan, workspace, run.folder, folders, written_summary, overtaken)
+        _write_report(plan, workspace, run.folder, going.folders, written_summary, overtaken)
     except Exception:  # what has been made stands, whether or not a page about it can be drawn
         logger.warning("%s: the report of the whole run could not be written", run.folder, exc_info=True)
     return written_summary | {"report": str(run.folder / "report.html")}
+
+
+class _Going:
+    """What has come of the stages so far: `summary`, `artefacts` and `pins` (name -> version) of the last round."""
+
+    def __init__(self, plan: Plan, workspace: Workspace, fresh: bool) -> None:
+        self.plan = plan
+        self.workspace = workspace
+        self.fresh = fresh
+        self.summary: dict[str, dict[str, Any]] = {}
+        self.artefacts: dict[str, str] = {}
+        self.pins: dict[str, str] = {}
+        self.folders: list[Path] = []
+        self._made: list[dict[str, str]] = []
+
+    def round(self, number: int) -> tuple[dict[str, dict[str, Any]], dict[str, str]]:
+        """Run one round's stages; returns the results and the artefacts that stand after it."""
+        if number == 1:
+            stages = {name: written for name, written in self.plan.stages.items() if name != "export"}
+        else:
+            stages = later_round(self.plan.stages, self.plan.file.rounds, self._made)
+        for stage, written in stages.items():
+            config = self.plan.config(stage, _pinned(written, self.pins))
+            result, folder = _run_stage(stage, config, self.plan, self.workspace, self.fresh)
+            self.folders.append(folder)
+            self.summary[stage] = result
+            if "artefact" in result:
+                self.artefacts[stage] = result["artefact"]
+                if stage != AGAINST_LAST:
+                    self.pins[str(self.plan.output_name(stage))] = result["artefact"]
+        self._made.append(dict(self.artefacts))
+        return dict(self.summary), dict(self.artefacts)
 
 
 class _Whole:

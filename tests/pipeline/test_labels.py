@@ -1,4 +1,4 @@
-"""`simulate_labels`: what the model writes passes through the label store, and comes out as an artefact."""
+"""`collect_labels`: what the model writes passes through the label store, and comes out as an artefact."""
 
 import json
 from dataclasses import replace
@@ -7,11 +7,12 @@ import pytest
 import torch
 from tiny import tiny_model
 
+from labeling_app.answers import Answer
 from labeling_app.store import Store
 from rlhf.config import load_config
-from rlhf.errors import UserError
+from rlhf.errors import Interrupted, UserError
 from rlhf.generation import Completion
-from rlhf.pipeline.labels import simulate_labels
+from rlhf.pipeline.labels import collect_labels
 from rlhf.pipeline.labels_config import LabelsConfig
 from rlhf.records import write_jsonl
 from rlhf.workspace import Workspace
@@ -69,7 +70,7 @@ def labels(tmp_path, monkeypatch):
         (tmp_path / "labels.yaml").write_text(TEXT + more)
         config = load_config(tmp_path / "labels.yaml", LabelsConfig, overrides)
         workspace = Workspace.open(tmp_path / home, progress=False)
-        return simulate_labels(config, workspace), workspace
+        return collect_labels(config, workspace), workspace
 
     return run
 
@@ -121,7 +122,7 @@ def test_a_run_that_was_killed_goes_on_with_the_answers_it_has(labels, monkeypat
     with Store.open(tmp_path / "home") as store:
         before = [one.submission_id for one in store.judgements()]
     workspace = Workspace.open(tmp_path / "home", progress=False).within(run_id=folder.name)
-    simulate_labels(load_config(tmp_path / "labels.yaml", LabelsConfig), workspace)
+    collect_labels(load_config(tmp_path / "labels.yaml", LabelsConfig), workspace)
     with Store.open(tmp_path / "home") as store:
         assert [one.submission_id for one in store.judgements()] == before != []
 
@@ -152,6 +153,65 @@ def test_tasks_that_the_store_refuses_are_counted_and_said(labels, monkeypatch, 
     summary, workspace = labels()
     assert summary["num_without_choice"] == 12 - len({row["prompt"] for row in rows_of(workspace, "train.jsonl")})
     assert "1 x overlap: 0 is less than 1" in caplog.text and "prompts are without a choice" in caplog.text
+
+
+def test_where_people_answer_the_run_pauses_and_goes_on_with_what_they_have_said(labels, tmp_path, monkeypatch):
+    with pytest.raises(Interrupted, match=r"0 of \d+ tasks in queue .*-labels-.*`rlhf --home .*home label serve`"):
+        labels("", "annotators=people")
+    [folder] = (tmp_path / "home" / "runs").iterdir()
+    assert json.loads((folder / "summary.json").read_text())["status"] == "interrupted"
+    again = Workspace.open(tmp_path / "home", progress=False).within(run_id=folder.name)
+    config = load_config(tmp_path / "labels.yaml", LabelsConfig, ["annotators=people"])
+    monkeypatch.setattr("rlhf.pipeline.labels.ModelWriter", None)  # nothing is written twice
+    with Store.open(tmp_path / "home") as store:
+        ann = store.add_user("ann").id
+        given = store.claim(ann, folder.name)
+        while given is not None:
+            answer = Answer(tiers=[[response] for response, _ in given.responses])
+            store.submit(ann, given.lease, f"key-{given.task_id}", answer, 1000)
+            if given.task_id == 1:
+                with pytest.raises(Interrupted, match=r"have answered 1 of \d+ tasks"):
+                    collect_labels(config, again)
+            given = store.claim(ann, folder.name)
+    summary = collect_labels(config, again)
+    assert summary["simulated"] is False and summary["num_annotators"] == 1
+    assert {(row["annotator"], row.get("simulated")) for row in rows_of(again, "train.jsonl")} == {("ann", None)}
+
+
+def test_a_panel_of_characters_judges_by_a_rubric(labels, tmp_path):
+    (tmp_path / "rubric.py").write_text(
+        "def worth(prompts, completions, **_):\n    return [len(t) for t in completions]\n"
+    )
+    panel = "annotators={panel: {honest: 2, malicious: 1}, rubric: {function: 'rubric.py:worth'}, noise: 0.01}"
+    summary, workspace = labels("", panel, "overlap=3")
+    rows = rows_of(workspace, "train.jsonl")
+    assert summary["simulated"] is True and all(row["simulated"] for row in rows)
+    assert {row["annotator"] for row in rows} == {"sim-honest-1", "sim-honest-2", "sim-malicious-1"}
+    for row in rows:
+        lengths = [len(row["completions"][tier[0]]) for tier in row["tiers"]]
+        assert lengths == sorted(lengths, reverse="honest" in row["annotator"])
+
+
+def test_so_many_tasks_as_are_wanted_and_none_that_was_asked_about_before(labels):
+    first, workspace = labels("", "num_tasks=4")
+    assert first["num_rankings"] + first["num_without_choice"] == 4
+    labels("", "without=[tiny/preferences@v1]")
+    prompts = [{row["prompt"] for row in rows_of(workspace, "train.jsonl", f"tiny/preferences@v{n}")} for n in (1, 2)]
+    assert not prompts[0] & prompts[1] and len(prompts[1]) > 4
+    with pytest.raises(UserError, match=r"all 12 prompts have been asked about in tiny/preferences@v1, tiny/pref.*@v2"):
+        labels("", "without=[tiny/preferences@v1, tiny/preferences@v2]", "num_tasks=1")
+
+
+def test_tasks_chosen_at_random_say_so(labels):
+    summary, workspace = labels("", "select={by: random, pool: 3x}")
+    rows = rows_of(workspace, "train.jsonl")
+    assert summary["num_pool"] == 12 - summary["num_without_choice"]
+    assert len(rows) == round(summary["num_pool"] / 3) and {row["selected_by"] for row in rows} == {"random"}
+
+
+def test_choosing_by_disagreement_needs_somebody_to_disagree(labels):
+    with pytest.raises(UserError, match=r"select\.ref is missing: name the reward model by whose members"):
+        labels("", "select={by: disagreement}")
 
 
 def test_no_more_completions_than_a_page_can_show(labels):

@@ -1,0 +1,176 @@
+"""`rounds`: the policy writes, annotators rank, the reward model and the policy are trained anew."""
+
+import json
+
+import pytest
+from pipeline_files import write_project
+
+from rlhf.errors import UserError
+from rlhf.pipeline.config import load_pipeline
+from rlhf.pipeline.rounds import RoundsSection, figures, later_round, what_came_of
+from rlhf.pipeline.run import run_stages
+from rlhf.tracking import read_figures
+from rlhf.workspace import Workspace
+
+AT_RANDOM = ["rounds={num: 2, select: {by: random, pool: 2}}", "labels.num_tasks=12"]
+MADE = {"sft": "g/sft@v1", "labels": "g/preferences@v1", "reward": "g/reward@v1", "ppo": "g/policy@v1"}
+
+
+def runs_of(workspace):
+    return {path.name for path in (workspace.home / "runs").iterdir() if path.name.startswith("tiny-")}
+
+
+def rankings_of(registry, version):
+    path = registry.resolve(f"tiny/preferences@v{version}").path / "train.jsonl"
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory):
+    """A project that has gone round twice."""
+    folder = tmp_path_factory.mktemp("rounds")
+    path = write_project(folder)
+    workspace = Workspace.open(folder / "home", progress=False)
+    return path, workspace, run_stages(load_pipeline(path, AT_RANDOM), workspace)
+
+
+def test_a_second_round_makes_second_versions_of_the_same_names(project):
+    _, workspace, summary = project
+    assert summary["artefacts"] == {
+        "sft": "tiny/sft@v1",
+        "labels": "tiny/preferences@v2",
+        "reward": "tiny/reward@v2",
+        "ppo": "tiny/policy@v2",
+        "eval": "tiny/eval@v2",
+    }
+    assert [one["round"] for one in summary["rounds"]] == [1, 2]
+    first, second = summary["rounds"]
+    assert first["artefacts"]["ppo"] == "tiny/policy@v1" and second["artefacts"]["ppo"] == "tiny/policy@v2"
+    assert second["artefacts"]["eval_last"] == "tiny/eval-last@v1"
+    assert {"win_rate", "win_rate_ci", "accuracy", "accuracy_ci", "kl"} <= first.keys() & second.keys()
+    assert "win_rate_over_last" not in first and len(second["win_rate_over_last_ci"]) == 2
+    assert second["simulated"] is True
+    assert summary["reward"]["accuracy"] == second["accuracy"]
+    names = {
+        name: figure for figure in read_figures(workspace.home / "runs" / summary["run"]) for name in [figure.name]
+    }
+    assert set(names) == {"rounds_win_rate", "rounds_accuracy"}
+    assert "simulated" in names["rounds_win_rate"].description
+
+
+def test_the_policy_of_the_first_round_writes_to_other_prompts_and_all_answers_are_learned_from(project):
+    _, workspace, _ = project
+    registry = workspace.registry
+    rows = [rankings_of(registry, number) for number in (1, 2)]
+    assert {model for row in rows[0] for model in row["models"]} == {"tiny/sft@v1"}
+    assert {model for row in rows[1] for model in row["models"]} == {"tiny/policy@v1"}
+    prompts = [{row["prompt"] for row in part} for part in rows]
+    assert not prompts[0] & prompts[1] and all(len(part) <= 12 for part in prompts)
+    assert {row["selected_by"] for row in rows[1]} == {"random"} and "selected_by" not in rows[0][0]
+    learned = registry.resolve("tiny/reward-data@v2")
+    assert {parent.ref for parent in learned.parents} == {"tiny/preferences@v1", "tiny/preferences@v2"}
+    policy = registry.resolve("tiny/policy@v2")
+    assert {parent.ref for parent in policy.parents} >= {"tiny/sft@v1", "tiny/reward@v2"}
+
+
+def test_rounds_that_are_done_are_not_done_again_and_the_first_is_that_of_a_file_without_rounds(project):
+    path, workspace, first = project
+    before = runs_of(workspace)
+    again = run_stages(load_pipeline(path, AT_RANDOM), workspace)
+    assert runs_of(workspace) == before and again["rounds"] == first["rounds"]
+    alone = run_stages(load_pipeline(path, AT_RANDOM[1:]), workspace)
+    assert runs_of(workspace) == before
+    assert "rounds" not in alone and alone["artefacts"]["ppo"] == "tiny/policy@v1"
+    assert read_figures(workspace.home / "runs" / alone["run"]) == []
+
+
+STAGES = {
+    "sft": {"output": {"name": "g/sft"}},
+    "labels": {"model": {"ref": "g/sft"}, "output": {"name": "g/preferences"}, "held_out": {}, "num_tasks": 3},
+    "reward": {
+        "data": {
+            "sources": [{"path": "more.jsonl"}, {"path": "g/preferences", "split": "train"}],
+            "dev": [{"path": "g/preferences", "split": "dev"}],
+        },
+        "output": {"name": "g/reward"},
+    },
+    "ppo": {"model": {"ref": "g/sft", "dtype": "float32"}, "output": {"name": "g/policy"}},
+    "eval": {"baseline": "g/sft", "candidate": "g/policy", "output": {"name": "g/eval"}, "candidates": {"x": "y/z"}},
+    "export": {"path": "out"},
+}
+
+
+def test_what_a_later_round_s_stages_take_from_the_rounds_before():
+    second = later_round(STAGES, RoundsSection(num=3), [MADE])
+    assert list(second) == ["labels", "reward", "ppo", "eval", "eval_last"]
+    assert second["labels"]["model"]["ref"] == "g/policy@v1" and "held_out" not in second["labels"]
+    assert second["labels"]["select"] == {
+        "by": "disagreement",
+        "ref": "g/reward@v1",
+        "random_share": 0.25,
+        "pool": 4.0,
+    }
+    assert second["eval"] == STAGES["eval"]
+    assert second["eval_last"] == {
+        "baseline": "g/policy@v1",
+        "candidate": "g/policy",
+        "reference": "g/sft",
+        "output": {"name": "g/eval-last", "alias": None},
+    }
+    assert second["ppo"] == STAGES["ppo"]
+    third = later_round(STAGES, RoundsSection(num=3), [MADE, {name: ref[:-1] + "2" for name, ref in MADE.items()}])
+    assert third["labels"]["without"] == ["g/preferences@v1", "g/preferences@v2"]
+    assert [source["path"] for source in third["reward"]["data"]["sources"]] == [
+        "more.jsonl",
+        "g/preferences@v1",
+        "g/preferences@v2",
+        "g/preferences",
+    ]
+    assert third["reward"]["data"]["dev"] == [{"path": "g/preferences@v1", "split": "dev"}]
+    assert STAGES["reward"]["data"]["sources"][1] == {"path": "g/preferences", "split": "train"}
+
+
+def test_ppo_can_go_on_from_the_last_policy_and_is_still_held_to_the_sft_model():
+    ppo = later_round(STAGES, RoundsSection(num=2, ppo_from="last"), [MADE])["ppo"]
+    assert ppo["model"] == {"ref": "g/policy@v1", "dtype": "float32"} and ppo["reference"] == "g/sft"
+
+
+def test_a_round_is_drawn_with_its_intervals():
+    results = {
+        "labels": {"num_rankings": 9, "simulated": False},
+        "reward": {"accuracy": 0.7, "accuracy_ci": [0.6, 0.8]},
+        "eval": {"win_rate": 0.6, "win_rate_ci": [0.5, 0.7]},
+    }
+    found = [what_came_of(1, results, MADE)]
+    found.append(what_came_of(2, {**results, "eval_last": {"win_rate": 0.55, "win_rate_ci": [0.4, 0.7]}}, MADE))
+    wins, accuracy = figures(found)
+    assert [(series.name, series.x, series.y, series.low) for series in wins.series] == [
+        ("against SFT", (1.0, 2.0), (0.6, 0.6), (0.5, 0.5)),
+        ("against the round before", (2.0,), (0.55,), (0.4,)),
+    ]
+    assert accuracy.series[0].high == (0.8, 0.8) and "simulated" not in wins.description
+    assert figures([what_came_of(1, {}, {})]) == []
+
+
+@pytest.mark.parametrize(
+    ("overrides", "complaint"),
+    [
+        (["rounds=2"], r"rounds: round 1 asks about every prompt there is.*set stages.labels.num_tasks"),
+        (["rounds=2", "labels.num_tasks=4"], r"stages.reward trains no ensemble whose members could disagree; add"),
+        (["rounds=0"], r"rounds.num = 0: input should be greater than or equal to 1"),
+        (["rounds={num: 2, selct: 1}"], r"rounds.selct = 1: unknown key; did you mean rounds.select\?"),
+    ],
+)
+def test_rounds_that_cannot_be_gone_are_refused_before_anything_runs(tmp_path, overrides, complaint):
+    path = write_project(tmp_path)
+    with pytest.raises(UserError, match=complaint):
+        load_pipeline(path, overrides)
+
+
+def test_rounds_need_their_stages(tmp_path):
+    path = write_project(tmp_path)
+    path.write_text(path.read_text().split("  labels:")[0] + "rounds: 2\n")
+    with pytest.raises(
+        UserError, match="rounds: needs the stages sft, labels, reward, ppo; missing: labels, reward, ppo"
+    ):
+        load_pipeline(path)
