@@ -1,8 +1,10 @@
 """`rlhf eval`: measure a policy or a reward model on held-out data."""
 
+from typing import Any
+
 import typer
 
-from rlhf.cli.output import quiet_libraries
+from rlhf.cli.output import quiet_libraries, whole_console
 from rlhf.cli.stages import Config, Json, Overrides, finish, open_workspace
 
 app = typer.Typer(help="Measure a policy or a reward model on held-out data.", no_args_is_help=True)
@@ -30,7 +32,37 @@ def eval_reward(context: typer.Context, config: Config, overrides: Overrides = N
 
     settings = load_config(config, RewardEvaluationConfig, overrides or ())
     quiet_libraries()
+    from rlhf.evaluation.ending import RequirementsNotMet
     from rlhf.evaluation.rewards import evaluate_reward
 
     workspace = open_workspace(context, json, config, overrides)
-    finish(evaluate_reward(settings, workspace), json, workspace)
+    try:
+        summary = evaluate_reward(settings, workspace)
+    except RequirementsNotMet as error:
+        _finish_reward(error.summary, json, workspace)
+        raise
+    _finish_reward(summary, json, workspace)
+
+
+def _finish_reward(summary: dict[str, Any], json: bool, workspace: Any) -> None:
+    """As `finish`, with a table for every column by which accuracy was told apart."""
+    if json:
+        finish(summary, json, workspace)
+        return
+    from rich.table import Table
+    from rich.text import Text
+
+    groups = summary["groups"]
+    for column, found in groups.items():
+        table = Table(column, "accuracy", "interval", "longest wins", "people agree", "pairs", "prompts", box=None)
+        for name, of in found.items():
+            interval = of["accuracy_ci"]
+            shares = (
+                f"{of['accuracy']:.3f}",
+                f"{interval[0]:.3f} to {interval[1]:.3f}" if interval else "",
+                f"{of['accuracy_longest']:.3f}",
+                "" if of["agreement_people"] is None else f"{of['agreement_people']:.3f}",
+            )
+            table.add_row(Text(name), *shares, f"{of['num_pairs']:,}", f"{of['num_prompts']:,}")
+        whole_console().print(table)
+    finish({key: value for key, value in summary.items() if key != "groups"}, json, workspace)

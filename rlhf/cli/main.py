@@ -55,7 +55,7 @@ def main() -> None:
         _say(error.problems, "error")
         raise SystemExit(UserError.exit_code) from None
     except StoppedByMonitor as error:
-        _say([str(error)], "stopped")
+        _say(str(error).splitlines(), "stopped")
         raise SystemExit(StoppedByMonitor.exit_code) from None
     except Interrupted as error:
         _say([str(error)], "interrupted")

@@ -27,13 +27,13 @@ def show_summary(summary: Mapping[str, Any]) -> None:
     for _ in range(2):
         table.add_column(overflow="fold")  # a path or a digest is never cut
     for section, values in _sections(summary):
-        if section:
+        shown = {key: value for key, value in values.items() if _fits_a_cell(value)}
+        if section and shown:
             table.add_section()
             table.add_row(f"[bold]{section}[/bold]", "")
-        for key, value in values.items():
-            if (value is not None and not isinstance(value, dict | list)) or _is_interval(value):
-                label = describe(key).label
-                table.add_row(f"  {label}" if section else label, _shown(value))
+        for key, value in shown.items():
+            label = describe(key).label
+            table.add_row(f"  {label}" if section else label, _shown(value))
     whole_console().print(table)
 
 
@@ -56,6 +56,10 @@ def _sections(summary: Mapping[str, Any]) -> list[tuple[str, dict[str, Any]]]:
     nested = {key: value for key, value in summary.items() if isinstance(value, dict)}
     flat = {key: value for key, value in summary.items() if not isinstance(value, dict)}
     return [*nested.items(), ("", flat)]
+
+
+def _fits_a_cell(value: Any) -> bool:
+    return (value is not None and not isinstance(value, dict | list)) or _is_interval(value)
 
 
 def _is_interval(value: Any) -> bool:

@@ -1,10 +1,22 @@
 """How an evaluation ends early. It trains nothing: whatever is not finite in it came with the user's input."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Any
 
-from rlhf.errors import UserError
+from rlhf.errors import StoppedByMonitor, UserError
 from rlhf.scoring import NonFiniteError
+
+
+class RequirementsNotMet(StoppedByMonitor):
+    """What was evaluated falls short of the config's thresholds; `summary` has been written and published all the same.
+
+    The message has one line for each threshold.
+    """
+
+    def __init__(self, lines: Sequence[str], summary: Mapping[str, Any]) -> None:
+        super().__init__("\n".join(lines))
+        self.summary = dict(summary)
 
 
 @contextmanager

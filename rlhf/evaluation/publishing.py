@@ -1,7 +1,7 @@
 """An evaluation's figures and samples as a `report` artefact."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -17,11 +17,13 @@ SAMPLES = "samples.jsonl"
 
 
 def rounded(figures: dict[str, Any]) -> dict[str, Any]:
-    """`figures` with six significant digits, in lists too."""
+    """`figures` with six significant digits, in lists and in mappings too."""
 
     def of(value: Any) -> Any:
         if isinstance(value, list):
             return [of(inner) for inner in value]
+        if isinstance(value, dict):
+            return rounded(value)
         return float(f"{value:.6g}") if isinstance(value, float) else value
 
     return {key: of(value) for key, value in figures.items()}
@@ -41,6 +43,7 @@ def publish_report(
     data: Loaded,
     figures: dict[str, Any],
     samples: Sequence[dict[str, Any]],
+    more: Mapping[str, Sequence[dict[str, Any]]] | None = None,
 ) -> str:
     """Publish under `config.output`; returns the ref.
 
@@ -53,13 +56,15 @@ def publish_report(
         data: what was measured on; the artefacts that it was read from become parents too.
         figures: what the summary says; also kept as the artefact's metadata.
         samples: rows for `samples.jsonl`.
+        more: rows for further files, by their names.
     """
     assert config.output is not None
     with TemporaryDirectory(dir=run.folder) as scratch:
         folder = Path(scratch)
         text = json.dumps(figures, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
         (folder / FIGURES).write_text(text, encoding="utf-8")
-        write_jsonl(folder / SAMPLES, samples)
+        for name, rows in {SAMPLES: samples, **(more or {})}.items():
+            write_jsonl(folder / name, rows)
         artefact = registry.publish(
             folder,
             kind="report",

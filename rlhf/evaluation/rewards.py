@@ -1,22 +1,43 @@
-"""`rlhf eval reward`: how often a reward model agrees with people on preferences it has not seen."""
+"""`rlhf eval reward`: how far a reward model can be trusted, on preferences it has not seen."""
 
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import asdict, fields
+from typing import Any, cast
 
 import numpy as np
 
 from rlhf.datasets import load
-from rlhf.errors import UserError
-from rlhf.evaluation.ending import finite_or_named
+from rlhf.evaluation.calibration import Calibration, calibrate, why_not_calibrated
+from rlhf.evaluation.ending import RequirementsNotMet, finite_or_named
+from rlhf.evaluation.grouping import accuracy_by_group, columns_of, interval_of
+from rlhf.evaluation.judged import Judged, judged
 from rlhf.evaluation.publishing import publish_report, published_names, rounded
+from rlhf.evaluation.requirements import check_requirements
 from rlhf.evaluation.reward_config import RewardEvaluationConfig
-from rlhf.evaluation.statistics import accuracy_with_interval, longest_wins
+from rlhf.evaluation.reward_figures import histogram, reward_figures
+from rlhf.evaluation.statistics import (
+    Estimate,
+    Floats,
+    accuracy_with_interval,
+    bootstrap_mean,
+    longest_wins,
+    rank_correlation,
+    rank_correlation_within,
+    wins,
+)
 from rlhf.evaluation.writing import Progress
 from rlhf.modeling import device, find_model
-from rlhf.records import Preference, Ranking, Record, exchange, plain, prompt_key
+from rlhf.records import Preference, Ranking, Record, Text, exchange, plain, prompt_key
 from rlhf.scorers import REWARD_KINDS, reward_model_scorer
-from rlhf.scoring import RewardModelScorer
+from rlhf.scoring import Scorer
+from rlhf.tracking import write_figures
 from rlhf.workspace import Workspace, report_problems
+
+MOST_WRONG = "most_wrong.jsonl"
+"""In the report artefact: the pairs whose rejected completion scores highest above the chosen one."""
+
+SCORED_AT_ONCE = 256
+"""Texts that a scorer gets in one call."""
 
 
 def evaluate_reward(
@@ -26,14 +47,17 @@ def evaluate_reward(
 
     Returns:
         The run's summary: `accuracy` over all pairs (equal scores count half) with `accuracy_ci`, resampled by prompt;
-        beside it `accuracy_longest`, that of always preferring the longer text.
+        beside it `accuracy_longest`, that of always preferring the longer text, and `agreement_people`; `groups`,
+        calibration before and after scaling by `temperature`, `scores`, correlations with length, `requirements`.
 
     Raises:
         UserError: the input is wrong; nothing has been published.
+        RequirementsNotMet: a threshold of `require` is not met; everything has been written and published.
     """
     source = find_model(config.model, workspace.registry, REWARD_KINDS, key="model")
     data = load(config.data, (Ranking, Preference), seed=config.seed, open_ref=workspace.open_ref)
-    pairs = all_pairs(data.dev or data.train)
+    found = judged(data.dev or data.train)
+    columns = columns_of(found, config.groups)
     scorer = reward_model_scorer(source, source.ref, batch_size=config.batch_size, device=device(), dtype=config.dtype)
     with (
         workspace.run(
@@ -43,32 +67,49 @@ def evaluate_reward(
     ):
         run.rewind(run.stage, -1)  # what an interrupted attempt has logged
         report_problems(data.problems, run.folder / "set_aside.jsonl")
-        chosen, rejected = score_pairs(scorer, pairs, progress)
+        chosen, rejected = score_pairs(scorer, found.pairs, progress)
+        measured = _calibration(config, found, chosen - rejected)
+        figures = {
+            **_accuracies(config, found, chosen, rejected),
+            **_calibration_figures(measured, found, chosen - rejected),
+            **_lengths_and_scores(found, chosen, rejected),
+            **_ties(scorer, found),
+            "groups": {
+                name: accuracy_by_group(
+                    found,
+                    wins(chosen, rejected),
+                    labels,
+                    num_bootstrap=config.num_bootstrap,
+                    confidence=config.confidence,
+                    seed=config.seed,
+                )
+                for name, labels in columns.items()
+            },
+        }
+        required = check_requirements(config.require, figures)
+        lines = [each.line for each in required if not each.met]
         summary = rounded(
             {
                 "model": source.ref,
-                **accuracy_figures(pairs, chosen, rejected, config.seed, config.num_bootstrap, config.confidence),
-                "num_truncated": scorer.num_truncated,
+                **figures,
+                "requirements": {r.name: {"asked": r.asked, "found": r.found, "met": r.met} for r in required},
+                "num_truncated": getattr(scorer, "num_truncated", 0),
                 "num_set_aside": len(data.problems),
             }
         )
         run.log({f"eval/{key}": value for key, value in summary.items() if type(value) in (int, float)}, step=0)
+        write_figures(run.folder, reward_figures(found, chosen, rejected, summary, measured, config.seed))
+        samples = _samples(found, chosen, rejected)
+        worst = _most_wrong(samples, config.num_worst)
+        run.log_samples(worst, step=0, name="most_wrong")
         if config.output:
-            samples = [
-                {
-                    "prompt": plain(pair.prompt),
-                    "chosen": plain(pair.chosen),
-                    "rejected": plain(pair.rejected),
-                    "score_chosen": round(float(better), 6),
-                    "score_rejected": round(float(worse), 6),
-                }
-                for pair, better, worse in zip(pairs, chosen, rejected, strict=True)
-            ]
             parents = [("reward", source.publish(workspace.registry))]
             summary["model"] = parents[0][1].ref  # of a folder too, which has a ref now
             summary["artefact"] = publish_report(
-                config, workspace.registry, run, "reward", parents, data, summary, samples
+                config, workspace.registry, run, "reward", parents, data, summary, samples, {MOST_WRONG: worst}
             )
+        if lines:
+            raise RequirementsNotMet(lines, run.finish(summary | {"stopped": "; ".join(lines)}, "stopped"))
         return run.finish(summary)
 
 
@@ -78,30 +119,13 @@ def all_pairs(records: Sequence[Record]) -> list[Preference]:
     Raises:
         UserError: there is none.
     """
-    pairs: list[Preference] = []
-    for record in records:
-        if isinstance(record, Ranking):
-            pairs += record.pairs()
-        elif isinstance(record, Preference):
-            pairs.append(record)
-    if not pairs:
-        raise UserError("data: no ranking places one completion above another, so there is nothing to measure by")
-    return pairs
+    return judged(records).pairs
 
 
-def score_pairs(
-    scorer: RewardModelScorer, pairs: Sequence[Preference], progress: Progress | None = None
-) -> tuple[np.ndarray, np.ndarray]:
+def score_pairs(scorer: Scorer, pairs: Sequence[Preference], progress: Progress | None = None) -> tuple[Floats, Floats]:
     """Scores [P] of the chosen and of the rejected completions, each distinct text scored once."""
-    sides = [exchange(pair.prompt, text) for pair in pairs for text in (pair.chosen, pair.rejected)]
-    rows = [tuple(scorer.encode(*side)) for side in sides]
-    distinct = {row: index for index, row in enumerate(dict.fromkeys(rows))}
-    texts, scores = list(distinct), []
-    for start in range(0, len(texts), 8 * scorer.batch_size):
-        scores.append(scorer.score_ids(texts[start : start + 8 * scorer.batch_size]).numpy())
-        if progress:
-            progress(min(start + 8 * scorer.batch_size, len(texts)), len(texts), "reward model")
-    flat = np.concatenate(scores).astype(np.float64)[[distinct[row] for row in rows]]
+    sides = [side for pair in pairs for side in ((pair.prompt, pair.chosen), (pair.prompt, pair.rejected))]
+    flat = _score(scorer, sides, progress)
     return flat[0::2], flat[1::2]
 
 
@@ -125,10 +149,144 @@ def accuracy_figures(
     texts = [[exchange(pair.prompt, text)[1] for text in (pair.chosen, pair.rejected)] for pair in pairs]
     return {
         "accuracy": measured.value,
-        "accuracy_ci": measured.interval,
+        "accuracy_ci": interval_of(measured),
         "confidence": confidence,
         "accuracy_longest": longest_wins([better for better, _ in texts], [worse for _, worse in texts]),
         "margin": float(np.mean(chosen - rejected)),
         "num_pairs": len(pairs),
         "num_prompts": measured.num_clusters,
     }
+
+
+def _score(scorer: Scorer, sides: Sequence[tuple[Text, Text]], progress: Progress | None = None) -> Floats:
+    """Scores [S] of prompts and completions, each distinct exchange scored once."""
+    exchanges = [exchange(prompt, completion) for prompt, completion in sides]
+    distinct = {repr(one): one for one in exchanges}
+    every, scores = list(distinct.values()), []
+    for start in range(0, len(every), SCORED_AT_ONCE):
+        some = every[start : start + SCORED_AT_ONCE]
+        scores.append(scorer.score([prompt for prompt, _ in some], [text for _, text in some]).double().numpy())
+        if progress:
+            progress(start + len(some), len(every), "reward model")
+    of = dict(zip(distinct, np.concatenate(scores), strict=True))
+    return np.array([of[repr(one)] for one in exchanges])
+
+
+def _accuracies(config: RewardEvaluationConfig, found: Judged, chosen: Floats, rejected: Floats) -> dict[str, Any]:
+    """Accuracy and the two lines it is to be read against: "the longest wins", and what people agree on."""
+    right = wins(chosen, rejected)
+
+    def mean(values: Floats, picked: Any = slice(None)) -> Estimate:
+        return bootstrap_mean(
+            values[picked],
+            np.array(found.clusters)[picked].tolist(),
+            num_bootstrap=config.num_bootstrap,
+            confidence=config.confidence,
+            seed=config.seed,
+        )
+
+    accuracy, longest = mean(right), mean(found.longest_outcomes)
+    gain = mean(right - found.longest_outcomes)
+    figures: dict[str, Any] = {
+        "accuracy": accuracy.value,
+        "accuracy_ci": interval_of(accuracy),
+        "confidence": config.confidence,
+        "accuracy_longest": longest.value,
+        "accuracy_longest_ci": interval_of(longest),
+        "gain_over_longest": gain.value,
+        "gain_over_longest_ci": interval_of(gain),
+        "agreement_people": None,
+        "agreement_people_ci": None,
+        "margin": float(np.mean(chosen - rejected)),
+        "pair_distance": float(np.abs(chosen - rejected).mean()),
+        "num_pairs": len(found.pairs),
+        "num_prompts": accuracy.num_clusters,
+        "num_equal_scores": int((chosen == rejected).sum()),
+        "num_equal_texts": found.num_equal_texts,
+        "num_judged_both_ways": found.num_judged_both_ways,
+    }
+    twice = ~np.isnan(found.agreement_with_others)
+    if not twice.any():
+        named = any(pair.annotator is not None for pair in found.pairs)
+        why = "no pair was judged by two annotators" if named else "the data does not say who judged"
+        return figures | {"agreement_people_why": why}
+    people, model = mean(found.agreement_with_others, twice), mean(right, twice)
+    return figures | {
+        "agreement_people": people.value,
+        "agreement_people_ci": interval_of(people),
+        "accuracy_judged_twice": model.value,
+        "accuracy_judged_twice_ci": interval_of(model),
+        "num_judged_twice": int(twice.sum()),
+    }
+
+
+def _calibration(config: RewardEvaluationConfig, found: Judged, margins: Floats) -> Calibration | None:
+    if why_not_calibrated(margins, found.clusters):
+        return None
+    return calibrate(
+        margins,
+        found.clusters,
+        num_bootstrap=config.num_bootstrap,
+        confidence=config.confidence,
+        seed=config.seed,
+    )
+
+
+def _calibration_figures(measured: Calibration | None, found: Judged, margins: Floats) -> dict[str, Any]:
+    if measured is None:
+        unknown = dict.fromkeys(field.name.replace("_interval", "_ci") for field in fields(Calibration))
+        return {**unknown, "calibration_why": why_not_calibrated(margins, found.clusters)}
+    # asdict leaves tuples as they are, and a summary has lists
+    return {
+        key.replace("_interval", "_ci"): list(value) if isinstance(value, tuple) else value
+        for key, value in asdict(measured).items()
+    }
+
+
+def _lengths_and_scores(found: Judged, chosen: Floats, rejected: Floats) -> dict[str, Any]:
+    """How scores spread, and how they go with length, over the distinct completions."""
+    lengths: dict[tuple[str, str], tuple[int, float]] = {}
+    for i, cluster in enumerate(found.clusters):
+        for text, score in zip(found.texts[i], (chosen[i], rejected[i]), strict=True):
+            lengths[cluster, text] = len(text), float(score)
+    num_chars, scores = np.array(list(lengths.values())).T
+    return {
+        "length_correlation": rank_correlation(num_chars, scores),
+        "length_correlation_within": rank_correlation_within(num_chars, scores, [key for key, _ in lengths]),
+        "score_mean": float(scores.mean()),
+        "score_std": float(scores.std()),
+        "scores": histogram(chosen, rejected),
+    }
+
+
+def _ties(scorer: Scorer, found: Judged) -> dict[str, Any]:
+    """How far apart the model puts what people could not tell apart, to be read beside `pair_distance`."""
+    if not found.ties:
+        return {"num_ties": 0, "tie_distance": None}
+    sides = [side for tie in found.ties for side in ((tie.prompt, tie.first), (tie.prompt, tie.second))]
+    scores = _score(scorer, sides)
+    return {"num_ties": len(found.ties), "tie_distance": float(np.abs(scores[0::2] - scores[1::2]).mean())}
+
+
+def _samples(found: Judged, chosen: Floats, rejected: Floats) -> list[dict[str, Any]]:
+    return [
+        {
+            "prompt": plain(pair.prompt),
+            "chosen": plain(pair.chosen),
+            "rejected": plain(pair.rejected),
+            "score_chosen": round(float(better), 6),
+            "score_rejected": round(float(worse), 6),
+            "annotator": pair.annotator,
+        }
+        for pair, better, worse in zip(found.pairs, chosen, rejected, strict=True)
+    ]
+
+
+def _most_wrong(samples: Sequence[dict[str, Any]], num: int) -> list[dict[str, Any]]:
+    """The `num` samples with the largest margin on the wrong side, each pair of texts once."""
+    wrong = [sample for sample in samples if sample["score_rejected"] > sample["score_chosen"]]
+    wrong.sort(key=lambda sample: cast(float, sample["score_chosen"] - sample["score_rejected"]))
+    distinct: dict[tuple[str, ...], dict[str, Any]] = {}
+    for sample in wrong:
+        distinct.setdefault((sample["prompt"], sample["chosen"], sample["rejected"]), sample)
+    return list(distinct.values())[:num]
