@@ -21,8 +21,9 @@ Said = Sequence[Sequence[int]] | dict[int, int]
 class Judge(Protocol):
     """Somebody simulated. Judges with the same name and seed say the same of the same responses."""
 
-    name: str
-    """A pseudonym, as users have: 1 to 64 of a-z, 0-9, `.`, `_`, `-`."""
+    @property
+    def name(self) -> str:
+        """A pseudonym, as users have: 1 to 64 of a-z, 0-9, `.`, `_`, `-`."""
 
     def judge(self, mode: Mode, prompt: Any, responses: Sequence[Any], presented: Sequence[int]) -> Said:
         """What this one thinks of `responses`; `presented` are their positions in the order on the screen."""
