@@ -1,10 +1,6 @@
 """The reward stage: from judgements to a `reward` artefact."""
 
-import itertools
-import logging
-import math
 from collections import Counter
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -13,21 +9,22 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase, set_seed
 from trl import RewardConfig
 
-from reward.config import CentreSection, RewardStageConfig
-from reward.data import KINDS, PairCollator, to_dataset, to_groups
-from reward.trainer import RankingRewardTrainer
+from reward.centring import find_centre, mean_scores
+from reward.config import RewardStageConfig
+from reward.data import JudgementCollator
+from reward.grades import Thresholds
+from reward.judgements import KINDS
+from reward.preparing import Learnable, compared, learnable
+from reward.trainer import JudgementTrainer
 from rlhf.config import ModelSection
 from rlhf.datasets import Loaded, load
 from rlhf.errors import StoppedByMonitor, UserError
 from rlhf.evaluation.publishing import rounded
 from rlhf.evaluation.rewards import accuracy_figures, all_pairs, score_pairs
-from rlhf.generation import Messages, encode_prompt, sample
 from rlhf.modeling import (
     ModelSource,
     can_write,
-    device,
     find_model,
-    load_causal_lm,
     load_tokenizer,
     max_positions,
     new_reward_model,
@@ -35,9 +32,8 @@ from rlhf.modeling import (
     warn_of_low_precision,
 )
 from rlhf.modeling.trainer_config import build_args
-from rlhf.records import Preference, exchange, prompt_key
+from rlhf.records import Preference, Ranking
 from rlhf.registry import Kind
-from rlhf.scorers import Dtype
 from rlhf.scoring import RewardModelScorer
 from rlhf.tracking import Run
 from rlhf.training import (
@@ -52,10 +48,6 @@ from rlhf.training import (
     write_json,
 )
 from rlhf.workspace import Workspace, report_problems
-
-logger = logging.getLogger(__name__)
-
-Groups = list[list[Preference]]
 
 
 def train_reward(config: RewardStageConfig, workspace: Workspace) -> dict[str, Any]:
@@ -76,17 +68,17 @@ def train_reward(config: RewardStageConfig, workspace: Workspace) -> dict[str, A
     source = find_model(config.model.ref, workspace.registry)
     tokenizer = load_tokenizer(source, generates=can_write(source))
     data = load(config.data, KINDS, seed=config.seed, open_ref=workspace.open_ref)
-    train_groups, dev_groups = to_groups(data.train), to_groups(data.dev)
-    if not train_groups:
-        raise UserError("data: no ranking places one completion above another, so there is nothing to learn from")
-    centre = _centre(config, source, workspace, data)
+    judgements = learnable(config, data)
+    centre = find_centre(config, source, workspace, data)
     max_length = _max_length(config, source)
-    fields = evaluation_fields(config, bool(dev_groups))
     held, dropout = _dropout(config)
-    fields |= {"prediction_loss_only": True, "remove_unused_columns": False} | dropout | config.trainer
     set_seed(config.seed)
-    model = new_reward_model(source, held, seed=config.seed)
-    scorer = RewardModelScorer(model, tokenizer, "reward", max_length=max_length)
+    model = _new_model(config, source, held)
+    scorer = _scorer(config, model, tokenizer, max_length)
+    train_rows, dev_rows = judgements.rows(scorer.token_ids)
+    num_truncated = scorer.num_truncated  # distinct texts of the data; measuring and centring add to it
+    fields = evaluation_fields(config, dev_rows.dataset is not None)
+    fields |= {"prediction_loss_only": True, "remove_unused_columns": False} | dropout | config.trainer
 
     models = [*source.refs, *(centre.source.refs if centre else [])]
     out = config.output
@@ -94,80 +86,51 @@ def train_reward(config: RewardStageConfig, workspace: Workspace) -> dict[str, A
     with workspace.run("reward", config, config.tracking, data=data, models=models, publishes=names) as run:
         report_problems(data.problems, run.folder / "set_aside.jsonl")
         # 2. train
-        train_rows = to_dataset(train_groups, scorer.token_ids)
-        dev_rows = to_dataset(dev_groups, scorer.token_ids) if dev_groups else None
-        num_truncated = scorer.num_truncated  # distinct texts of the data; measuring and centring add to it
         args = build_args(RewardConfig, fields, **owned_args(run, config.seed, config.trainer))
         warn_of_low_precision(model, args.learning_rate)
         with made_from_config():
-            trainer = RankingRewardTrainer(
+            trainer = JudgementTrainer(
                 model=model,
                 args=args,
-                data_collator=PairCollator(scorer.pad_id),
-                train_dataset=train_rows,
-                eval_dataset=dev_rows,
+                data_collator=JudgementCollator(scorer.pad_id),
+                train_dataset=train_rows.dataset,
+                eval_dataset=dev_rows.dataset,
                 processing_class=tokenizer,
                 callbacks=early_stopping(config),
+                loss=config.loss,
+                thresholds=_thresholds(config, judgements),
+                max_tokens_per_pass=config.max_tokens_per_pass,
             )
         try:
             train(trainer, run, workspace, shown=("loss", "accuracy", "eval_accuracy"))
             scorer.model = trainer.accelerator.unwrap_model(trainer.model)
             # 3. centre: what the SFT model writes is to score 0 on average
             if centre:
-                scorer.offset = _mean_score(scorer, centre, dtype=config.model.dtype, seed=config.seed)
+                means = mean_scores(scorer, centre, dtype=config.model.dtype, seed=config.seed)
+                scorer.offset = means if config.ensemble else means[0]
             # 4. measure
-            accuracy = _held_out(scorer, data, config.seed) if dev_groups else {}
+            accuracy = _held_out(scorer, data, config.seed)
         except StoppedByMonitor as error:
             scorer.offset = 0.0  # that of other weights is none of the last good ones'
             publish_last_good(trainer, run, error, partial(_publish, config, workspace, run, source, scorer, data, {}))
             raise
         summary: dict[str, Any] = {
             **accuracy,
-            "score_offset": round(scorer.offset, 6),
+            "score_offset": _rounded(scorer.offset),
             "centred_on": centre.source.ref if centre else None,
-            "num_train_rankings": len(train_groups),
-            "num_train_pairs": sum(map(len, train_groups)),
+            "loss": config.loss.kind,
+            "num_train_rankings": train_rows.num_compared,
+            "num_train_pairs": train_rows.num_pairs,
+            "num_train_ratings": train_rows.num_ratings,
             "num_truncated": num_truncated,
             "num_set_aside": len(data.problems),
+            **judgements.figures(train_rows, dev_rows),
+            **(judgements.scale.figures(trainer.thresholds) if judgements.scale else {}),
         }
         run.log({f"held_out/{key}": value for key, value in finite(summary).items()}, step=trainer.state.global_step)
         # 5. publish
         summary["artefact"] = _publish(config, workspace, run, source, scorer, data, summary)
         return run.finish(summary)
-
-
-@dataclass(frozen=True)
-class Centre:
-    """The model whose completions of `prompts` are to score 0 on average."""
-
-    source: ModelSource
-    section: CentreSection
-    prompts: list[str | Messages]
-
-
-def _centre(config: RewardStageConfig, source: ModelSource, workspace: Workspace, data: Loaded) -> Centre | None:
-    """What the scores are centred on, with the first training prompts that leave it room, each prompt once."""
-    section = config.centre
-    if section:
-        source = find_model(section.ref, workspace.registry, kinds=("base", "sft", "policy"), key="centre.ref")
-        if not can_write(source):
-            raise UserError(f"centre.ref = {section.ref!r}: is no language model, so it has no completions to score")
-    elif can_write(source):
-        section = CentreSection(ref=source.ref)
-    else:
-        logger.warning("%s cannot write, and `centre` is not set: scores are left as they are", source.ref)
-        return None
-    tokenizer = load_tokenizer(source)
-    by_key = {prompt_key(record.prompt): record.prompt for record in data.train}  # type: ignore[attr-defined]
-    limit = (max_positions(source) or math.inf) - section.max_new_tokens
-    every = (exchange(prompt, "")[0] for prompt in by_key.values())
-    fitting = (prompt for prompt in every if len(encode_prompt(tokenizer, prompt)) <= limit)
-    prompts = list(itertools.islice(fitting, section.num_prompts))
-    if not prompts:
-        raise UserError(
-            f"centre.max_new_tokens = {section.max_new_tokens}: no prompt leaves {source.ref} room for that; lower it"
-        )
-    return Centre(source, section, prompts)
 
 
 def _dropout(config: RewardStageConfig) -> tuple[ModelSection, dict[str, Any]]:
@@ -204,23 +167,36 @@ def _max_length(config: RewardStageConfig, source: ModelSource) -> int | None:
     return wanted
 
 
-def _mean_score(scorer: RewardModelScorer, centre: Centre, *, dtype: Dtype, seed: int) -> float:
-    held = ModelSection(ref=centre.source.ref, dtype=dtype)
-    completions = sample(
-        load_causal_lm(centre.source, held).to(device()),
-        load_tokenizer(centre.source),
-        centre.prompts,
-        max_new_tokens=centre.section.max_new_tokens,
-        temperature=centre.section.temperature,
-        seed=seed,
-    )
-    texts = [completion.text for completion in completions]
-    scores = scorer.score([centre.prompts[completion.prompt_index] for completion in completions], texts)
-    return scorer.offset + scores.double().mean().item()
+def _new_model(config: RewardStageConfig, source: ModelSource, held: ModelSection) -> Any:
+    ensemble = config.ensemble
+    if ensemble is None:
+        return new_reward_model(source, held, seed=config.seed)
+    return new_reward_model(source, held, seed=config.seed, num_outputs=ensemble.num_members, members=ensemble.members)
+
+
+def _scorer(
+    config: RewardStageConfig, model: Any, tokenizer: PreTrainedTokenizerBase, max_length: int | None
+) -> RewardModelScorer:
+    return RewardModelScorer(model, tokenizer, "reward", max_length=max_length)
+
+
+def _thresholds(config: RewardStageConfig, judgements: Learnable) -> Thresholds | None:
+    if config.loss.kind != "ordinal" or judgements.scale is None:
+        return None
+    return Thresholds(judgements.scale.shares, config.ensemble.num_members if config.ensemble else 1)
+
+
+def _rounded(offset: float | list[float]) -> float | list[float]:
+    return [round(each, 6) for each in offset] if isinstance(offset, list) else round(offset, 6)
 
 
 def _held_out(scorer: RewardModelScorer, data: Loaded, seed: int) -> dict[str, Any]:
-    pairs = all_pairs(data.dev)
+    records = compared(data.dev)
+    if not any(
+        isinstance(record, Preference) or (isinstance(record, Ranking) and record.pairs()) for record in records
+    ):
+        return {}
+    pairs = all_pairs(records)
     return rounded(accuracy_figures(pairs, *score_pairs(scorer, pairs), seed=seed))
 
 
@@ -246,7 +222,7 @@ def _publish(
         folder = Path(scratch)
         tokenizer: PreTrainedTokenizerBase = scorer.tokenizer
         save_model(scorer.model, tokenizer, folder, base_ref=base.ref)  # type: ignore[arg-type]
-        write_json(folder / "reward.json", {"score_offset": scorer.offset, "max_length": scorer.max_length})
+        write_json(folder / "reward.json", _sidecar(config, scorer))
         artefact = workspace.registry.publish(
             folder,
             kind="reward",
@@ -258,6 +234,13 @@ def _publish(
             run_id=run.id,
         )
     return artefact.ref
+
+
+def _sidecar(config: RewardStageConfig, scorer: RewardModelScorer) -> dict[str, Any]:
+    about: dict[str, Any] = {"score_offset": scorer.offset, "max_length": scorer.max_length}
+    if config.ensemble:
+        about |= {"combine": config.ensemble.combine, "std_coef": config.ensemble.std_coef}
+    return about
 
 
 def _interval(summary: dict[str, Any]) -> dict[str, Any]:

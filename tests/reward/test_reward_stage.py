@@ -12,7 +12,7 @@ from tiny import tiny_model
 
 from reward.config import RewardStageConfig
 from reward.train import train_reward
-from reward.trainer import RankingRewardTrainer
+from reward.trainer import JudgementTrainer
 from rlhf.cli.models import lineage_tree
 from rlhf.config import load_config
 from rlhf.errors import StoppedByMonitor, UserError
@@ -320,8 +320,8 @@ def test_the_model_that_is_centred_on_writes_on_the_accelerator_in_the_dtype_of_
         seen.update(device=model.device.type, dtype=model.dtype)
         return [Completion(i, "abc", [65, 66, 67, 256], True) for i in range(len(prompts))]
 
-    monkeypatch.setattr("reward.train.sample", sample)
-    monkeypatch.setattr("reward.train.device", lambda: torch.device("meta"))
+    monkeypatch.setattr("reward.centring.sample", sample)
+    monkeypatch.setattr("reward.centring.device", lambda: torch.device("meta"))
     reward("trainer.max_steps=1", "model.dtype=bfloat16", rows=preferences(24))
     assert seen == {"device": "meta", "dtype": torch.bfloat16}
 
@@ -350,13 +350,13 @@ def test_texts_that_were_cut_are_counted_once_each(reward):
 
 @pytest.mark.parametrize("adapter", ["null", "{r: 4}"])
 def test_the_last_good_weights_are_published_under_a_name_of_their_own(reward, monkeypatch, adapter):
-    original = RankingRewardTrainer.compute_loss
+    original = JudgementTrainer.compute_loss
 
     def compute_loss(self, model, inputs, *args, **kwargs):
         loss = original(self, model, inputs, *args, **kwargs)
         return loss * float("nan") if self.state.global_step >= 5 and torch.is_grad_enabled() else loss
 
-    monkeypatch.setattr(RankingRewardTrainer, "compute_loss", compute_loss)
+    monkeypatch.setattr(JudgementTrainer, "compute_loss", compute_loss)
     with pytest.raises(StoppedByMonitor, match="step 6: the largest gradient is nan"):
         reward(f"model.adapter={adapter}", "trainer.save_steps=2", "data.dev_fraction=0", rows=preferences(80))
     registry = reward.workspace.registry
@@ -368,7 +368,7 @@ def test_the_last_good_weights_are_published_under_a_name_of_their_own(reward, m
 
 
 def test_scores_that_are_no_numbers_after_training_stop_it_too(reward, monkeypatch):
-    monkeypatch.setattr("reward.train._mean_score", lambda *_, **__: float("nan"))
+    monkeypatch.setattr("reward.train.mean_scores", lambda *_, **__: [float("nan")])
     with pytest.raises(StoppedByMonitor, match="score"):
         reward("trainer.max_steps=4", rows=preferences(40))
     assert reward.workspace.registry.find("tiny/reward") is None

@@ -7,22 +7,24 @@ from tiny import tiny_model, tiny_tokenizer
 from transformers import AutoModelForSequenceClassification
 from trl import RewardConfig, RewardTrainer
 
-from reward.data import PairCollator
-from reward.trainer import RankingRewardTrainer
+from reward.data import COLUMNS, JudgementCollator
+from reward.trainer import JudgementTrainer
 
 TEXTS = ["good", "bad", "fine", "worse", "best of all", "poor", "well", "ill"]
 
 
 def row(chosen, rejected, weight=1.0, margin=0.0):
     """One pair, tokenised as bytes."""
-    ids = [list(text.encode()) for text in (chosen, rejected)]
-    return {"chosen_ids": [ids[0]], "rejected_ids": [ids[1]], "weight": [weight], "margin": [margin]}
+    return judged([chosen, rejected], chosen=[0], rejected=[1], weight=[[weight]], margin=[margin])
+
+
+def judged(texts, **columns):
+    return {name: [] for name in COLUMNS} | {"input_ids": [list(text.encode()) for text in texts]} | columns
 
 
 def ranking(best, middle, worst):
-    pairs = [row(best, middle), row(best, worst), row(middle, worst)]
-    joined = {name: [value for pair in pairs for value in pair[name]] for name in pairs[0]}
-    return joined | {"weight": [1 / 3] * 3}
+    pairs = {"chosen": [0, 0, 1], "rejected": [1, 2, 2]}
+    return judged([best, middle, worst], **pairs, weight=[[1 / 3]] * 3, margin=[0.0] * 3)
 
 
 MIXED = [ranking("good", "fine", "poor"), row("well", "ill", 0.25), row("fine", "bad", 4.0), row("best of all", "bad")]
@@ -37,7 +39,7 @@ def folder(tmp_path_factory):
 def trainer(folder, tmp_path):
     """A trainer that takes plain gradient steps on `rows`."""
 
-    def make(rows, batch_size, accumulated=1, *, dev=None, cls=RankingRewardTrainer, **fields):
+    def make(rows, batch_size, accumulated=1, *, dev=None, cls=JudgementTrainer, **fields):
         defaults = {"max_steps": 1, "learning_rate": 1.0, "logging_steps": 1, "per_device_eval_batch_size": 8}
         args = RewardConfig(
             output_dir=str(tmp_path),
@@ -59,7 +61,7 @@ def trainer(folder, tmp_path):
         return cls(
             model=AutoModelForSequenceClassification.from_pretrained(folder),
             args=args,
-            data_collator=PairCollator(257) if cls is RankingRewardTrainer else None,
+            data_collator=JudgementCollator(257) if cls is JudgementTrainer else None,
             train_dataset=Dataset.from_list(rows),
             eval_dataset=Dataset.from_list(dev) if dev else None,
             processing_class=tiny_tokenizer(),
@@ -114,7 +116,7 @@ def test_on_plain_pairs_a_step_is_that_of_trl(trainer):
 
 
 def test_the_scale_of_the_weights_has_no_say(trainer):
-    scaled = [one | {"weight": [10 * weight for weight in one["weight"]]} for one in MIXED]
+    scaled = [one | {"weight": [[10 * weight] for (weight,) in one["weight"]]} for one in MIXED]
     change, loss = step(trainer(MIXED, 2, 2))
     tenfold, same = step(trainer(scaled, 2, 2))
     torch.testing.assert_close(tenfold, change, rtol=1e-4, atol=1e-6)
