@@ -101,9 +101,13 @@ def write(
     section: GenerationSection,
     *,
     seed: int,
+    num_return: int = 1,
     progress: Callable[[int], None] | None = None,
 ) -> Written:
-    """One completion for each prompt; the same seed gives the same ones, and no other random draw is disturbed."""
+    """`num_return` completions for each prompt, those of one prompt side by side.
+
+    The same seed gives the same ones, and no other random draw is disturbed.
+    """
     completions = sample(
         model,
         tokenizer,
@@ -112,11 +116,13 @@ def write(
         temperature=section.temperature,
         top_k=section.top_k,
         top_p=section.top_p,
+        num_return=num_return,
         batch_size=section.batch_size,
         seed=seed,
         progress=progress,
     )
-    return Written([encode_prompt(tokenizer, prompt) for prompt in prompts], completions)
+    encoded = [encode_prompt(tokenizer, prompt) for prompt in prompts]
+    return Written([encoded[completion.prompt_index] for completion in completions], completions)
 
 
 def sequence_logprobs(model: nn.Module, written: Written, *, temperature: float, batch_size: int) -> Tensor:

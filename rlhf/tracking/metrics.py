@@ -107,16 +107,24 @@ def keep_lines(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
 
 
 class JsonLines:
-    """A JSONL file that is appended to; every line is with the operating system before `write` returns."""
+    """A JSONL file that is appended to; every line is with the operating system before `write` returns.
 
-    def __init__(self, path: Path) -> None:
+    Args:
+        path: the file.
+        durable: every line is on the disk before `write` returns, too.
+    """
+
+    def __init__(self, path: Path, *, durable: bool = False) -> None:
         self.path = path
+        self._durable = durable
         _cut_torn_tail(path)
         self._file = open(path, "ab", buffering=0)  # noqa: SIM115 - held open for the life of the run
 
     def write(self, row: Mapping[str, Any]) -> None:
         """Append `row`."""
         self._file.write(encode_line(row))
+        if self._durable:
+            os.fsync(self._file.fileno())
 
     def rewind(self, stage: str, step: int) -> int:
         """Drop `stage`'s lines beyond `step`; returns how many."""

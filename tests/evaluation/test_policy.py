@@ -285,7 +285,7 @@ def test_an_interruption_can_be_gone_on_from_where_the_same_command_does_so(conf
     def interrupt(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("rlhf.evaluation.policy.load_scorers", interrupt)
+    monkeypatch.setattr("rlhf.evaluation.judging.load_scorers", interrupt)
     pipeline = replace(workspace, resumes_itself=True, command="rlhf run run.yaml")
     with pytest.raises(Interrupted, match=r"go on with `rlhf run run\.yaml`"):
         evaluate_policy(config(), pipeline.within(run_id="run-eval-1"))
