@@ -3,7 +3,6 @@
 import difflib
 import importlib
 import importlib.util
-import json
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -16,17 +15,21 @@ import torch
 
 from rlhf.config import ModelSection
 from rlhf.errors import UserError
-from rlhf.modeling import ModelSource, find_model, load_reward_model, load_tokenizer
+from rlhf.modeling import (
+    ModelSource,
+    Offset,
+    find_model,
+    load_reward_model,
+    load_tokenizer,
+    read_reward_file,
+)
 from rlhf.registry import Registry
-from rlhf.scoring import FunctionScorer, RewardModelScorer, Scorer, WeightedScorer
+from rlhf.scoring import Ensemble, FunctionScorer, RewardModelScorer, Scorer, WeightedScorer
 from rlhf.scoring_config import ScorerSection
 
 Dtype = Literal["float32", "bfloat16", "float16"]
-LoadedRewardModel = tuple[torch.nn.Module, float]
+LoadedRewardModel = tuple[torch.nn.Module, Offset]
 """A reward model, and the offset to be taken from its scores."""
-
-REWARD_FILE = "reward.json"
-"""Beside a reward model: what is taken from its scores, and how long a text it reads."""
 
 REWARD_KINDS = ("base", "reward")
 """What a scorer may be; `base` is what a model from outside the registry is taken in as."""
@@ -153,7 +156,7 @@ def reward_model_scorer(
     dtype: Dtype = "float32",
     loaded: LoadedRewardModel | None = None,
 ) -> RewardModelScorer:
-    """A trained reward model as a scorer, with the offset and the length limit that it was trained with.
+    """A trained reward model, or an ensemble, as a scorer, with offset and length limit that it was trained with.
 
     `loaded` is the model where it is in memory already, with its offset.
 
@@ -162,11 +165,18 @@ def reward_model_scorer(
     """
     model, offset = loaded or load_reward_model(source, ModelSection(ref=source.ref, dtype=dtype))
     tokenizer = load_tokenizer(source, generates=False)
-    sidecar = source.folder / REWARD_FILE
-    max_length = json.loads(sidecar.read_text()).get("max_length") if sidecar.is_file() else None
+    about = read_reward_file(source.folder)
     if device is not None:
         torch.nn.Module.to(model, device)
-    return RewardModelScorer(model, tokenizer, name, batch_size=batch_size, offset=offset, max_length=max_length)
+    return RewardModelScorer(
+        model,
+        tokenizer,
+        name,
+        batch_size=batch_size,
+        offset=offset,
+        max_length=about.max_length,
+        combine=Ensemble(about.combine, about.std_coef) if about.combine else None,
+    )
 
 
 def _load(

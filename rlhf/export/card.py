@@ -5,14 +5,14 @@ are counted, never named, and no path of this machine is written.
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import yaml
 
 from rlhf.export.config import Format
 from rlhf.export.snippets import loading_snippet
-from rlhf.modeling import ModelSource
+from rlhf.modeling import ModelSource, RewardFile
 from rlhf.registry import Artefact, LineageNode, Registry
 
 KIND_TEXTS = {
@@ -56,7 +56,9 @@ class CardModel:
     num_parameters: int
     conversational: bool
     """Whether the tokenizer has a chat template."""
-    score_offset: float = 0.0
+    reward: RewardFile = field(default_factory=RewardFile)
+    """How its outputs make a score, where it is a reward model of `num_outputs`."""
+    num_outputs: int = 1
     appends_eos: bool = False
 
 

@@ -13,9 +13,20 @@ from rlhf.errors import UserError
 from rlhf.export.card import CardModel, model_card, public_name, published_scorers
 from rlhf.export.config import Format
 from rlhf.export.folders import check_target, replaced, write_marker
-from rlhf.modeling import ModelSource, find_model, load_causal_lm, load_reward_model, load_tokenizer, save_model
+from rlhf.modeling import (
+    REWARD_FILE,
+    ModelSource,
+    RewardFile,
+    adapted_outputs,
+    find_model,
+    load_causal_lm,
+    load_reward_model,
+    load_tokenizer,
+    num_member_adapters,
+    read_reward_file,
+    save_model,
+)
 from rlhf.registry import Registry
-from rlhf.scorers import REWARD_FILE
 
 CARD = "README.md"
 _ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors", REWARD_FILE)
@@ -52,6 +63,11 @@ def export_model(
     target = Path(path).expanduser().absolute()
     check_target(target, registry.home, overwrite=overwrite)
     source = find_model(ref, registry, key="model")
+    if num_members := num_member_adapters(source):
+        raise UserError(
+            f"model = {source.ref}: is an ensemble of {num_members} adapters, and neither transformers nor PEFT has a "
+            "model of that kind to export it as; train an ensemble of heads (ensemble.members: heads) to export one"
+        )
     if format == "adapter" and not source.is_adapter:
         raise UserError(f"format = 'adapter': {source.ref} is a whole model, without an adapter; export it as merged")
     if format == "adapter" and dtype is not None:
@@ -98,7 +114,9 @@ def _write_merged(source: ModelSource, folder: Path, dtype: str | None) -> CardM
     save_model(model, tokenizer, folder)
     if scores:
         _copy(source.folder, folder, (REWARD_FILE,))
-    return _about(source, "merged", scores, dtype, _num_parameters(model), tokenizer)
+    return _about(
+        source, "merged", scores, dtype, _num_parameters(model), tokenizer, model.config.num_labels if scores else 1
+    )
 
 
 def _write_adapter(source: ModelSource, folder: Path) -> CardModel:
@@ -118,7 +136,8 @@ def _write_adapter(source: ModelSource, folder: Path) -> CardModel:
     with safe_open(folder / "adapter_model.safetensors", "pt") as weights:
         tensors = [weights.get_tensor(name) for name in weights.keys()]  # noqa: SIM118 - not a mapping
     dtype = str(tensors[0].dtype).removeprefix("torch.")
-    return _about(source, "adapter", scores, dtype, sum(tensor.numel() for tensor in tensors), tokenizer)
+    outputs = adapted_outputs(source) if scores else 1
+    return _about(source, "adapter", scores, dtype, sum(tensor.numel() for tensor in tensors), tokenizer, outputs)
 
 
 def _about(
@@ -128,9 +147,8 @@ def _about(
     dtype: str,
     num_parameters: int,
     tokenizer: PreTrainedTokenizerBase,
+    num_outputs: int,
 ) -> CardModel:
-    sidecar = source.folder / REWARD_FILE
-    offset = json.loads(sidecar.read_text())["score_offset"] if scores and sidecar.is_file() else 0.0
     return CardModel(
         name=source.artefact.name if source.artefact else public_name(source),
         format=format,
@@ -138,7 +156,8 @@ def _about(
         dtype=dtype,
         num_parameters=num_parameters,
         conversational=tokenizer.chat_template is not None,
-        score_offset=float(offset),
+        reward=read_reward_file(source.folder) if scores else RewardFile(),
+        num_outputs=num_outputs,
         appends_eos=scores and tokenizer.eos_token is not None,
     )
 

@@ -24,7 +24,7 @@ tokenizer = AutoTokenizer.from_pretrained(folder)
 model = AutoModelForSequenceClassification.from_pretrained(folder)
 {inputs}
 with torch.no_grad():
-    print(model(**inputs).logits[0, 0].item(){offset})"""
+    {score}"""
 
 _ADAPTER = """\
 from peft import PeftModel
@@ -54,7 +54,7 @@ def loading_snippet(model: "CardModel", folder_name: str, base: str | None) -> s
             folder=folder_name,
             base=base if on_hub else "base",
             whence="of the Hugging Face Hub" if on_hub else f"{base}, exported as merged",
-            labels=", num_labels=1" if model.scores else "",
+            labels=f", num_labels={model.num_outputs}" if model.scores else "",
         )
         return f"```python\n{code}\n```"
     if not model.scores:
@@ -74,12 +74,33 @@ def _scorer(model: "CardModel", folder_name: str) -> str:
         how = "It reads the prompt and directly after it the completion" + (
             ", closed by the end token." if model.appends_eos else "."
         )
-    offset = f" - {model.score_offset!r}" if model.score_offset else ""
-    note = (
-        f"\n\nThe offset {model.score_offset!r} (`score_offset` in `reward.json`) is taken from the model's output; "
-        "with it, the completions that the scores were centred on average 0."
-        if model.score_offset
-        else ""
-    )
-    code = _SCORER.format(folder=folder_name, inputs=inputs, offset=offset)
+    score, note = _combined(model) if model.reward.combine else _single(model)
+    code = _SCORER.format(folder=folder_name, inputs=inputs, score=score)
     return f"{how}\n\n```python\n{code}\n```{note}"
+
+
+def _single(model: "CardModel") -> tuple[str, str]:
+    """The line that prints the score, and what is to be said of it."""
+    offset = model.reward.score_offset
+    if not offset:
+        return "print(model(**inputs).logits[0, 0].item())", ""
+    return f"print(model(**inputs).logits[0, 0].item() - {offset!r})", (
+        f"\n\nThe offset {offset!r} (`score_offset` in `reward.json`) is taken from the model's output; "
+        "with it, the completions that the scores were centred on average 0."
+    )
+
+
+def _combined(model: "CardModel") -> tuple[str, str]:
+    """The same for an ensemble."""
+    about = model.reward
+    combined = {
+        "mean": "scores.mean()",
+        "worst": "scores.min()",
+        "mean_minus_std": f"(scores.mean() - {about.std_coef!r} * scores.std(correction=0))",
+    }[about.combine or "mean"]
+    line = f"scores = model(**inputs).logits[0] - torch.tensor({about.score_offset!r})\n    print({combined}.item())"
+    return line, (
+        f"\n\nIt is an ensemble of {model.num_outputs} reward models, an output each: `reward.json` has what is taken "
+        f"from each (`score_offset`) and how they make one score (`combine`: {about.combine}). Their standard "
+        "deviation says how little they agree."
+    )

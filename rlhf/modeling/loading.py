@@ -95,50 +95,6 @@ def load_causal_lm(source: ModelSource, section: ModelSection | None = None, *, 
     return model
 
 
-def new_reward_model(source: ModelSource, section: ModelSection, *, seed: int) -> Model:
-    """A reward model to be trained: the backbone of `source` with a new scalar head, drawn from `seed`, in float32.
-
-    Its pad token is its tokenizer's, whatever the backbone's config says: decoders pool the last token that is not it.
-    """
-    pad_id = load_tokenizer(source, generates=False).pad_token_id
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        model, head, _ = _load_scorer(source, section, pad_id=pad_id, num_labels=1)
-        return _prepared(model, section, head)
-
-
-def load_reward_model(source: ModelSource, section: ModelSection | None = None) -> tuple[PreTrainedModel, float]:
-    """A trained reward model, and the offset to be taken from its scores (`reward.json`).
-
-    An adapter was trained with its tokenizer's pad token; a whole model has its own in its config, and is given the
-    tokenizer's only where that names none.
-
-    Raises:
-        UserError: the model has no scalar head, or its files lack a part of it.
-    """
-    pad_id = load_tokenizer(source, generates=False).pad_token_id
-    if source.is_adapter:
-        model, _, missing = _load_scorer(source, section, pad_id=pad_id, num_labels=1)
-        missing -= _in_adapters(source)
-    else:
-        model, _, missing = _load_scorer(source, section)
-        set_pad_token(model.config, pad_id, source.ref)
-        if model.config.num_labels != 1:
-            raise UserError(f"{source.ref}: has {model.config.num_labels} labels; a reward model has one score")
-    if missing:
-        raise UserError(
-            f"{source.ref}: lacks {', '.join(sorted(missing))}, so that its scores would be drawn at random; "
-            "train it anew, or take a model that was saved whole"
-        )
-    return model.eval(), score_offset(source)
-
-
-def score_offset(source: ModelSource) -> float:
-    """What is taken from the scores of a reward model (`reward.json`); 0 where nothing is."""
-    sidecar = source.folder / "reward.json"
-    return float(json.loads(sidecar.read_text())["score_offset"]) if sidecar.is_file() else 0.0
-
-
 def can_write(source: ModelSource) -> bool:
     """Whether the model is a causal language model; an encoder or a scorer is not."""
     return any("CausalLM" in name or "LMHead" in name for name in _architectures(source))
@@ -181,7 +137,7 @@ def _dtype(section: ModelSection | None) -> torch.dtype:
 
 
 def _load_scorer(
-    source: ModelSource, section: ModelSection | None, *, pad_id: int | None = None, **extra: Any
+    source: ModelSource, section: ModelSection | None, *, pad_id: int | None = None, num_labels: int | None = None
 ) -> tuple[Any, list[str], set[str]]:
     """A sequence classifier with adapters merged in and its head in float32.
 
@@ -192,7 +148,9 @@ def _load_scorer(
     dtype = _dtype(section)
     # in float32 first: a head that has been rounded to 16 bits stays rounded
     first = dtype if is_quantized else torch.float32
-    model, missing = _load(source, AutoModelForSequenceClassification, section, first, pad_id=pad_id, **extra)
+    model, missing = _load(
+        source, AutoModelForSequenceClassification, section, first, pad_id=pad_id, num_labels=num_labels
+    )
     head = head_modules(model, missing)
     if source.is_adapter:
         model = _merged(model, source)
@@ -227,9 +185,12 @@ def _load(
     dtype: torch.dtype,
     *,
     pad_id: int | None = None,
-    **extra: Any,
+    num_labels: int | None = None,
 ) -> tuple[Any, set[str]]:
-    """`source` or, below an adapter, its base, by an Auto class; and the parameters that its files do not hold."""
+    """`source` or, below an adapter, its base, by an Auto class; and the parameters that its files do not hold.
+
+    With `num_labels`, what is stored for another number of them is not what was asked for either.
+    """
     bottom = source.bottom
     if section and section.quantization and source.is_adapter:
         raise UserError(
@@ -242,14 +203,17 @@ def _load(
     if section and section.quantization:
         options["quantization_config"] = _quantization(section)
     try:
-        config = AutoConfig.from_pretrained(bottom.folder, **extra)
+        config = AutoConfig.from_pretrained(bottom.folder)
+        if num_labels is not None and config.num_labels != num_labels:
+            config.num_labels = num_labels
+            options["ignore_mismatched_sizes"] = True
         if pad_id is not None:
             set_pad_token(config, pad_id, source.ref, replace=True)
         if section and section.dropout is not None:
             _set_dropout(config, section.dropout)
         with _expected_new_head(auto_class):
             model, info = auto_class.from_pretrained(bottom.folder, config=config, output_loading_info=True, **options)
-            return model, set(info["missing_keys"])
+            return model, {*info["missing_keys"], *(name for name, *_ in info["mismatched_keys"])}
     except (OSError, ValueError, ImportError, KeyError, SafetensorError) as error:
         raise UserError(f"{source.ref}: cannot be loaded as {auto_class.__name__}: {_one_line(error)}") from error
 
@@ -267,7 +231,8 @@ def _merged(model: Any, source: ModelSource) -> Any:
             model = PeftModel.from_pretrained(model, source.folder, config=config)
     except (UserWarning, RuntimeError, TypeError, ValueError) as error:
         raise UserError(f"{source.ref}: does not fit its base: {_one_line(error)}") from error
-    return model.merge_and_unload()
+    merged: Any = model.merge_and_unload()
+    return merged.requires_grad_(True)  # below an adapter the weights were frozen
 
 
 def _in_adapters(source: ModelSource) -> set[str]:
@@ -290,6 +255,11 @@ def _prepared(model: Any, section: ModelSection, head: list[str] | None = None) 
                 _say_what_is_adapted(model.peft_config["default"], head)
         except ValueError as error:
             raise UserError(f"model.adapter: {_one_line(error)}") from error
+    _freeze(model, section)
+    return model
+
+
+def _freeze(model: Any, section: ModelSection) -> None:
     if section.freeze:
         names = [name for name, _ in model.named_parameters()]
         for pattern in section.freeze:
@@ -300,7 +270,6 @@ def _prepared(model: Any, section: ModelSection, head: list[str] | None = None) 
                 parameter.requires_grad_(False)
         if not any(parameter.requires_grad for parameter in model.parameters()):
             raise UserError("model.freeze: freezes every parameter; nothing is left to train")
-    return model
 
 
 def _say_what_is_adapted(config: LoraConfig, head: list[str]) -> None:

@@ -30,9 +30,9 @@ from rlhf.modeling.loading import (
     _prepared,
     _quiet_peft,
     load_tokenizer,
-    score_offset,
     set_pad_token,
 )
+from rlhf.modeling.reward_file import Offset, read_reward_file
 from rlhf.modeling.sources import ModelSource
 
 logger = logging.getLogger(__name__)
@@ -54,7 +54,7 @@ class OneBase:
 
     policy: PeftModel
     reference: AdapterStack | None
-    reward_models: dict[int, tuple[AdapterRewardModel, float]]
+    reward_models: dict[int, tuple[AdapterRewardModel, Offset]]
 
 
 def load_on_one_base(
@@ -190,7 +190,7 @@ def _weights(source: ModelSource) -> dict[str, Tensor]:
 
 def _reward_model(
     host: PeftModel, chain: Sequence[ModelSource], stem: int, attached: dict[str, str]
-) -> tuple[AdapterRewardModel, float]:
+) -> tuple[AdapterRewardModel, Offset]:
     source = chain[-1]
     names = [_attach(host, level, attached) for level in chain[stem:]]
     config = AutoConfig.from_pretrained(chain[0].folder, num_labels=1)
@@ -203,7 +203,9 @@ def _reward_model(
     head = head_modules(classifier, ())
     _fill_head(classifier, head, source, device=next(host.parameters()).device)
     put_head_in_float32(classifier, head)
-    return AdapterRewardModel(AdapterStack(host, names), classifier.eval(), head), score_offset(source)
+    return AdapterRewardModel(AdapterStack(host, names), classifier.eval(), head), read_reward_file(
+        source.folder
+    ).score_offset
 
 
 def _fill_head(classifier: nn.Module, head: Sequence[str], source: ModelSource, device: torch.device) -> None:

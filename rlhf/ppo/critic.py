@@ -14,7 +14,15 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 from rlhf.errors import UserError
-from rlhf.modeling import AdapterRewardModel, AdapterStack, adapters_at_work, carry_adapter
+from rlhf.modeling import (
+    AdapterEnsemble,
+    AdapterRewardModel,
+    AdapterStack,
+    Offset,
+    SharedBaseEnsemble,
+    adapters_at_work,
+    carry_adapter,
+)
 from rlhf.modeling.heads import Float32Linear
 from rlhf.ppo.config import PPOConfig
 from rlhf.ppo.forward import hidden_at, output_layer, unwrap_adapters, values_of
@@ -149,6 +157,8 @@ def build_critic(
         check_value_model(value_model, policy)
         return value_model
     judge = None if args.critic_init == "policy" else _judge(scorer, tokenizer)
+    if judge is None:
+        _refuse_adapters(args, scorer)
     if args.critic == "shared":
         return SharedCritic(policy, args.critic_trunk_gradient)
     if args.critic == "adapter":
@@ -166,6 +176,20 @@ def build_critic(
 def _require_policy_init(args: PPOConfig, why: str) -> None:
     if args.critic_init == "reward":
         raise UserError(f"critic_init: found 'reward', but {why}; set critic_init to policy, or leave it out")
+
+
+def _refuse_adapters(args: PPOConfig, scorer: WeightedScorer) -> None:
+    """Raise UserError where a critic is to begin as reward models that no one model is."""
+    wish = "critic: found 'head'" if args.critic == "head" else "critic_init: found 'reward'"
+    for part in scorer.scorers:
+        is_several = isinstance(part, RewardModelScorer) and isinstance(
+            part.model, AdapterEnsemble | SharedBaseEnsemble
+        )
+        if is_several and args.critic_init != "policy" and (args.critic == "head" or args.critic_init == "reward"):
+            raise UserError(
+                f"{wish}, but {part.name} is an ensemble of adapters, and no one model has its score; take critic: "
+                "separate with critic_init: policy, or an ensemble of heads (ensemble.members: heads)"
+            )
 
 
 def _judge(scorer: WeightedScorer, tokenizer: PreTrainedTokenizerBase) -> tuple[RewardModelScorer, float] | None:
@@ -202,18 +226,21 @@ def _critic_from_reward_model(judge: RewardModelScorer, weight: float, *, is_res
     return cast(nn.Module, critic.float().requires_grad_(True))
 
 
-def _score_head(head: nn.Linear, weight: float, offset: float, is_rescaled: bool) -> ScoreHead:
+def _score_head(head: nn.Linear, weight: float, offset: Offset, is_rescaled: bool) -> ScoreHead:
     """A copy of `head` that gives `weight * (score - offset)`; with a bias where it takes one, or will.
+
+    Of an ensemble's heads it is their mean, however the ensemble combines their scores.
 
     Without the bias the critic would begin off by the offset, and the value clipping would make it slow to find out.
     """
+    offset = sum(offset) / len(offset) if isinstance(offset, list) else offset
     has_bias = head.bias is not None or offset != 0 or is_rescaled
     made = ScoreHead(head.in_features, 1, bias=has_bias, device=head.weight.device)
     with torch.no_grad():
-        made.weight.copy_(weight * head.weight.float())
+        made.weight.copy_(weight * head.weight.double().mean(0, keepdim=True).float())
         if made.bias is not None:
             made.bias.fill_(-weight * offset)
-            made.bias += 0 if head.bias is None else weight * head.bias.float()
+            made.bias += 0 if head.bias is None else weight * head.bias.double().mean().float()
     return made
 
 

@@ -50,11 +50,7 @@ def own_score(found: Mapping[str, float], scorer: WeightedScorer) -> float:
 
     Nor is what `worst` and `mean_minus_std` take off for disagreement: an ensemble counts as the mean of its members.
     """
-    total = 0.0
-    for each, weight in zip(scorer.scorers, scorer.weights, strict=True):
-        share = 1 / len(scorer.members) if each.name in scorer.members else 1.0
-        total += share * weight * found[f"eval_objective/scores/{each.name}"]
-    return total
+    return sum(share * found[f"eval_objective/scores/{name}"] for name, share in scorer.shares.items())
 
 
 def log_samples(run: Run, trainer: PPOTrainer, shown: Prompts, before: Sequence[tuple[str, float]]) -> None:

@@ -25,7 +25,7 @@ from rlhf.ppo import watching
 from rlhf.ppo.config import PPOConfig
 from rlhf.ppo.stage_config import PPOStageConfig
 from rlhf.records import Problem, Prompt, Record
-from rlhf.scorers import FoundScorer, find_scorers
+from rlhf.scorers import FoundScorer, LoadedRewardModel, find_scorers
 from rlhf.training import eval_strategy, saving_fields
 from rlhf.workspace import Workspace
 
@@ -73,7 +73,7 @@ class Inputs:
         models = (self.source, self.reference, *(scorer.source for scorer in (*self.scorers, *self.judges)))
         return [ref for model in models if model for ref in model.refs]
 
-    def on_base(self, some: Sequence[FoundScorer]) -> dict[int, tuple[nn.Module, float]]:
+    def on_base(self, some: Sequence[FoundScorer]) -> dict[int, LoadedRewardModel]:
         """Those of `scorers` or of `judges` that are in memory as adapters of the base, by their place in `some`."""
         first = 0 if some is self.scorers else len(self.scorers)
         found = self.base.reward_models if self.base else {}

@@ -10,8 +10,9 @@ from rlhf.scoring.base import (
     with_token_ids,
 )
 from rlhf.scoring.disagreement import disagreement
+from rlhf.scoring.ensemble import Ensemble
 from rlhf.scoring.functions import FunctionScorer, ScorerError
-from rlhf.scoring.mixing import Ensemble, WeightedScorer
+from rlhf.scoring.mixing import WeightedScorer
 from rlhf.scoring.models import RewardModelScorer
 
 __all__ = [

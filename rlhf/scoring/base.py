@@ -59,12 +59,13 @@ class Scorer(Protocol):
 
 
 def require_finite(scores: Tensor, source: str) -> Tensor:
-    """Scores [B] as they are; raises NonFiniteError naming `source`, the first bad row and its value."""
-    bad = (~torch.isfinite(scores)).nonzero()
-    if len(bad):
-        row = int(bad[0])
+    """Scores [B], or [B, M] of M members, as they are; raises NonFiniteError naming `source` and the first bad row."""
+    bad = ~torch.isfinite(scores)
+    rows = (bad if scores.dim() == 1 else bad.any(1)).nonzero()
+    if len(rows):
+        row = int(rows[0])
+        value = scores[row][bad[row]].flatten()[0].item()
         raise NonFiniteError(
-            f"{source}: score of row {row} of the batch is {scores[row].item()} "
-            f"({len(bad)} of {len(scores)} rows are not finite)"
+            f"{source}: score of row {row} of the batch is {value} ({len(rows)} of {len(scores)} rows are not finite)"
         )
     return scores

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor
@@ -10,28 +9,35 @@ from torch import Tensor
 from rlhf.errors import UserError
 from rlhf.generation import Messages
 from rlhf.scoring.base import Columns, Scorer
+from rlhf.scoring.ensemble import Ensemble, spread
 from rlhf.scoring.functions import FunctionScorer
 from rlhf.scoring.models import RewardModelScorer
 
 
 @dataclass(frozen=True)
-class Ensemble:
-    """How several reward models make one score: a policy exploits what one of them gets wrong (Coste et al. 2024)."""
+class _Term:
+    """One summand: a score, or several that an ensemble makes one of; weights are applied before."""
 
-    kind: Literal["mean", "worst", "mean_minus_std"]
-    coef: float = 1.0
-    """Standard deviations that `mean_minus_std` takes off the mean."""
+    names: tuple[str, ...]
+    weights: tuple[float, ...]
+    ensemble: Ensemble | None
 
-    def __call__(self, scores: Tensor) -> Tensor:
-        """Scores [M, B] of M models as one [B]."""
-        if self.kind == "worst":
-            return scores.amin(0)
-        mean = scores.mean(0)
-        return mean - self.coef * scores.std(0, correction=0) if self.kind == "mean_minus_std" else mean
+    def weighted(self, scores: Mapping[str, Tensor]) -> Tensor:
+        """[M, B] of the M scores that it is made of."""
+        return torch.stack([w * scores[name] for name, w in zip(self.names, self.weights, strict=True)])
+
+    def __call__(self, scores: Mapping[str, Tensor]) -> Tensor:
+        """The summand [B]."""
+        weighted = self.weighted(scores)
+        return weighted[0] if self.ensemble is None else self.ensemble(weighted)
 
 
 class WeightedScorer:
-    """The weighted sum of several scorers; with an `ensemble`, the reward models among them are one of its terms."""
+    """The weighted sum of several scorers; with an `ensemble`, the reward models among them are one of its terms.
+
+    An artefact of M members counts as M reward models there. Without an `ensemble` each such artefact is a term of its
+    own, combined as it says itself.
+    """
 
     def __init__(
         self,
@@ -48,19 +54,30 @@ class WeightedScorer:
         weights = [1.0] * len(scorers) if weights is None else list(weights)
         if len(weights) != len(scorers):
             raise UserError(f"reward_weights: {len(weights)} weights for {len(scorers)} scorers; give one for each")
-        names = [scorer.name for scorer in scorers]
+        columns = [_columns(scorer) for scorer in scorers]
+        names = [name for scorer, own in zip(scorers, columns, strict=True) for name in {scorer.name, *own}]
         if len(set(names)) != len(names):
-            raise UserError(f"reward: two scorers have one name ({', '.join(names)}); give each its own")
+            given = ", ".join(scorer.name for scorer in scorers)
+            raise UserError(f"reward: two scorers have one name ({given}); give each its own")
         self.scorers = list(scorers)
         self.weights = weights
         self.name = name
         self.ensemble = ensemble
-        self.members = [s.name for s in scorers if isinstance(s, RewardModelScorer)] if ensemble else []
-        if ensemble and len(self.members) < 2:
+        self._terms: list[_Term] = []
+        pooled: list[tuple[str, float]] = []
+        for scorer, own, weight in zip(scorers, columns, weights, strict=True):
+            if ensemble and isinstance(scorer, RewardModelScorer):
+                pooled += [(column, weight) for column in own]
+            else:
+                combine = scorer.combine if isinstance(scorer, RewardModelScorer) else None
+                self._terms.append(_Term(own, (weight,) * len(own), combine))
+        if ensemble and len(pooled) < 2:
             raise UserError(
                 f"reward_ensemble = {ensemble.kind}: it takes two or more reward models, and there are "
-                f"{len(self.members)}; give more, or leave it out"
+                f"{len(pooled)}; give more, or leave it out"
             )
+        if ensemble:
+            self._terms.append(_Term(tuple(n for n, _ in pooled), tuple(w for _, w in pooled), ensemble))
 
     def score(
         self, prompts: Sequence[str | Messages], completions: Sequence[str], columns: Columns | None = None
@@ -77,23 +94,43 @@ class WeightedScorer:
     def score_each(
         self, prompts: Sequence[str | Messages], completions: Sequence[str], columns: Columns | None = None
     ) -> dict[str, Tensor]:
-        """Each scorer's own unweighted scores [B] by its name."""
-        return {scorer.name: scorer.score(prompts, completions, columns) for scorer in self.scorers}
+        """Each scorer's own unweighted scores [B] by its name.
+
+        Of an ensemble that is the mean of its members, and theirs stand beside it as `<name>/0`, `<name>/1`, ...
+        """
+        found: dict[str, Tensor] = {}
+        for scorer in self.scorers:
+            if isinstance(scorer, RewardModelScorer) and scorer.num_members > 1:
+                members = scorer.score_members(prompts, completions, columns)
+                found[scorer.name] = members.double().mean(1).to(members.dtype)
+                found |= dict(zip(_columns(scorer), members.T, strict=True))
+            else:
+                found[scorer.name] = scorer.score(prompts, completions, columns)
+        return found
 
     def combine(self, scores: Mapping[str, Tensor]) -> Tensor:
-        """The weighted sum [B] of `score_each`'s result, the ensemble as one term."""
-        weighted = {s.name: w * scores[s.name] for s, w in zip(self.scorers, self.weights, strict=True)}
-        terms = [value for name, value in weighted.items() if name not in self.members]
-        if self.ensemble:
-            terms.append(self.ensemble(torch.stack([weighted[name] for name in self.members])))
-        return torch.stack(terms).sum(0)
+        """The weighted sum [B] of `score_each`'s result, an ensemble as one term."""
+        return torch.stack([term(scores) for term in self._terms]).sum(0)
 
     def spread(self, scores: Mapping[str, Tensor]) -> Tensor | None:
-        """Standard deviation [B] over the ensemble's members, weights applied; None without an ensemble."""
-        weights = {s.name: w for s, w in zip(self.scorers, self.weights, strict=True)}
-        if not self.ensemble:
-            return None
-        return torch.stack([weights[name] * scores[name] for name in self.members]).std(0, correction=0)
+        """What the members of an ensemble disagree by, [B], weights applied; None without an ensemble.
+
+        It is their standard deviation. Of several ensembles it is that of a sum whose summands err independently.
+        """
+        spreads = [spread(term.weighted(scores)) for term in self._terms if len(term.names) > 1]
+        if len(spreads) > 1:
+            return torch.stack(spreads).square().sum(0).sqrt()
+        return spreads[0] if spreads else None
+
+    @property
+    def shares(self) -> dict[str, float]:
+        """What a scorer's own score counts, by its name, where every ensemble counts as the mean of its members."""
+        shares: dict[str, float] = {}
+        for scorer, weight in zip(self.scorers, self.weights, strict=True):
+            own = _columns(scorer)
+            term = next(term for term in self._terms if own[0] in term.names)
+            shares[scorer.name] = weight * len(own) / len(term.names)
+        return shares
 
     def prepare(self, columns: Iterable[str], timeout: float | None = None) -> None:
         """Tell the functions how long a call may take, and raise UserError for one that needs another column."""
@@ -103,3 +140,10 @@ class WeightedScorer:
                 scorer.check_columns(columns)
             elif isinstance(scorer, WeightedScorer):
                 scorer.prepare(columns, timeout)
+
+
+def _columns(scorer: Scorer) -> tuple[str, ...]:
+    """What the scores that a scorer gives a completion are called: its own name, or a name for each member."""
+    if isinstance(scorer, RewardModelScorer) and scorer.num_members > 1:
+        return tuple(f"{scorer.name}/{i}" for i in range(scorer.num_members))
+    return (scorer.name,)
