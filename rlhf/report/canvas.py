@@ -73,15 +73,18 @@ def style_axes(axes: "Axes", x: str, y: str, *, grid: Sequence[str] = ("y",)) ->
         axes.spines[side].set_color(RULE)
 
 
+_SHARES = ("share", "accuracy", "win rate", "confidence")
+
+
 def show_shares(axis: "Axis", label: str) -> None:
-    """Write the ticks of an axis whose label begins with "share" as percentages."""
+    """Write the ticks of an axis of shares as percentages."""
     if is_share(label):
         axis.set_major_formatter(lambda value, _: f"{100 * value:.4g}%")
 
 
 def is_share(label: str) -> bool:
-    """Whether an axis shows shares, to be written as percentages: its label begins with that word."""
-    return label.startswith("share")
+    """Whether an axis shows shares, to be written as percentages: told by how its label begins."""
+    return label.lower().startswith(_SHARES)
 
 
 def add_legend(figure: "Figure", axes: "Axes") -> None:

@@ -20,6 +20,7 @@ from rlhf.tracking import read_metrics, read_samples
 _NOT_RESULTS = frozenset(
     {"run", "status", "error", "artefacts", "ref", "artefact", "seconds", "stage", "stopped"}
     | {"judge_is_training_reward"}
+    | {"groups", "reliability", "reliability_scaled", "scores", "frontier", "rounds"}  # figures show them
 )
 """Keys of a summary that stand elsewhere in the report than in the table of results."""
 
@@ -97,7 +98,8 @@ def stage_report(
     seconds = results.get("seconds", summary.get("seconds"))
     if seconds is None and len(rows) > 1:
         seconds = rows[-1]["time"] - rows[0]["time"]
-    title, known_by = STAGES.get(name, (name, ()))
+    kind = "eval_reward" if name == "eval" and "accuracy" in results and "win_rate" not in results else name
+    title, known_by = STAGES.get(kind, (name, ()))
     known = next((key for key in known_by if key in results), None)
     result = ""
     if known is not None:
@@ -122,7 +124,9 @@ def metric_rows(results: Mapping[str, Any]) -> tuple[MetricRow, ...]:
     for key, value in results.items():
         if key in _NOT_RESULTS or (key.endswith("_ci") and key.removesuffix("_ci") in results):
             continue
-        if isinstance(value, Mapping):
+        if key == "requirements" and isinstance(value, Mapping):
+            found += [_requirement(name, each) for name, each in value.items() if isinstance(each, Mapping)]
+        elif isinstance(value, Mapping):
             inner = metric_rows(value)
             found += [replace(row, label=f"{describe(key).label}: {row.label}") for row in inner]
         elif isinstance(value, list | tuple):
@@ -133,6 +137,14 @@ def metric_rows(results: Mapping[str, Any]) -> tuple[MetricRow, ...]:
             whole = text if _DIGEST.fullmatch(text) else ""
             found.append(MetricRow(describe(key).label, text[:12] if whole else text, describe(key).explanation, whole))
     return tuple(found)
+
+
+def _requirement(name: str, each: Mapping[str, Any]) -> MetricRow:
+    """A threshold of the config, and whether what was found meets it."""
+    asked, known = each.get("asked"), describe(name)
+    wanted = "" if isinstance(asked, bool) else f", asked for {format_value(name, asked)}"
+    found = format_value(name, each.get("found"))
+    return MetricRow(f"Required: {known.label}", f"{'met' if each.get('met') else 'not met'}: {found}{wanted}")
 
 
 def headlines(summary: Mapping[str, Any]) -> tuple[Headline, ...]:

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 _MAX_VALUES = 14
 """More bars than this are drawn without their values: the axis tells them."""
+_MAX_TEXTS = 8
+"""Of the points of a line no more than about this many have their texts beside them: the table has all."""
 _MAX_ERROR_BARS = 6
 """Lines with more points have a band."""
 _MAX_GROUPS = 8
@@ -70,7 +72,7 @@ def save_figures(figures: Sequence[Figure], folder: Path) -> list[Path]:
 def draw(figure: Figure) -> Iterator["Drawing"]:
     """A figure, drawn."""
     names = names_along(figure)
-    sideways = figure.kind == "bars" and names is not None and (len(names) > 6 or max(map(len, names), default=0) > 8)
+    sideways = figure.kind == "bars" and names is not None and _needs_room(figure, names)
     with canvas.canvas(_height(figure, names, sideways)) as (drawing, axes):
         x, y = (one_line(label, 60) for label in ((figure.y, figure.x) if sideways else (figure.x, figure.y)))
         canvas.style_axes(axes, x, y, grid=_grid(figure, sideways))
@@ -88,9 +90,28 @@ def draw(figure: Figure) -> Iterator["Drawing"]:
         canvas.add_legend(drawing, axes)
         marks.write_labels(drawing, axes, figure.marks, sideways=sideways)
         if figure.kind != "bars":
-            texts = [(p.x, p.y, one_line(p.text, 28)) for points in shown for p in points]
-            marks.write_beside(drawing, axes, texts, figure.marks)
+            joined = figure.kind == "lines"
+            paths = [[(point.x, point.y) for point in points] for points in shown] if joined else []
+            marks.write_beside(drawing, axes, _texts(shown, thinned=joined), figure.marks, paths)
         yield drawing
+
+
+def _needs_room(figure: Figure, names: list[str]) -> bool:
+    """Whether bars are to lie, so that there is room for their names and texts."""
+    return len(names) > 6 or any(len(name) > 8 for name in names) or any(series.labels for series in figure.series)
+
+
+def _texts(shown: Sequence[Sequence["Point"]], *, thinned: bool) -> list[tuple[float, float, str]]:
+    """All points with what is to be said of them: of a line only some, and nothing that was said at the same x."""
+    found, said = [], set()
+    for points in shown:
+        spoken = [number for number, point in enumerate(points) if point.text]
+        kept = set(spoken[:: math.ceil(len(spoken) / _MAX_TEXTS) or 1] if thinned else spoken)
+        for number, point in enumerate(points):
+            again = thinned and (point.x, point.text) in said
+            found.append((point.x, point.y, one_line(point.text, 28) if number in kept and not again else ""))
+            said.add((point.x, point.text))
+    return found
 
 
 @dataclass(frozen=True)
@@ -157,7 +178,8 @@ def _draw_line(axes: "Axes", series: FigureSeries, points: list[Point], number: 
         zorder=3,
     )
     around = [(point.x, *point.interval) for point in points if point.interval is not None]
-    if joined and len(around) > _MAX_ERROR_BARS:
+    forward = all(before.x < after.x for before, after in pairwise(points))
+    if joined and forward and len(around) > _MAX_ERROR_BARS:
         at, low, high = zip(*around, strict=True)
         axes.fill_between(at, low, high, color=colour, alpha=0.14, linewidth=0, zorder=1)
     else:
@@ -207,7 +229,8 @@ def _draw_bars(axes: "Axes", figure: Figure, shown: list[list[Point]], *, sidewa
         )
         _error_bars(axes, moved, canvas.INK, sideways=sideways)
         for point in moved:
-            text = one_line(point.text, 28) or (format_number(point.y, figure.y) if written else "")
+            value = format_number(point.y, figure.y) if written and (sideways or not point.text) else ""
+            text = ", ".join(part for part in (value, one_line(point.text, 28)) if part)
             reach = (point.y, 0.0, *(point.interval or ()))
             end = min(reach) if point.y < 0 else max(reach)
             _write_value(axes, text, point.x, end, sideways=sideways, below=point.y < 0)

@@ -107,28 +107,45 @@ def _write_right(figure: "Figure", axes: "Axes", lines: Sequence[tuple[float, st
 
 
 def write_beside(
-    figure: "Figure", axes: "Axes", texts: Sequence[tuple[float, float, str]], marks: Sequence[Mark] = ()
+    figure: "Figure",
+    axes: "Axes",
+    texts: Sequence[tuple[float, float, str]],
+    marks: Sequence[Mark] = (),
+    paths: Sequence[Sequence[tuple[float, float]]] = (),
 ) -> None:
-    """What is to be said of points (x, y, text or "") beside them; where there is no room it is left to the table."""
+    """What is to be said of points (x, y, text or "") beside them; where there is no room it is left to the table.
+
+    Args:
+        figure: the figure.
+        axes: its axes, with all that is drawn.
+        texts: of all points, since no text may lie on one.
+        marks: of those on the x axis, whose lines no text may cross.
+        paths: the lines drawn, which no text may cross.
+    """
     if not any(text for *_, text in texts):
         return
     figure.draw_without_rendering()
     scale = 72 / figure.dpi
     box = axes.get_window_extent()
-    points = [(float(at[0]), float(at[1])) for at in (axes.transData.transform((x, y)) for x, y, _ in texts)]
+
+    def pixels(x: float, y: float) -> tuple[float, float]:
+        at = axes.transData.transform((x, y))
+        return float(at[0]), float(at[1])
+
+    lines = [pixels(mark.x, 0.0)[0] for mark in marks if mark.x is not None]
     places = placing.beside(
-        points,
+        [pixels(x, y) for x, y, _ in texts],
         [_size(figure, text) if text else (0.0, 0.0) for *_, text in texts],
         (box.x0, box.y0, box.x1, box.y1),
         gap=6 / scale,
         obstacles=[
-            (line - 1 / scale, box.y0, line + 1 / scale, box.y1)
-            for mark in marks
-            if mark.x is not None and (line := float(axes.transData.transform((mark.x, 0))[0]))
+            *((at - 1, box.y0, at + 1, box.y1) for at in lines),
+            *(each for path in paths for each in placing.along([pixels(x, y) for x, y in path])),
         ],
     )
-    for (x, y, text), at, place in zip(texts, points, places, strict=True):
+    for (x, y, text), place in zip(texts, places, strict=True):
         if place is not None:
+            at = pixels(x, y)
             axes.annotate(
                 text,
                 (x, y),

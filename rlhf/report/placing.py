@@ -1,7 +1,8 @@
 """Where texts stand in a figure so that none lies on another: numbers in, numbers out, all in one unit."""
 
+import math
 from collections.abc import Sequence
-from itertools import permutations, product
+from itertools import pairwise, permutations, product
 
 Box = tuple[float, float, float, float]
 """Left, bottom, right, top."""
@@ -123,6 +124,17 @@ def beside(
         if free is not None:
             taken.append(free)
         found.append(free)
+    return found
+
+
+def along(path: Sequence[tuple[float, float]], step: float = 4.0) -> list[Box]:
+    """Small boxes along a line through the points of `path`, no further apart than `step`: obstacles for texts."""
+    found = []
+    for (x, y), (to_x, to_y) in pairwise(path):
+        count = math.ceil(math.hypot(to_x - x, to_y - y) / step) or 1
+        for part in range(count + 1):
+            at_x, at_y = x + (to_x - x) * part / count, y + (to_y - y) * part / count
+            found.append((at_x - 0.5, at_y - 0.5, at_x + 0.5, at_y + 0.5))
     return found
 
 
