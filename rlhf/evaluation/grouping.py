@@ -10,7 +10,7 @@ import numpy as np
 
 from rlhf.datasets.formats import look_up
 from rlhf.errors import UserError
-from rlhf.evaluation.judged import Judged
+from rlhf.evaluation.judged_pairs import JudgedPairs
 from rlhf.evaluation.statistics import Estimate, Floats, bootstrap_mean
 
 BY_THEMSELVES = ("annotator", "strength", "margin")
@@ -22,7 +22,7 @@ MAX_GROUPS = 20
 NONE, OTHERS = "(none)", "(others)"
 
 
-def columns_of(judged: Judged, names: Sequence[str]) -> dict[str, list[str]]:
+def columns_of(pairs: JudgedPairs, names: Sequence[str]) -> dict[str, list[str]]:
     """The groups [P] by each column that is named or is among `BY_THEMSELVES`; `a.b` reaches into nested columns.
 
     Numbers of more than `MAX_GROUPS` values are cut at their quartiles. A pair without a value is in a group `(none)`.
@@ -30,11 +30,11 @@ def columns_of(judged: Judged, names: Sequence[str]) -> dict[str, list[str]]:
     Raises:
         UserError: no row has one of the columns named.
     """
-    rows = {id(record): record.row() for record in judged.records}
+    rows = {id(record): record.row() for record in pairs.records}
     found: dict[str, list[str]] = {}
     problems = []
     for name in dict.fromkeys([*names, *BY_THEMSELVES]):
-        values = [_value(rows[id(record)], name) for record in judged.records]
+        values = [_value(rows[id(record)], name) for record in pairs.records]
         if any(value is not None for value in values):
             found[name] = _labels(values)
         elif name in names:
@@ -46,7 +46,7 @@ def columns_of(judged: Judged, names: Sequence[str]) -> dict[str, list[str]]:
 
 
 def accuracy_by_group(
-    judged: Judged, outcomes: Floats, labels: Sequence[str], *, num_bootstrap: int, confidence: float, seed: int
+    pairs: JudgedPairs, outcomes: Floats, labels: Sequence[str], *, num_bootstrap: int, confidence: float, seed: int
 ) -> dict[str, dict[str, Any]]:
     """What `outcomes` [P] (1 right, 0 wrong, a half for equal scores) come to in each group of `labels` [P].
 
@@ -57,16 +57,16 @@ def accuracy_by_group(
     found = {}
     for name in names:
         members = np.array([label == name for label in labels])
-        clusters = [cluster for cluster, member in zip(judged.clusters, members, strict=True) if member]
+        clusters = [cluster for cluster, member in zip(pairs.clusters, members, strict=True) if member]
         accuracy = bootstrap_mean(
             outcomes[members], clusters, num_bootstrap=num_bootstrap, confidence=confidence, seed=seed
         )
-        agreement = judged.agreement_with_others[members]
+        agreement = pairs.agreement_with_others[members]
         known = agreement[~np.isnan(agreement)]
         found[name] = {
             "accuracy": accuracy.value,
             "accuracy_ci": interval_of(accuracy),
-            "accuracy_longest": float(judged.longest_outcomes[members].mean()),
+            "accuracy_longest": float(pairs.longest_outcomes[members].mean()),
             "agreement_people": float(known.mean()) if len(known) else None,
             "num_pairs": int(members.sum()),
             "num_prompts": accuracy.num_clusters,

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from rlhf.evaluation.calibration import Calibration, Reliability
-from rlhf.evaluation.judged import Judged
+from rlhf.evaluation.judged_pairs import JudgedPairs
 from rlhf.evaluation.statistics import Floats
 from rlhf.tracking import Figure, FigureSeries, Mark
 
@@ -26,7 +26,7 @@ def histogram(chosen: Floats, rejected: Floats) -> dict[str, list[float]]:
 
 
 def reward_figures(
-    judged: Judged,
+    pairs: JudgedPairs,
     chosen: Floats,
     rejected: Floats,
     summary: Mapping[str, Any],
@@ -36,7 +36,7 @@ def reward_figures(
     """Those that the data allows, in the order in which they are to be read.
 
     Args:
-        judged: the pairs.
+        pairs: in the order that people gave them.
         chosen: scores [P].
         rejected: scores [P].
         summary: what has been found; `groups` and the reference lines are taken from it.
@@ -46,7 +46,7 @@ def reward_figures(
     figures = [_groups(name, groups, summary) for name, groups in summary["groups"].items() if len(groups) > 1]
     if calibration is not None:
         figures.append(_reliability(calibration))
-    return [*figures, _distribution(summary["scores"]), _by_length(judged, chosen, rejected, seed)]
+    return [*figures, _distribution(summary["scores"]), _by_length(pairs, chosen, rejected, seed)]
 
 
 def _groups(name: str, groups: Mapping[str, Mapping[str, Any]], summary: Mapping[str, Any]) -> Figure:
@@ -116,11 +116,11 @@ def _distribution(counts: Mapping[str, list[float]]) -> Figure:
     )
 
 
-def _by_length(judged: Judged, chosen: Floats, rejected: Floats, seed: int) -> Figure:
+def _by_length(pairs: JudgedPairs, chosen: Floats, rejected: Floats, seed: int) -> Figure:
     picked = np.random.default_rng(seed).permutation(len(chosen))[: MAX_POINTS // 2]
     series = []
     for side, (name, scores) in enumerate((("chosen", chosen), ("rejected", rejected))):
-        lengths = tuple(float(len(judged.texts[i][side])) for i in picked)
+        lengths = tuple(float(len(pairs.texts[i][side])) for i in picked)
         series.append(FigureSeries(name=name, x=lengths, y=tuple(float(scores[i]) for i in picked)))
     shown = "" if len(picked) == len(chosen) else f" {len(picked)} of {len(chosen)} pairs, drawn at random."
     return Figure(

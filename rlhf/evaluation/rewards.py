@@ -10,7 +10,7 @@ from rlhf.datasets import load
 from rlhf.evaluation.calibration import Calibration, calibrate, why_not_calibrated
 from rlhf.evaluation.ending import RequirementsNotMet, finite_or_named
 from rlhf.evaluation.grouping import accuracy_by_group, columns_of, interval_of
-from rlhf.evaluation.judged import Judged, judged
+from rlhf.evaluation.judged_pairs import JudgedPairs, judged_pairs
 from rlhf.evaluation.publishing import publish_report, published_names, rounded
 from rlhf.evaluation.requirements import check_requirements
 from rlhf.evaluation.reward_config import RewardEvaluationConfig
@@ -56,7 +56,7 @@ def evaluate_reward(
     """
     source = find_model(config.model, workspace.registry, REWARD_KINDS, key="model")
     data = load(config.data, (Ranking, Preference), seed=config.seed, open_ref=workspace.open_ref)
-    found = judged(data.dev or data.train)
+    found = judged_pairs(data.dev or data.train)
     columns = columns_of(found, config.groups)
     scorer = reward_model_scorer(source, source.ref, batch_size=config.batch_size, device=device(), dtype=config.dtype)
     with (
@@ -119,7 +119,7 @@ def all_pairs(records: Sequence[Record]) -> list[Preference]:
     Raises:
         UserError: there is none.
     """
-    return judged(records).pairs
+    return judged_pairs(records).pairs
 
 
 def score_pairs(scorer: Scorer, pairs: Sequence[Preference], progress: Progress | None = None) -> tuple[Floats, Floats]:
@@ -172,7 +172,7 @@ def _score(scorer: Scorer, sides: Sequence[tuple[Text, Text]], progress: Progres
     return np.array([of[repr(one)] for one in exchanges])
 
 
-def _accuracies(config: RewardEvaluationConfig, found: Judged, chosen: Floats, rejected: Floats) -> dict[str, Any]:
+def _accuracies(config: RewardEvaluationConfig, found: JudgedPairs, chosen: Floats, rejected: Floats) -> dict[str, Any]:
     """Accuracy and the two lines it is to be read against: "the longest wins", and what people agree on."""
     right = wins(chosen, rejected)
 
@@ -220,7 +220,7 @@ def _accuracies(config: RewardEvaluationConfig, found: Judged, chosen: Floats, r
     }
 
 
-def _calibration(config: RewardEvaluationConfig, found: Judged, margins: Floats) -> Calibration | None:
+def _calibration(config: RewardEvaluationConfig, found: JudgedPairs, margins: Floats) -> Calibration | None:
     if why_not_calibrated(margins, found.clusters):
         return None
     return calibrate(
@@ -232,7 +232,7 @@ def _calibration(config: RewardEvaluationConfig, found: Judged, margins: Floats)
     )
 
 
-def _calibration_figures(measured: Calibration | None, found: Judged, margins: Floats) -> dict[str, Any]:
+def _calibration_figures(measured: Calibration | None, found: JudgedPairs, margins: Floats) -> dict[str, Any]:
     if measured is None:
         unknown = dict.fromkeys(field.name.replace("_interval", "_ci") for field in fields(Calibration))
         return {**unknown, "calibration_why": why_not_calibrated(margins, found.clusters)}
@@ -243,7 +243,7 @@ def _calibration_figures(measured: Calibration | None, found: Judged, margins: F
     }
 
 
-def _lengths_and_scores(found: Judged, chosen: Floats, rejected: Floats) -> dict[str, Any]:
+def _lengths_and_scores(found: JudgedPairs, chosen: Floats, rejected: Floats) -> dict[str, Any]:
     """How scores spread, and how they go with length, over the distinct completions."""
     lengths: dict[tuple[str, str], tuple[int, float]] = {}
     for i, cluster in enumerate(found.clusters):
@@ -259,7 +259,7 @@ def _lengths_and_scores(found: Judged, chosen: Floats, rejected: Floats) -> dict
     }
 
 
-def _ties(scorer: Scorer, found: Judged) -> dict[str, Any]:
+def _ties(scorer: Scorer, found: JudgedPairs) -> dict[str, Any]:
     """How far apart the model puts what people could not tell apart, to be read beside `pair_distance`."""
     if not found.ties:
         return {"num_ties": 0, "tie_distance": None}
@@ -268,7 +268,7 @@ def _ties(scorer: Scorer, found: Judged) -> dict[str, Any]:
     return {"num_ties": len(found.ties), "tie_distance": float(np.abs(scores[0::2] - scores[1::2]).mean())}
 
 
-def _samples(found: Judged, chosen: Floats, rejected: Floats) -> list[dict[str, Any]]:
+def _samples(found: JudgedPairs, chosen: Floats, rejected: Floats) -> list[dict[str, Any]]:
     return [
         {
             "prompt": plain(pair.prompt),

@@ -175,9 +175,10 @@ def _base(registry: Registry, artefact: Artefact) -> Artefact | None:
 
 
 def _judge(registry: Registry, candidate: Artefact | None) -> tuple[Artefact, bool]:
-    """The newest reward model that the candidate was not trained on, by another name if there is one; else the newest.
+    """The reward model that knows the least of what the candidate was trained for, of several such the newest.
 
-    The second value says whether the candidate was trained on it.
+    That is one that learned from other annotators than the candidate's rewards; else one by another name; else another
+    version; else the one it was trained on. The second value says whether it is that one.
     """
     found = _by_age(registry, "reward")
     if not found:
@@ -185,6 +186,18 @@ def _judge(registry: Registry, candidate: Artefact | None) -> tuple[Artefact, bo
     nodes = [] if candidate is None else list(registry.lineage(candidate).walk())
     trained_on = [node.artefact for node in nodes if node.role == "reward"]
     digests, names = {one.digest for one in trained_on}, {one.name for one in trained_on}
-    others = [one for one in found if one.digest not in digests]
-    others.sort(key=lambda one: one.name in names)  # stable: the newest of either kind stays first
-    return (others[0], False) if others else (found[0], True)
+    people = {name for one in trained_on for name in _annotators(registry, one)}
+
+    def how_near(one: Artefact) -> tuple[bool, bool, bool]:
+        own = _annotators(registry, one)
+        return one.digest in digests, not own or bool(people & own), one.name in names
+
+    judge = min(found, key=how_near)
+    return judge, judge.digest in digests
+
+
+def _annotators(registry: Registry, reward: Artefact) -> set[str]:
+    """By whose judgements it was trained, not those of the larger set that they may have been taken from."""
+    nodes = registry.lineage(reward).walk()
+    judgements = (node for node in nodes if node.artefact.kind == "preferences" and node.role != "source")
+    return {str(annotator["name"]) for node in judgements for annotator in node.annotators}

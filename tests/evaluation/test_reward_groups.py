@@ -5,7 +5,7 @@ import pytest
 
 from rlhf.errors import UserError
 from rlhf.evaluation.grouping import accuracy_by_group, columns_of
-from rlhf.evaluation.judged import Tie, judged
+from rlhf.evaluation.judged_pairs import Tie, judged_pairs
 from rlhf.records import Preference, Ranking
 
 MEASURE = {"num_bootstrap": 200, "confidence": 0.95, "seed": 0}
@@ -16,7 +16,7 @@ def pair(prompt="p", chosen="a", rejected="b", annotator=None, **columns):
 
 
 def test_others_who_judged_the_same_pair_agree_or_do_not():
-    found = judged(
+    found = judged_pairs(
         [
             pair(annotator="ana"),
             pair(annotator="ben"),
@@ -32,15 +32,17 @@ def test_others_who_judged_the_same_pair_agree_or_do_not():
 
 
 def test_who_judges_a_pair_both_ways_agrees_by_half_and_never_with_oneself():
-    found = judged([pair(annotator="ana"), pair(chosen="b", rejected="a", annotator="ana"), pair(annotator="ben")])
+    found = judged_pairs(
+        [pair(annotator="ana"), pair(chosen="b", rejected="a", annotator="ana"), pair(annotator="ben")]
+    )
     np.testing.assert_array_equal(found.agreement_with_others, [1.0, 0.0, 0.5])
-    alone = judged([pair(annotator="ana"), pair(chosen="b", rejected="a", annotator="ana", group_id="second")])
+    alone = judged_pairs([pair(annotator="ana"), pair(chosen="b", rejected="a", annotator="ana", group_id="second")])
     assert np.isnan(alone.agreement_with_others).all()
 
 
 def test_a_ranking_gives_its_pairs_its_ties_and_what_cannot_be_told_apart():
     ranking = Ranking(prompt="p", completions=["a", "b", "a", "c", " "], tiers=[[0], [1, 3], [2, 4]], annotator="ana")
-    found = judged([ranking])
+    found = judged_pairs([ranking])
     assert [(one.chosen, one.rejected) for one in found.pairs] == [("a", "b"), ("a", "c"), ("b", "a"), ("c", "a")]
     assert found.ties == [Tie("p", "b", "c")]
     # the two texts `a`, and the three pairs with the empty one
@@ -50,11 +52,11 @@ def test_a_ranking_gives_its_pairs_its_ties_and_what_cannot_be_told_apart():
 
 def test_one_tier_alone_is_refused():
     with pytest.raises(UserError, match="no ranking places one completion above another"):
-        judged([Ranking(prompt="p", completions=["a", "b"], tiers=[[0, 1]])])
+        judged_pairs([Ranking(prompt="p", completions=["a", "b"], tiers=[[0, 1]])])
 
 
 def test_columns_are_those_named_and_those_that_say_how_it_was_judged():
-    found = judged(
+    found = judged_pairs(
         [
             pair(annotator="ana", source="web", about={"length": 2}),
             pair(prompt="q", margin=1.0, source="mail"),
@@ -73,7 +75,7 @@ def test_columns_are_those_named_and_those_that_say_how_it_was_judged():
 
 
 def test_numbers_of_many_values_are_cut_at_their_quartiles():
-    found = judged([pair(prompt=f"p{n}", margin=float(n)) for n in range(101)])
+    found = judged_pairs([pair(prompt=f"p{n}", margin=float(n)) for n in range(101)])
     groups = columns_of(found, [])["margin"]
     assert (groups[0], groups[25], groups[26], groups[100]) == ("0 to 25", "0 to 25", "25 to 50", "75 to 100")
     assert list(accuracy_by_group(found, np.ones(101), groups, **MEASURE)) == [
@@ -85,7 +87,7 @@ def test_numbers_of_many_values_are_cut_at_their_quartiles():
 
 
 def test_what_is_beyond_twenty_groups_is_one_group_more():
-    found = judged([pair(prompt=f"p{n}", source=f"s{n % 30}") for n in range(95)])
+    found = judged_pairs([pair(prompt=f"p{n}", source=f"s{n % 30}") for n in range(95)])
     groups = columns_of(found, ["source"])["source"]
     counted = accuracy_by_group(found, np.ones(95), groups, **MEASURE)
     assert len(counted) == 21
@@ -94,7 +96,7 @@ def test_what_is_beyond_twenty_groups_is_one_group_more():
 
 
 def test_each_group_has_its_accuracy_its_reference_lines_and_an_interval_by_prompt():
-    found = judged(
+    found = judged_pairs(
         [
             pair(prompt="p", chosen="long", rejected="s", annotator="ana"),
             pair(prompt="q", chosen="s", rejected="long", annotator="ana"),

@@ -25,7 +25,7 @@ class Tie:
 
 
 @dataclass(frozen=True)
-class Judged:
+class JudgedPairs:
     """P pairs in an order that people gave them, and what came with them.
 
     Attributes:
@@ -91,7 +91,7 @@ class Judged:
         ]
 
 
-def judged(records: Sequence[Record]) -> Judged:
+def judged_pairs(records: Sequence[Record]) -> JudgedPairs:
     """All that `records` say of pairs of completions, those of rankings included.
 
     Raises:
@@ -112,7 +112,7 @@ def judged(records: Sequence[Record]) -> Judged:
         sources += [record] * len(found)
     if not pairs:
         raise UserError("data: no ranking places one completion above another, so there is nothing to measure by")
-    return Judged(pairs, sources, ties, num_equal)
+    return JudgedPairs(pairs, sources, ties, num_equal)
 
 
 def _num_ordered(ranking: Ranking) -> int:
