@@ -64,7 +64,7 @@ def export_labels(
     Raises:
         UserError: there is no such queue, nothing was judged in it, or it cannot be written.
     """
-    every = store.read(_judged, options.queues)
+    every = store.read(judged_in, options.queues)
     trusted = [one for one in every if not one.quarantined]
     without_gold = [one for one in trusted if one.gold is None]
     kept = last_of_each_question(without_gold)
@@ -101,7 +101,7 @@ def export_labels(
     return description | {"artefact": artefact.ref, "digest": artefact.digest, "path": str(artefact.path)}
 
 
-def _judged(tx: Tx, queues: Sequence[str]) -> list[Judgement]:
+def judged_in(tx: Tx, queues: Sequence[str]) -> list[Judgement]:
     """All answers in these queues at one moment, whosoever's.
 
     Raises:

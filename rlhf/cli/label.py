@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from rlhf.cli import label_serve, output
-from rlhf.cli.label_report import Total, show_export, show_status, status_as_dict
+from rlhf.cli.label_report import Total, show_export, show_results, show_status, status_as_dict
 from rlhf.errors import UserError
 
 if TYPE_CHECKING:
@@ -136,6 +136,19 @@ def status(queue: Annotated[str | None, typer.Argument(help="Only this queue.")]
     else:
         for one in found:
             show_status(one)
+
+
+@app.command()
+def results(queue: Annotated[str, typer.Argument(help="A queue of blind A/B tasks.")], as_json: Json = False) -> None:
+    """Show which model people prefer in a blind A/B, how surely, and how far they agree."""
+    from labeling_app.results import ab_results
+
+    with _existing_store() as store:
+        found = ab_results(store, queue)
+    if as_json:
+        output.as_json(found)
+    else:
+        show_results(found)
 
 
 @app.command()

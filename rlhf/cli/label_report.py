@@ -147,6 +147,36 @@ def status_as_dict(found: "QueueStatus") -> dict[str, Any]:
     return status
 
 
+def show_results(found: dict[str, Any]) -> None:
+    """What came of a blind A/B, on the screen."""
+    from rich.table import Table
+    from rich.text import Text
+
+    if found["simulated"]:
+        typer.echo("SIMULATED: programs are among those who judged")
+    for one in found["comparisons"]:
+        typer.echo(_comparison(one))
+        table = Table(box=None, pad_edge=False, padding=(0, 2))
+        for name in ("  annotator", "answers", "ties", "prefers it", "agrees with others"):
+            table.add_column(name, overflow="fold", justify="left" if "annotator" in name else "right")
+        for name, own in one["by_annotator"].items():
+            shares = (own["win_rate"], own["agreement_with_others"])
+            shown = ("" if share is None else f"{share:.1%}" for share in shares)
+            table.add_row(Text(f"  {name}"), f"{own['num_judgements']:,}", f"{own['num_ties']:,}", *shown)
+        output.whole_console().print(table)
+    if found["agreement"] is not None:
+        interval = " to ".join(f"{end:.1%}" for end in found["agreement_ci"])
+        typer.echo(f"two people agree on a pair in {found['agreement']:.1%} ({interval})")
+
+
+def _comparison(one: dict[str, Any]) -> str:
+    interval = " to ".join(f"{end:.1%}" for end in one["win_rate_ci"])
+    return (
+        f"blind A/B: {one['preferred']} preferred to {one['to']} in {one['win_rate']:.1%} ({interval}) "
+        f"of {one['num_judgements']:,}, {counted(one['num_ties'], 'tie')} counting half"
+    )
+
+
 def show_export(summary: dict[str, Any]) -> None:
     """What was exported, on the screen."""
     for part, counts in summary["parts"].items():
@@ -159,11 +189,7 @@ def show_export(summary: dict[str, Any]) -> None:
     people = ", ".join(f"{one['name']} ({one['num_judgements']:,})" for one in summary["annotators"])
     typer.echo(f"annotators: {people}")
     for one in summary["comparisons"]:
-        interval = " to ".join(f"{end:.1%}" for end in one["win_rate_ci"])
-        typer.echo(
-            f"blind A/B: {one['preferred']} preferred to {one['to']} in {one['win_rate']:.1%} ({interval}) "
-            f"of {one['num_judgements']:,}, {counted(one['num_ties'], 'tie')} counting half"
-        )
+        typer.echo(_comparison(one))
     if summary["quarantined"]:
         typer.echo(f"left out, quarantined: {', '.join(summary['quarantined'])}")
     if summary["num_gold_left_out"]:

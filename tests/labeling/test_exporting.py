@@ -486,6 +486,7 @@ def test_a_blind_comparison_says_which_model_people_prefer(judge, local, registr
         "to": "m@v1",
         "win_rate": round(21.5 / 32, 4),
         "num_judgements": 32,
+        "num_prompts": 31,
         "num_ties": 1,
     }
     assert 0.45 < low < 0.53 and 0.79 < high < 0.85
