@@ -58,19 +58,26 @@ class AdapterEnsemble(nn.Module):
     def add_model_tags(self, tags: Any) -> None:
         """What trainers of TRL call; a folder of an ensemble has no card to write them on."""
 
-    def gradient_checkpointing_enable(self, gradient_checkpointing_kwargs: Mapping[str, Any] | None = None) -> None:
+    def activation_checkpointing_enable(
+        self, activation_checkpointing_kwargs: Mapping[str, Any] | None = None, **settings: Any
+    ) -> None:
         """Recompute activations in the backward pass, each with the adapter that was at work."""
-        given = {"use_reentrant": False} | dict(gradient_checkpointing_kwargs or {})
+        given = {"use_reentrant": False} | dict(activation_checkpointing_kwargs or {})
         if given["use_reentrant"]:
             raise UserError(
-                "gradient_checkpointing_kwargs: use_reentrant = true recomputes without knowing which adapter was at "
+                "activation_checkpointing_kwargs: use_reentrant = true recomputes without knowing which adapter was at "
                 "work; leave it out"
             )
-        cast(Any, self.host).gradient_checkpointing_enable({"context_fn": same_adapters_again(self.host)} | given)
+        base: Any = self.host.get_base_model()
+        enable = getattr(base, "activation_checkpointing_enable", None)
+        enable = enable or base.gradient_checkpointing_enable  # its name in older transformers
+        enable({"context_fn": same_adapters_again(self.host)} | given, **settings)
 
-    def gradient_checkpointing_disable(self) -> None:
-        """Keep activations again."""
-        cast(Any, self.host).gradient_checkpointing_disable()
+    def gradient_checkpointing_enable(
+        self, gradient_checkpointing_kwargs: Mapping[str, Any] | None = None, **settings: Any
+    ) -> None:
+        """The same by its name in older transformers."""
+        self.activation_checkpointing_enable(gradient_checkpointing_kwargs, **settings)
 
     def state_dict(self, *_: Any, **__: Any) -> dict[str, Any]:
         """The members' tensors as they are saved, `members.<i>.<as PEFT names it>`."""

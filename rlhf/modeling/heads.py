@@ -1,6 +1,7 @@
 """What a reward model has on top of its backbone: the parts that no language model's files hold."""
 
 from collections.abc import Iterable
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -33,13 +34,32 @@ class Float32Linear(nn.Linear):
             return nn.functional.linear(input.float(), self.weight.float(), bias)
 
 
+class MembersLinear(Float32Linear):
+    """The same, each of its M outputs computed by itself.
+
+    What a member of an ensemble says is then what it would say alone, to the bit: a product with a matrix is added up
+    in another order than one with a vector.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - nn.Linear's name
+        """[..., in] of any floating dtype to [..., M] float32."""
+        weight, bias = self.weight.float(), None if self.bias is None else self.bias.float()
+        with torch.autocast(input.device.type, enabled=False):
+            outputs = [
+                nn.functional.linear(input.float(), weight[i : i + 1], None if bias is None else bias[i : i + 1])
+                for i in range(self.out_features)
+            ]
+        return torch.cat(outputs, dim=-1)
+
+
 def put_head_in_float32(model: nn.Module, head: Iterable[str]) -> None:
     """Hold the modules `head` in float32, and let their linear layers compute in it.
 
     A score is one number that is compared with others close to it: bfloat16 knows 256 between 1 and 2.
     """
+    num_outputs = int(cast(Any, model).config.num_labels)
     for name in head:
         top = model.get_submodule(name).float()
         for module in top.modules():
             if type(module) is nn.Linear:  # not a quantized one
-                module.__class__ = Float32Linear
+                module.__class__ = MembersLinear if module.out_features == num_outputs > 1 else Float32Linear

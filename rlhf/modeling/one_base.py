@@ -8,7 +8,7 @@ import json
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, TypeAlias, cast
 
 import torch
 from peft import LoraConfig, PeftConfig, PeftModel, PeftType, set_peft_model_state_dict
@@ -21,21 +21,26 @@ from rlhf.config import ModelSection
 from rlhf.errors import UserError
 from rlhf.files import sha256
 from rlhf.modeling.adapters import AdapterRewardModel, AdapterStack
+from rlhf.modeling.ensembles import SharedBaseEnsemble, member_weights, num_member_adapters
 from rlhf.modeling.heads import head_modules, put_head_in_float32
 from rlhf.modeling.loading import (
     _dtype,
     _held_in,
     _load,
     _merged,
+    _one_line,
     _prepared,
     _quiet_peft,
     load_tokenizer,
     set_pad_token,
 )
 from rlhf.modeling.reward_file import Offset, read_reward_file
+from rlhf.modeling.reward_models import adapted_outputs
 from rlhf.modeling.sources import ModelSource
 
 logger = logging.getLogger(__name__)
+
+SharedReward: TypeAlias = AdapterRewardModel | SharedBaseEnsemble
 
 NOT_IN_THE_WEIGHTS = ("base_model_name_or_path", "_name_or_path", "transformers_version", "peft_version")
 """Keys of a config that say where a model came from, not what it is."""
@@ -54,7 +59,7 @@ class OneBase:
 
     policy: PeftModel
     reference: AdapterStack | None
-    reward_models: dict[int, tuple[AdapterRewardModel, Offset]]
+    reward_models: dict[int, tuple[SharedReward, Offset]]
 
 
 def load_on_one_base(
@@ -159,7 +164,13 @@ def _adds(source: ModelSource, *, with_head: bool = False) -> bool:
 
 def _attach(host: PeftModel, source: ModelSource, attached: dict[str, str]) -> str:
     """Add an adapter to the host, frozen; one that is there already is not added again. Returns its name there."""
-    key = str(source.folder)
+    return _attach_weights(host, source, None, str(source.folder), attached)
+
+
+def _attach_weights(
+    host: PeftModel, source: ModelSource, weights: dict[str, Tensor] | None, key: str, attached: dict[str, str]
+) -> str:
+    """The same by the `key` that it is known by, with `weights` where they are not those of the folder."""
     if key in attached:
         return attached[key]
     # PEFT finds an adapter's weights by whether its name is a part of theirs: a name of ours, and not the user's
@@ -167,13 +178,15 @@ def _attach(host: PeftModel, source: ModelSource, attached: dict[str, str]) -> s
     config = PeftConfig.from_pretrained(source.folder)
     config.task_type, config.inference_mode = None, True
     config.modules_to_save = None
-    weights = _weights(source)
+    weights = _weights(source) if weights is None else weights
     with _quiet_peft():
         host.add_adapter(name, config)
     attached[key] = name
-    result = set_peft_model_state_dict(
-        host, {key: tensor for key, tensor in weights.items() if "lora_" in key}, adapter_name=name
-    )
+    own = {each: tensor for each, tensor in weights.items() if "lora_" in each}
+    try:
+        result = set_peft_model_state_dict(host, own, adapter_name=name)
+    except RuntimeError as error:  # PyTorch's for tensors of other shapes
+        raise UserError(f"{source.ref}: does not fit its base: {_one_line(error)}") from error
     missing = [key for key in result.missing_keys if f".{name}." in f"{key}."]
     if missing or result.unexpected_keys:
         odd = [*missing, *result.unexpected_keys][0]
@@ -190,10 +203,31 @@ def _weights(source: ModelSource) -> dict[str, Tensor]:
 
 def _reward_model(
     host: PeftModel, chain: Sequence[ModelSource], stem: int, attached: dict[str, str]
-) -> tuple[AdapterRewardModel, Offset]:
+) -> tuple[SharedReward, Offset]:
     source = chain[-1]
-    names = [_attach(host, level, attached) for level in chain[stem:]]
-    config = AutoConfig.from_pretrained(chain[0].folder, num_labels=1)
+    about = read_reward_file(source.folder)
+    num_members = num_member_adapters(source)
+    below = [_attach(host, level, attached) for level in chain[stem : -1 if num_members else None]]
+    if num_members == 0:
+        num_outputs = 1 if about.combine is None else adapted_outputs(source)
+        about.check(num_outputs, source.ref)
+        return _on_host(host, chain, below, _weights(source), num_outputs), about.score_offset
+    about.check(num_members, source.ref)
+    members = []
+    for number in range(num_members):
+        weights = member_weights(source, number)
+        own = _attach_weights(host, source, weights, f"{source.folder}#{number}", attached)
+        members.append(_on_host(host, chain, [*below, own], weights, 1))
+    return SharedBaseEnsemble(members), about.score_offset
+
+
+def _on_host(
+    host: PeftModel, chain: Sequence[ModelSource], names: list[str], weights: dict[str, Tensor], num_outputs: int
+) -> AdapterRewardModel:
+    """The host with the adapters `names`, and the head that is among `weights`."""
+    source = chain[-1]
+    config = AutoConfig.from_pretrained(chain[0].folder)
+    config.num_labels = num_outputs
     set_pad_token(config, load_tokenizer(source, generates=False).pad_token_id, source.ref, replace=True)
     with torch.device("meta"):
         classifier: Any = AutoModelForSequenceClassification.from_config(config)
@@ -201,16 +235,16 @@ def _reward_model(
     prefix = str(classifier.base_model_prefix)
     setattr(classifier, prefix, getattr(trunk, prefix))
     head = head_modules(classifier, ())
-    _fill_head(classifier, head, source, device=next(host.parameters()).device)
+    _fill_head(classifier, head, source, weights, device=next(host.parameters()).device)
     put_head_in_float32(classifier, head)
-    return AdapterRewardModel(AdapterStack(host, names), classifier.eval(), head), read_reward_file(
-        source.folder
-    ).score_offset
+    return AdapterRewardModel(AdapterStack(host, names), classifier.eval(), head)
 
 
-def _fill_head(classifier: nn.Module, head: Sequence[str], source: ModelSource, device: torch.device) -> None:
+def _fill_head(
+    classifier: nn.Module, head: Sequence[str], source: ModelSource, weights: dict[str, Tensor], device: torch.device
+) -> None:
     """Give the head the weights that were saved with the adapter."""
-    stored = {name.removeprefix("base_model.model."): tensor for name, tensor in _weights(source).items()}
+    stored = {name.removeprefix("base_model.model."): tensor for name, tensor in weights.items()}
     for name in head:
         module = classifier.get_submodule(name)
         wanted = [f"{name}.{own}" for own in module.state_dict()]
