@@ -171,10 +171,10 @@ def cross_fitted(margins: Floats, clusters: Sequence[Hashable], *, num_folds: in
 
     Where all margins of the other prompts are 0, nothing is known and they stay as they are.
     """
-    positions = cluster_positions(clusters)
-    num_clusters = int(positions.max()) + 1
-    fold_of_cluster = np.random.default_rng(seed).permutation(num_clusters) % num_folds
-    folds = fold_of_cluster[positions]
+    names = sorted(set(clusters), key=str)  # the order in which pairs come has no say
+    dealt = np.random.default_rng(seed).permutation(len(names)) % num_folds
+    fold_of = dict(zip(names, dealt, strict=True))
+    folds = np.array([fold_of[cluster] for cluster in clusters])
     scaled = margins.copy()
     for fold in range(num_folds):
         others = margins[folds != fold]

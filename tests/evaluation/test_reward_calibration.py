@@ -121,3 +121,11 @@ def test_too_little_to_measure_is_said():
     assert "100 pairs of 1 prompts are too few" in why_not_calibrated(np.ones(100), ["p"] * 100)
     assert "the same score" in why_not_calibrated(np.zeros(100), range(100))
     assert why_not_calibrated(np.ones(50), range(50)) is None
+
+
+def test_the_order_in_which_pairs_come_changes_nothing():
+    margins, prompts = drawn_margins(120, 2.0), [f"p{n % 40}" for n in range(120)]
+    order = np.random.default_rng(3).permutation(120)
+    np.testing.assert_allclose(
+        cross_fitted(margins[order], [prompts[i] for i in order]), cross_fitted(margins, prompts)[order]
+    )

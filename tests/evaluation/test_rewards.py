@@ -1,18 +1,24 @@
 """A reward model on held-out preferences."""
 
 import json
+import re
 
+import numpy as np
 import pytest
 import torch
+from scipy.stats import spearmanr
 from tiny import tiny_model
 
 from rlhf.config import load_config
 from rlhf.errors import UserError
+from rlhf.evaluation.calibration import cross_fitted, expected_calibration_error, fit_temperature
+from rlhf.evaluation.ending import RequirementsNotMet
 from rlhf.evaluation.reward_config import RewardEvaluationConfig
 from rlhf.evaluation.rewards import evaluate_reward
 from rlhf.modeling import find_model, load_reward_model, load_tokenizer
-from rlhf.records import write_jsonl
+from rlhf.records import prompt_key, write_jsonl
 from rlhf.scoring import RewardModelScorer
+from rlhf.tracking import read_figures, read_samples
 from rlhf.workspace import Workspace
 
 TEXTS = ["yes", "no, never", "perhaps so", "I do not know", "ask somebody else", "of course it is"]
@@ -102,3 +108,153 @@ def test_a_model_that_writes_is_no_reward_model(tmp_path, workspace):
     workspace.registry.publish(writer, kind="sft", name="tiny/sft")
     with pytest.raises(UserError, match="is of kind sft; expected base or reward"):
         evaluate_reward(config(tmp_path, "tiny/sft"), workspace)
+
+
+def many_pairs(num=60, **columns):
+    """Pairs of 20 prompts, each judged by one of two people."""
+    return [
+        {
+            "prompt": f"Is number {i % 20} odd?",
+            "chosen": TEXTS[i % 6] + "!" * (i % 4),
+            "rejected": TEXTS[(i + 1 + i // 6 % 5) % 6],
+            "annotator": ("ana", "ben")[i % 2],
+            **columns,
+        }
+        for i in range(num)
+    ]
+
+
+def scored(model, workspace, rows):
+    """The margins of the rows."""
+    chosen = scores_of(model, workspace, [(row["prompt"], row["chosen"]) for row in rows])
+    rejected = scores_of(model, workspace, [(row["prompt"], row["rejected"]) for row in rows])
+    return np.array(chosen) - np.array(rejected)
+
+
+def test_a_summary_says_how_far_the_model_can_be_trusted(tmp_path, workspace, model):
+    rows = many_pairs(source="web")
+    write_jsonl(tmp_path / "held_out.jsonl", rows)
+    summary = evaluate_reward(config(tmp_path, model, "groups=[source]", "num_worst=3"), workspace)
+    margins = scored(model, workspace, rows)
+    assert summary["accuracy"] == pytest.approx((margins > 0).mean(), abs=1e-6)
+    assert summary["gain_over_longest"] == pytest.approx(summary["accuracy"] - summary["accuracy_longest"], abs=1e-5)
+    assert list(summary["groups"]) == ["source", "annotator"]
+    assert summary["groups"]["source"]["web"]["accuracy"] == summary["accuracy"]
+    assert summary["groups"]["annotator"]["ana"]["accuracy"] == pytest.approx((margins[::2] > 0).mean(), abs=1e-6)
+    assert summary["temperature"] == pytest.approx(fit_temperature(margins), rel=1e-4)
+    assert summary["ece"] == pytest.approx(expected_calibration_error(margins), abs=1e-5)
+    assert summary["ece_scaled"] == pytest.approx(
+        expected_calibration_error(cross_fitted(margins, [prompt_key(row["prompt"]) for row in rows])), abs=1e-4
+    )
+    assert sum(summary["reliability"]["num_pairs"]) == sum(summary["scores"]["chosen"]) == 60
+    assert summary["agreement_people"] is None and summary["agreement_people_why"] == (
+        "no pair was judged by two annotators"
+    )
+    assert summary["requirements"] == {}
+
+    folder = workspace.home / "runs" / summary["run"]
+    worst = read_samples(folder)
+    assert [row["name"] for row in worst] == ["most_wrong"] * 3
+    assert worst[0]["score_chosen"] - worst[0]["score_rejected"] == pytest.approx(margins.min(), abs=1e-5)
+    assert worst[0]["annotator"] == rows[margins.argmin()]["annotator"]
+    assert [figure.name for figure in read_figures(folder)] == [
+        "accuracy_by_annotator",
+        "reliability",
+        "score_distribution",
+        "score_by_length",
+    ]
+
+
+def test_length_correlations_are_over_distinct_completions(tmp_path, workspace, model):
+    rows = many_pairs()
+    write_jsonl(tmp_path / "held_out.jsonl", rows)
+    summary = evaluate_reward(config(tmp_path, model), workspace)
+    pairs = sorted({(row["prompt"], row[side]) for row in rows for side in ("chosen", "rejected")})
+    scores = scores_of(model, workspace, pairs)
+    assert summary["length_correlation"] == pytest.approx(
+        spearmanr([len(text) for _, text in pairs], scores).statistic, abs=1e-4
+    )
+    within = []
+    for prompt in {prompt for prompt, _ in pairs}:
+        mine = [(len(text), score) for (of, text), score in zip(pairs, scores, strict=True) if of == prompt]
+        within.append(spearmanr(*zip(*mine, strict=True)).statistic)
+    assert summary["length_correlation_within"] == pytest.approx(np.mean(within), abs=1e-4)
+
+
+def test_people_who_judged_the_same_are_the_line_to_be_read_against(tmp_path, workspace, model):
+    rows = many_pairs(num=12)
+    agreeing = [row | {"annotator": "cem"} for row in rows[:6]]
+    contradicting = [
+        row | {"annotator": "cem", "chosen": row["rejected"], "rejected": row["chosen"]} for row in rows[6:9]
+    ]
+    write_jsonl(tmp_path / "held_out.jsonl", [*rows, *agreeing, *contradicting])
+    summary = evaluate_reward(config(tmp_path, model), workspace)
+    assert summary["agreement_people"] == pytest.approx(6 / 9, abs=1e-5)
+    assert summary["agreement_people_ci"][0] < 6 / 9 < summary["agreement_people_ci"][1]
+    assert (summary["num_judged_twice"], summary["num_judged_both_ways"]) == (18, 3)
+    margins = scored(model, workspace, rows)
+    right = [*(margins[:6] > 0), *(margins[:6] > 0), *(margins[6:9] > 0), *(margins[6:9] < 0)]
+    assert summary["accuracy_judged_twice"] == pytest.approx(np.mean(right), abs=1e-5)
+    assert summary["groups"]["annotator"]["cem"]["agreement_people"] == pytest.approx(6 / 9, abs=1e-5)
+
+
+def test_ties_are_counted_apart(tmp_path, workspace, model):
+    ranking = {"prompt": PROMPTS[0], "completions": [*TEXTS[:4], "yes"], "tiers": [[1, 2], [0, 3, 4]]}
+    write_jsonl(tmp_path / "held_out.jsonl", [ranking])
+    summary = evaluate_reward(config(tmp_path, model), workspace)
+    scores = scores_of(model, workspace, [(PROMPTS[0], text) for text in TEXTS[:4]])
+    distances = [abs(scores[1] - scores[2]), abs(scores[0] - scores[3]), abs(scores[3] - scores[0])]
+    assert (summary["num_pairs"], summary["num_ties"]) == (6, 3)
+    assert summary["tie_distance"] == pytest.approx(np.mean(distances), abs=1e-4)
+
+
+def test_one_prompt_has_no_interval_and_too_few_pairs_no_calibration(tmp_path, workspace, model):
+    write_jsonl(tmp_path / "held_out.jsonl", [{"prompt": "p", "chosen": "a", "rejected": "b"}])
+    summary = evaluate_reward(config(tmp_path, model, "output.name=tiny/eval"), workspace)
+    assert summary["accuracy_ci"] is None and summary["temperature"] is None and summary["ece"] is None
+    assert summary["calibration_why"] == (
+        "1 pairs of 1 prompts are too few to tell calibration from chance: it takes 50 pairs of 10 prompts at least"
+    )
+    assert workspace.registry.find("tiny/eval@v1") is not None
+
+
+def test_a_model_that_scores_all_alike_is_right_by_half(tmp_path, workspace, model):
+    loaded = load_reward_model(find_model(str(model), workspace.registry))[0]
+    head = loaded.score if hasattr(loaded, "score") else loaded.classifier
+    for parameter in head.parameters():
+        torch.nn.init.zeros_(parameter)
+    loaded.save_pretrained(tmp_path / "flat")
+    load_tokenizer(find_model(str(model), workspace.registry), generates=False).save_pretrained(tmp_path / "flat")
+    write_jsonl(tmp_path / "held_out.jsonl", many_pairs())
+    summary = evaluate_reward(config(tmp_path, tmp_path / "flat"), workspace)
+    assert (summary["accuracy"], summary["num_equal_scores"]) == (0.5, 60)
+    assert summary["length_correlation"] is None and summary["length_correlation_within"] is None
+    assert summary["calibration_why"] == "both completions of every pair have the same score"
+    assert sum(summary["scores"]["rejected"]) == 60
+
+
+def test_pairs_of_equal_texts_are_set_aside_by_name(tmp_path, workspace, model, caplog):
+    same = {"prompt": "p", "chosen": "a", "rejected": "a"}
+    write_jsonl(tmp_path / "held_out.jsonl", [same, *many_pairs()])
+    summary = evaluate_reward(config(tmp_path, model), workspace)
+    assert (summary["num_set_aside"], summary["num_pairs"]) == (1, 60)
+    assert "held_out.jsonl:1: " in caplog.text and "are the same text" in caplog.text
+
+
+def test_what_falls_short_is_published_and_then_stops(tmp_path, workspace, model):
+    write_jsonl(tmp_path / "held_out.jsonl", many_pairs())
+    short = config(tmp_path, model, "output.name=tiny/eval", "require={accuracy: 0.99, ece: 0.0001, ece_scaled: 1.0}")
+    with pytest.raises(RequirementsNotMet) as ended:
+        evaluate_reward(short, workspace)
+    first, second = str(ended.value).splitlines()
+    assert re.fullmatch(r"require\.accuracy: accuracy is 0\.\d+; asked for at least 0\.99", first)
+    assert re.fullmatch(r"require\.ece: ece is 0\.\d+; asked for at most 0\.0001", second)
+    summary = ended.value.summary
+    assert (summary["status"], summary["artefact"]) == ("stopped", "tiny/eval@v1")
+    assert [name for name, held in summary["requirements"].items() if held["met"]] == ["ece_scaled"]
+    folder = workspace.home / "runs" / summary["run"]
+    assert json.loads((folder / "summary.json").read_text()) == summary
+    assert (folder / "report.html").is_file()
+    report = workspace.registry.open("tiny/eval")
+    assert json.loads((report / "evaluation.json").read_text())["requirements"] == summary["requirements"]
+    assert (report / "most_wrong.jsonl").is_file()
