@@ -1,0 +1,1 @@
+"""What simulated annotators, weights of reliability, active selection and rankings of several do to a reward model."""
