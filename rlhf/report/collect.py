@@ -1,8 +1,6 @@
 """Read a report back from what lies in run folders, so that it can be made, or made again, at any time."""
 
 import json
-import math
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -13,19 +11,10 @@ import yaml
 from rlhf import registry
 from rlhf.errors import UserError
 from rlhf.report import figures, plots
-from rlhf.report.metrics import STAGES, describe, format_value, interval_name, signed
-from rlhf.report.model import Comparison, Headline, LineageNode, MetricRow, Report, Sample, StageReport
+from rlhf.report.findings import comparison, finite, headlines, interval_of, metric_rows, warnings
+from rlhf.report.metrics import STAGES, describe, format_value
+from rlhf.report.model import LineageNode, Report, Sample, StageReport
 from rlhf.tracking import read_metrics, read_samples
-
-_NOT_RESULTS = frozenset(
-    {"run", "status", "error", "artefacts", "ref", "artefact", "seconds", "stage", "stopped"}
-    | {"judge_is_training_reward"}
-    | {"groups", "reliability", "reliability_scaled", "scores", "frontier", "rounds"}  # figures show them
-)
-"""Keys of a summary that stand elsewhere in the report than in the table of results."""
-
-
-_DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
 def read_summary(folder: Path) -> dict[str, Any]:
@@ -103,7 +92,7 @@ def stage_report(
     known = next((key for key in known_by if key in results), None)
     result = ""
     if known is not None:
-        interval = _interval(results.get(f"{known}_ci"))
+        interval = interval_of(results.get(f"{known}_ci"))
         result = f"{describe(known).label} {format_value(known, results[known], interval)}"
     return StageReport(
         name=name,
@@ -115,125 +104,6 @@ def stage_report(
         metrics=metric_rows(results),
         curves=plots.curves(rows, references),
         notes=tuple(notes),
-    )
-
-
-def metric_rows(results: Mapping[str, Any]) -> tuple[MetricRow, ...]:
-    """A stage's results as a table: `x_ci` becomes the interval of `x`, nested objects one row a leaf."""
-    found: list[MetricRow] = []
-    for key, value in results.items():
-        if key in _NOT_RESULTS or (key.endswith("_ci") and key.removesuffix("_ci") in results):
-            continue
-        if key == "requirements" and isinstance(value, Mapping):
-            found += [_requirement(name, each) for name, each in value.items() if isinstance(each, Mapping)]
-        elif isinstance(value, Mapping):
-            inner = metric_rows(value)
-            found += [replace(row, label=f"{describe(key).label}: {row.label}") for row in inner]
-        elif isinstance(value, list | tuple):
-            shown = ", ".join(format_value(key, item) for item in value)
-            found.append(MetricRow(describe(key).label, shown, describe(key).explanation))
-        else:
-            text = format_value(key, value, _interval(results.get(f"{key}_ci")))
-            whole = text if _DIGEST.fullmatch(text) else ""
-            found.append(MetricRow(describe(key).label, text[:12] if whole else text, describe(key).explanation, whole))
-    return tuple(found)
-
-
-def _requirement(name: str, each: Mapping[str, Any]) -> MetricRow:
-    """A threshold of the config, and whether what was found meets it."""
-    asked, known = each.get("asked"), describe(name)
-    wanted = "" if isinstance(asked, bool) else f", asked for {format_value(name, asked)}"
-    found = format_value(name, each.get("found"))
-    return MetricRow(f"Required: {known.label}", f"{'met' if each.get('met') else 'not met'}: {found}{wanted}")
-
-
-def headlines(summary: Mapping[str, Any]) -> tuple[Headline, ...]:
-    """The big figures that the summary of `rlhf run` gives, best news first."""
-    stages = {name: value for name, value in summary.items() if isinstance(value, Mapping)}
-    found = []
-    if "win_rate" in (evaluation := stages.get("eval", {})):
-        found.append(
-            Headline("Win rate", format_value("win_rate", evaluation["win_rate"]), _range(evaluation, "win_rate"))
-        )
-    if "accuracy" in (reward := stages.get("reward", {})):
-        found.append(
-            Headline(
-                "Reward-model accuracy",
-                format_value("accuracy", reward["accuracy"]),
-                _range(reward, "accuracy"),
-            )
-        )
-    ppo = stages.get("ppo", {})
-    if _number(ppo.get("score_before")) and _number(ppo.get("score_after")):
-        gain = ppo["score_after"] - ppo["score_before"]
-        note = f"from {signed(ppo['score_before'], 2)} to {signed(ppo['score_after'], 2)}"
-        found.append(Headline("Training reward gained", f"{'+' if gain > 0 else ''}{signed(gain, 2)}", note))
-    if _number(ppo.get("kl")):
-        value = format_value("kl", ppo["kl"]).removesuffix(" nats")
-        error = f", ±{format_value('kl_se', ppo['kl_se'])} (1 SE)" if _number(ppo.get("kl_se")) else ""
-        found.append(Headline("Distance from reference", value, f"nats of KL divergence per answer{error}"))
-    if not found and "perplexity" in (sft := stages.get("sft", {})):
-        found.append(Headline("Perplexity", format_value("perplexity", sft["perplexity"]), "on held-out data"))
-    return tuple(found)
-
-
-def warnings(summary: Mapping[str, Any]) -> tuple[str, ...]:
-    """What nobody may overlook in the figures of a summary, whose stages stand under their names."""
-    stages = [value for value in summary.values() if isinstance(value, Mapping)]
-    found = []
-    if any(stage.get("simulated") for stage in stages):
-        found.append("The annotators were simulated: no person judged anything here.")
-    for stage in stages:
-        if stage.get("judge_is_training_reward"):
-            found.append(
-                f"The judge is a reward that the policy was trained on: {_what_it_says(stage)} To learn whether the "
-                "policy is better, set “judge” to something else."
-            )
-        if _number(stage.get("kl")) and stage["kl"] < 0:
-            found.append(_below_zero(stage))
-    return tuple(found)
-
-
-def _what_it_says(evaluation: Mapping[str, Any]) -> str:
-    """What a win rate is worth that was judged by the training reward: it can only tell whether training worked."""
-    interval = _interval(evaluation.get("win_rate_ci"))
-    if interval is None:
-        return "a high win rate would say that training worked, not that the policy is better."
-    if interval[0] > 0.5:
-        return "the win rate says that training worked, not that the policy is better."
-    if interval[1] < 0.5:
-        return "by the very reward it was trained for, the policy has become worse."
-    return "the win rate’s interval contains 50%, so not even by that reward is it known to have become better."
-
-
-def _below_zero(results: Mapping[str, Any]) -> str:
-    """A KL divergence is never negative, its estimate from samples can be."""
-    value = format_value("kl", results["kl"])
-    error = results.get("kl_se")
-    if error is None or not _number(error):
-        return f"The KL divergence is an estimate from samples; {value} means that the true value is near 0."
-    said = f"The KL divergence of {value} (standard error {format_value('kl_se', error)})"
-    if results["kl"] + 2 * error >= 0:
-        return f"{said} is within noise of 0."
-    return f"{said} lies further below 0 than noise explains: see whether sampling and measuring were the same."
-
-
-def comparison(summary: Mapping[str, Any]) -> Comparison | None:
-    """The win rate of an evaluation as a bar; None without a rate and its interval."""
-    found = summary.get("eval")
-    result: Mapping[str, Any] = found if isinstance(found, Mapping) else summary
-    interval = _interval(result.get("win_rate_ci"))
-    if not _number(result.get("win_rate")) or interval is None:
-        return None
-    count = result.get("num_prompts")
-    return Comparison(
-        left=str(result.get("candidate") or "policy"),
-        right=str(result.get("baseline") or "SFT"),
-        judge=str(result.get("judge") or "the scorer"),
-        win_rate=float(result["win_rate"]),
-        interval=interval,
-        interval_name=interval_name(result.get("confidence")),
-        num_prompts=count if isinstance(count, int) else None,
     )
 
 
@@ -282,8 +152,8 @@ def samples_from_run(folder: Path, limit: int = 8) -> tuple[Sample, ...]:
             prompt=_text(row["prompt"]),
             before=_text(row["before"]),
             after=_text(row["after"]),
-            score_before=_finite(row.get("score_before")),
-            score_after=_finite(row.get("score_after")),
+            score_before=finite(row.get("score_before")),
+            score_after=finite(row.get("score_after")),
             held_out=row.get("held_out"),
         )
         for row in paired[:limit]
@@ -323,7 +193,7 @@ def reference_lines(config: Mapping[str, Any]) -> tuple[plots.ReferenceLine, ...
     trainer = config.get("trainer")
     if not isinstance(trainer, Mapping) or trainer.get("kl_controller") != "adaptive":
         return ()
-    target = _finite(trainer.get("kl_target"))
+    target = finite(trainer.get("kl_target"))
     return () if target is None else (plots.ReferenceLine("kl", target, "target"),)
 
 
@@ -332,28 +202,6 @@ def _text(value: Any) -> str:
     if isinstance(value, list) and all(isinstance(turn, Mapping) for turn in value):
         return "\n\n".join(f"{turn.get('role', '?')}: {turn.get('content', '')}" for turn in value)
     return str(value)
-
-
-def _range(results: Mapping[str, Any], key: str) -> str:
-    interval = _interval(results.get(f"{key}_ci"))
-    if interval is None:
-        return ""
-    name = interval_name(results.get("confidence"))
-    return f"{name} {format_value(key, interval[0]).removesuffix('%')}–{format_value(key, interval[1])}"
-
-
-def _interval(value: Any) -> tuple[float, float] | None:
-    if isinstance(value, list | tuple) and len(value) == 2 and all(_number(bound) for bound in value):
-        return float(value[0]), float(value[1])
-    return None
-
-
-def _number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def _finite(value: Any) -> float | None:
-    return float(value) if _number(value) else None
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -26,6 +26,8 @@ _MAX_TEXTS = 8
 """Of the points of a line no more than about this many have their texts beside them: the table has all."""
 _MAX_ERROR_BARS = 6
 """Lines with more points have a band."""
+_MAX_NAMES = 8
+"""As many names stand side by side below a figure."""
 _MAX_GROUPS = 8
 """Bars at more numbers than this are those of a histogram."""
 
@@ -83,9 +85,9 @@ def draw(figure: Figure) -> Iterator["Drawing"]:
         else:
             for number, (series, points) in enumerate(zip(figure.series, shown, strict=True)):
                 _draw_line(axes, series, points, number, joined=figure.kind == "lines")
+        marks.draw_lines(axes, figure.marks, sideways=sideways)
         if figure.diagonal:
             _draw_diagonal(axes, shares=canvas.is_share(figure.x) and canvas.is_share(figure.y))
-        marks.draw_lines(axes, figure.marks, sideways=sideways)
         _scale(axes, figure, names, sideways)
         canvas.add_legend(drawing, axes)
         marks.write_labels(drawing, axes, figure.marks, sideways=sideways)
@@ -147,7 +149,7 @@ def _height(figure: Figure, names: list[str] | None, sideways: bool) -> float:
     if figure.diagonal:
         return 4.4
     if sideways and names is not None:
-        lines = sum(max(len(_wrapped(name).splitlines()), 1) for name in names)
+        lines = sum(max(len(_wrapped(name, 26).splitlines()), 1) for name in names)
         return max(1.1 + 0.22 * max(lines, len(names) * max(len(figure.series), 1.3)), 2.2)
     texts = len(figure.series) // 3 + sum(mark.x is not None for mark in figure.marks)
     return (3.4 if figure.kind == "points" else 3.0) + 0.16 * min(texts, 6)
@@ -274,7 +276,10 @@ def _scale(axes: "Axes", figure: Figure, names: list[str] | None, sideways: bool
     axes.locator_params(axis="x" if sideways else "y", nbins=6)
     canvas.show_shares(values, figure.y)
     if names is not None:
-        along.set_ticks(range(len(names)), [_wrapped(name) for name in names])
+        every = 1 if sideways else math.ceil(len(names) / _MAX_NAMES) or 1
+        along.set_ticks(
+            range(0, len(names), every), [_wrapped(name, 26 if sideways else 14) for name in names[::every]]
+        )
         if sideways:
             axes.invert_yaxis()
         else:
@@ -285,8 +290,8 @@ def _scale(axes: "Axes", figure: Figure, names: list[str] | None, sideways: bool
     canvas.show_shares(along, figure.x)
 
 
-def _wrapped(name: str) -> str:
-    return "\n".join(textwrap.wrap(one_line(name, 48), 26, break_long_words=True)) or " "
+def _wrapped(name: str, width: int) -> str:
+    return "\n".join(textwrap.wrap(one_line(name, 2 * width - 4), width)) or " "
 
 
 def _in_one_line(error: ValueError) -> str:

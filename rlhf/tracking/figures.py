@@ -75,4 +75,6 @@ def read_figures(folder: Path) -> list[Figure]:
     if not path.is_file():
         return []
     rows: list[Mapping[str, object]] = json.loads(path.read_text(encoding="utf-8"))
+    if not isinstance(rows, list):
+        raise ValueError(f"holds a JSON {type(rows).__name__}, not a list of figures")
     return [Figure.model_validate(row) for row in rows]

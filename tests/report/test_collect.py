@@ -1,3 +1,4 @@
+import importlib.util
 import json
 import math
 import re
@@ -22,7 +23,7 @@ from rlhf.report import (
     stage_report_from_run,
     warnings,
 )
-from rlhf.report.collect import comparison, metric_rows
+from rlhf.report.findings import comparison, metric_rows
 from rlhf.report.metrics import METRICS, describe, duration, format_value
 from rlhf.report.plots import ReferenceLine, curves, drawable, series
 from rlhf.tracking import read_metrics
@@ -304,3 +305,67 @@ sha256 simulated status ties token_accuracy win_rate win_rate_ci wins
 @pytest.mark.parametrize("key", DEMO_KEYS.split())
 def test_every_key_of_the_demos_summary_has_a_label(key):
     assert describe(key).label != key
+
+
+TRL_OWN = {"DPO": "dpo_trainer.py", "RLOO": "rloo_trainer.py"}
+
+
+@pytest.mark.parametrize("method", TRL_OWN)
+def test_every_key_that_trls_trainers_log_has_a_name_for_people(method):
+    (root,) = importlib.util.find_spec("trl").submodule_search_locations
+    source = (Path(root) / "trainer" / TRL_OWN[method]).read_text(encoding="utf-8")
+    keys = set(re.findall(r'self\._metrics\[(?:mode|"train")\]\["([^"]+)"\]', source))
+    assert len(keys) > 10
+    for key in keys | {f"eval_{key}" for key in keys} | {"rewards/helpful/mean", "rewards/helpful/std"}:
+        assert describe(key).label != key
+
+
+EVALUATION_KEYS = """
+accuracy_judged_twice_ci agreement_people agreement_people_ci agreement_people_why beats_longest brier brier_scaled
+calibration_why distinct_1_candidate distinct_3_baseline ece ece_ci ece_if_calibrated ece_scaled ece_scaled_ci forgotten
+forgotten_ci gain_over_longest length_correlation length_correlation_within log_loss log_loss_scaled num_by_disagreement
+num_demonstrations num_pool perplexity_candidate perplexity_baseline perplexity_reference repeated_4grams_candidate
+repetition_baseline reward_std round self_bleu_candidate temperature win_rate_length_controlled
+win_rate_length_controlled_ci win_rate_over_last sampling/sampling_logp_difference/mean
+eval_sampling/sampling_logp_difference/max held_out/accuracy objective/judge_corr_se objective/kl_upper
+"""
+
+
+@pytest.mark.parametrize("key", EVALUATION_KEYS.split())
+def test_every_key_of_evaluations_and_rounds_has_a_label(key):
+    assert describe(key).label != key
+
+
+@pytest.mark.parametrize(
+    ("stage", "summary", "title", "result"),
+    [
+        ("dpo", {"accuracy": 0.7}, "Direct preference optimisation", "Reward-model accuracy 70.0%"),
+        ("dpo", {"eval_loss": 0.6}, "Direct preference optimisation", "Held-out loss 0.600"),
+        ("rloo", {"score_after": 1.25}, "Policy optimisation by RLOO", "Score after 1.25"),
+        ("eval", {"accuracy": 0.7}, "Evaluation of the reward model", "Reward-model accuracy 70.0%"),
+        ("eval", {"win_rate": 0.7, "accuracy": 0.5}, "Evaluation", "Win rate 70.0%"),
+        ("eval_last", {"win_rate": 0.5}, "Evaluation against the round before", "Win rate 50.0%"),
+    ],
+)
+def test_stages_are_called_what_they_are_and_known_by_one_result(stage, summary, title, result):
+    found = stage_report(stage, {**summary, "status": "done"})
+    assert (found.title, found.result) == (title, result)
+
+
+def test_requirements_are_rows_that_say_whether_they_are_met():
+    required = {
+        "accuracy": {"asked": 0.8, "found": 0.74, "met": False},
+        "beats_longest": {"asked": True, "found": 0.19, "met": True},
+        "ece": {"asked": 0.05, "found": None, "met": False},
+    }
+    assert [(row.label, row.value) for row in metric_rows({"requirements": required})] == [
+        ("Required: Reward-model accuracy", "not met: 74.0%, asked for 80.0%"),
+        ("Required: Gain over “longest wins”", "met: 19.0%"),
+        ("Required: Calibration error", "not met: –, asked for 5.0%"),
+    ]
+
+
+def test_what_figures_show_is_no_table():
+    assert (
+        metric_rows({"groups": {"annotator": {"ada": {"accuracy": 1}}}, "scores": {"edges": [1]}, "rounds": [{}]}) == ()
+    )
