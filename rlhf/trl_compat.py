@@ -5,6 +5,7 @@ from trl.kernels import ChunkedLogProbFunction
 from trl.trainer.base_config import _BaseConfig as BaseConfig
 from trl.trainer.base_trainer import _BaseTrainer as BaseTrainer
 from trl.trainer.utils import (
+    RepeatSampler,
     disable_dropout_in_model,
     selective_log_softmax_and_entropy,
     use_adapter,
@@ -13,6 +14,7 @@ from trl.trainer.utils import (
 __all__ = [
     "BaseConfig",
     "BaseTrainer",
+    "RepeatSampler",
     "chunked_logprobs",
     "disable_dropout_in_model",
     "selective_log_softmax_and_entropy",

@@ -20,7 +20,7 @@ Resume = Annotated[
 
 def register(app: typer.Typer) -> None:
     """Add the commands of this module to `app`."""
-    for command in (demo, sft, reward, ppo):
+    for command in (demo, sft, reward, ppo, dpo, rloo):
         app.command()(command)
     app.command(name="run")(run_pipeline)
     app.command()(export)
@@ -69,6 +69,36 @@ def ppo(
 
     workspace = open_workspace(context, json, config, overrides, resume=resume)
     finish(train_ppo(settings, workspace), json, workspace)
+
+
+def dpo(
+    context: typer.Context, config: Config, overrides: Overrides = None, json: Json = False, resume: Resume = None
+) -> None:
+    """Optimise a policy on pairs and rankings directly, without a reward model (DPO)."""
+    from rlhf.config import load_config
+    from rlhf.dpo.stage_config import DPOStageConfig
+
+    settings = load_config(config, DPOStageConfig, overrides or ())
+    quiet_libraries()
+    from rlhf.dpo.stage import train_dpo
+
+    workspace = open_workspace(context, json, config, overrides, resume=resume)
+    finish(train_dpo(settings, workspace), json, workspace)
+
+
+def rloo(
+    context: typer.Context, config: Config, overrides: Overrides = None, json: Json = False, resume: Resume = None
+) -> None:
+    """Optimise a policy against a reward without a critic, by several answers to each prompt (RLOO)."""
+    from rlhf.config import load_config
+    from rlhf.rloo.stage_config import RLOOStageConfig
+
+    settings = load_config(config, RLOOStageConfig, overrides or ())
+    quiet_libraries()
+    from rlhf.rloo.stage import train_rloo
+
+    workspace = open_workspace(context, json, config, overrides, resume=resume)
+    finish(train_rloo(settings, workspace), json, workspace)
 
 
 def run_pipeline(

@@ -201,7 +201,7 @@ def _problems_of(detail: Any, schema: type[BaseModel]) -> Iterator[tuple[str, An
     cause = detail.get("ctx", {}).get("error")
     if isinstance(cause, TrainerArgsProblem):
         for inner, value, what in cause.details:
-            yield f"{key}.{inner}", value, what
+            yield f"{key}.{inner}" if key else inner, value, what
     elif detail["type"] == "extra_forbidden":
         yield key, detail["input"], f"unknown key{_did_you_mean(location, schema)}"
     elif detail["type"] == "missing":

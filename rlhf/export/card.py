@@ -21,8 +21,14 @@ KIND_TEXTS = {
     "preferences": "preferences",
     "sft": "supervised fine-tuning",
     "reward": "reward model",
-    "policy": "policy, optimised with PPO",
+    "policy": "policy",
     "report": "report",
+}
+
+POLICY_METHODS = {
+    "ppo": "optimised against a reward with PPO",
+    "rloo": "optimised against a reward with RLOO",
+    "dpo": "optimised on preferences with DPO",
 }
 
 METRICS = {
@@ -36,8 +42,9 @@ METRICS = {
         "accuracy_longest": "accuracy of always preferring the longer text",
     },
     "policy": {
-        "score_before": "mean score by the training reward before PPO",
-        "score_after": "mean score by the training reward after PPO",
+        "accuracy": "accuracy of the implied reward on held-out pairs",
+        "score_before": "mean score by the training reward before",
+        "score_after": "mean score by the training reward after",
         "kl": "KL divergence from the reference, nats per sequence",
     },
 }
@@ -91,7 +98,7 @@ def _front_matter(source: ModelSource, model: CardModel, artefacts: list[Artefac
     if not hub_ids and source.hub:
         hub_ids = [source.hub[0]]
     data = sorted({str(name) for a in artefacts for name in a.metadata.get("hub_datasets", [])})
-    stage = {"policy": "ppo", "sft": "sft", "reward": "reward-model"}.get(source.kind)
+    stage = {"policy": _method(source.artefact), "sft": "sft", "reward": "reward-model"}.get(source.kind)
     front: dict[str, Any] = {
         "library_name": "transformers" if model.format == "merged" else "peft",
         "pipeline_tag": "text-classification" if model.scores else "text-generation",
@@ -105,11 +112,16 @@ def _front_matter(source: ModelSource, model: CardModel, artefacts: list[Artefac
     return "---\n" + yaml.safe_dump(front, sort_keys=False, allow_unicode=True) + "---"
 
 
+def _method(artefact: Artefact | None) -> str:
+    """By which a policy was trained; those of earlier versions say nothing, and were all trained by PPO."""
+    return str(artefact.metadata.get("method", "ppo")) if artefact else "ppo"
+
+
 def _what_it_is(source: ModelSource, model: CardModel) -> str:
     reads = "A reward model: it reads a prompt with a completion and gives one score"
     what = reads if model.scores else "A language model"
     made = {
-        "policy": ", optimised against a reward with PPO",
+        "policy": f", {POLICY_METHODS[_method(source.artefact)]}",
         "sft": ", fine-tuned on texts",
         "reward": ", trained on preferences",
     }.get(source.kind, "")
@@ -132,7 +144,10 @@ def _how(lineage: LineageNode | None, source: ModelSource) -> str:
 def _tree(node: LineageNode, depth: int = 0) -> Iterator[str]:
     artefact = node.artefact
     role = f"{node.role}: " if node.role else ""
-    facts = [f"{role}**{KIND_TEXTS[artefact.kind]}** `{artefact.ref}`", f"`{artefact.digest[:12]}`"]
+    what = KIND_TEXTS[artefact.kind]
+    if artefact.kind == "policy":
+        what += f", optimised with {_method(artefact).upper()}"
+    facts = [f"{role}**{what}** `{artefact.ref}`", f"`{artefact.digest[:12]}`"]
     facts.append(f"{artefact.created_at:%Y-%m-%d}")
     if hub := _hub_id(artefact):
         facts.append(f"`{_plain(hub)}` of the Hugging Face Hub")
@@ -256,6 +271,11 @@ def _limits(source: ModelSource, model: CardModel, lineage: LineageNode | None) 
             "they do not compare across prompts or reward models. Optimised against hard enough, every reward model "
             "can be fooled."
         )
+    elif source.kind == "policy" and _method(source.artefact) == "dpo":
+        lines.append(
+            "It was tuned to the judgements above and to nothing else. Facts were not checked, and where the "
+            "judgements err it may have learned the error."
+        )
     elif source.kind == "policy":
         lines.append(
             f"It was tuned to what {_what_rewarded(lineage)} and to nothing else. Facts were not checked, and where "
@@ -270,7 +290,7 @@ def _limits(source: ModelSource, model: CardModel, lineage: LineageNode | None) 
 
 
 def _what_rewarded(lineage: LineageNode | None) -> str:
-    """The reward of PPO, as far as it is on record: `the judgements above reward`, `my.py:brevity rewards`."""
+    """The reward of a policy, as far as it is on record: `the judgements above reward`, `my.py:brevity rewards`."""
     if lineage is None:
         return "its reward, of which nothing is on record here, gave high scores"
     models = [child for child in lineage.children if child.role == "reward"]
