@@ -153,7 +153,7 @@ class Workspace:
             logger.warning("%s: the report could not be written", folder, exc_info=True)
 
     def write_report(self, folder: Path) -> None:
-        """Write `report.html` and the curves as PNGs for a run that has ended, however it ended."""
+        """Write `report.html`, `report.json` and what is drawn as PNGs for a run that has ended, however it ended."""
         from rlhf import report  # draws with matplotlib: not needed to open a workspace
 
         page = report.report_from_run(folder)
@@ -163,6 +163,7 @@ class Workspace:
         report.write_report(folder / "report.html", page)
         references = report.reference_lines(yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8")))
         report.save_pngs(read_metrics(folder), folder / "curves", references)
+        report.save_figures(report.figures_of_run(folder)[0], folder / "curves")
 
     def open_ref(self, ref: str) -> tuple[Path, str] | None:
         """The folder of a data artefact and the very version it is; None if the registry has no such name."""
