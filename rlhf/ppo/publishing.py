@@ -13,7 +13,7 @@ from rlhf.modeling import save_model
 from rlhf.ppo import checkpointing
 from rlhf.ppo.reading import Inputs
 from rlhf.ppo.rollout import Prompts
-from rlhf.ppo.samples import complete
+from rlhf.ppo.samples import Sample, complete
 from rlhf.ppo.stage_config import PPOStageConfig
 from rlhf.ppo.trainer import PPOTrainer
 from rlhf.scoring import WeightedScorer
@@ -53,7 +53,7 @@ def own_score(found: Mapping[str, float], scorer: WeightedScorer) -> float:
     return sum(share * found[f"eval_objective/scores/{name}"] for name, share in scorer.shares.items())
 
 
-def log_samples(run: Run, trainer: PPOTrainer, shown: Prompts, before: Sequence[tuple[str, float]]) -> None:
+def log_samples(run: Run, trainer: PPOTrainer, shown: Prompts, before: Sequence[Sample]) -> None:
     """Completions side by side; what has been trained and published stands, whether or not they can be made."""
     try:
         after = complete(trainer, shown, temperature=trainer.args.temperature)
@@ -62,8 +62,10 @@ def log_samples(run: Run, trainer: PPOTrainer, shown: Prompts, before: Sequence[
         return
     told = {"held_out": bool(trainer.eval_prompts)}
     rows = [
-        {"prompt": prompt, "before": old, "after": new, "score_before": old_score, "score_after": new_score, **told}
-        for prompt, (old, old_score), (new, new_score) in zip(shown.texts, before, after, strict=True)
+        {"prompt": prompt, "before": old.text, "after": new.text, "score_before": old.score, "score_after": new.score}
+        | ({} if old.spread is None else {"ensemble_std_before": old.spread, "ensemble_std_after": new.spread})
+        | told
+        for prompt, old, new in zip(shown.texts, before, after, strict=True)
     ]
     run.log_samples(rows, step=trainer.state.global_step)
 

@@ -1,7 +1,7 @@
 """Completions for people to look at: before and after training, and on the console (stderr) and in W&B meanwhile."""
 
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rich.console import Console
 from rich.table import Table
@@ -16,14 +16,18 @@ if TYPE_CHECKING:
 
 
 def show_samples(trainer: "PPOTrainer", prompts: Prompts, rows_on_console: int = 5) -> list[dict[str, Any]]:
-    """Complete `prompts` greedily and score them; returns one row `{query, model response, score}` for each."""
+    """Complete `prompts` greedily and score them; returns one row `{query, model response, score}` for each.
+
+    With an ensemble also `ensemble std`, what its members disagree by.
+    """
     rows = [
         {
             "query": trainer.processing_class.decode(ids, skip_special_tokens=True),
-            "model response": completion,
-            "score": value,
+            "model response": sample.text,
+            "score": sample.score,
         }
-        for ids, (completion, value) in zip(prompts.ids, complete(trainer, prompts, temperature=0.0), strict=True)
+        | ({} if sample.spread is None else {"ensemble std": sample.spread})
+        for ids, sample in zip(prompts.ids, complete(trainer, prompts, temperature=0.0), strict=True)
     ]
     if not trainer.args.disable_tqdm:
         _print(rows[:rows_on_console], trainer.state.global_step)
@@ -38,14 +42,26 @@ def show_samples(trainer: "PPOTrainer", prompts: Prompts, rows_on_console: int =
     return rows
 
 
-def complete(trainer: "PPOTrainer", prompts: Prompts, *, temperature: float) -> list[tuple[str, float]]:
-    """A completion of each prompt (greedy at temperature 0) and its score without penalties; the seed decides."""
+class Sample(NamedTuple):
+    """A completion for people to read."""
+
+    text: str
+    score: float
+    """Without penalties."""
+    spread: float | None
+    """What an ensemble's members disagree by on it; None without an ensemble."""
+
+
+def complete(trainer: "PPOTrainer", prompts: Prompts, *, temperature: float) -> list[Sample]:
+    """A completion of each prompt (greedy at temperature 0) with its score; the seed decides."""
     with seeded(trainer.args.seed), eval_mode(trainer.model):
         with trainer.autocast():
             tokens = sample_completions(trainer.policy_model, prompts, trainer.sampling, temperature)
-        completions, columns = as_text(prompts, tokens.ids, tokens.mask, trainer.sampling)
-        scores = trainer.scorer.score(prompts.texts, completions, columns).tolist()
-    return list(zip(completions, scores, strict=True))
+        texts, columns = as_text(prompts, tokens.ids, tokens.mask, trainer.sampling)
+        each = trainer.scorer.score_each(prompts.texts, texts, columns)
+    spread = trainer.scorer.spread(each)
+    spreads = [None] * len(texts) if spread is None else spread.tolist()
+    return [Sample(*row) for row in zip(texts, trainer.scorer.combine(each).tolist(), spreads, strict=True)]
 
 
 def _print(rows: list[dict[str, Any]], step: int) -> None:
