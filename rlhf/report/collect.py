@@ -37,21 +37,31 @@ def read_summary(folder: Path) -> dict[str, Any]:
     return summary
 
 
-def stage_report_from_run(folder: Path) -> StageReport:
+def stage_report_from_run(folder: Path, name: str | None = None, number: int | None = None) -> StageReport:
     """What one run folder tells of its stage.
+
+    Args:
+        folder: the run's.
+        name: what the stage is called in a pipeline; as its run says when left out.
+        number: the round of a loop that it belongs to.
 
     Raises:
         UserError: as `read_summary`.
     """
     summary = read_summary(folder)
     environment = _read_json(folder / "environment.json")
-    name = str(environment.get("stage") or summary.get("stage") or folder.name)
-    rows = [row for row in read_metrics(folder) if row.get("stage", name) == name]
+    kind = str(environment.get("stage") or summary.get("stage") or folder.name)
+    rows = [row for row in read_metrics(folder) if row.get("stage", kind) == kind]
     stage = stage_report(
-        name, summary, rows, references=reference_lines(_read_yaml(folder / "config.yaml")), folder=folder
+        name or kind, summary, rows, references=reference_lines(_read_yaml(folder / "config.yaml")), folder=folder
     )
     left, problems = figures.figures_of_run(folder)
-    return replace(stage, curves=(*figures.drawn(left), *stage.curves), notes=(*stage.notes, *problems))
+    return replace(
+        stage,
+        title=stage.title if number is None else f"{stage.title}, round {number}",
+        curves=(*figures.drawn(left), *stage.curves),
+        notes=(*stage.notes, *problems),
+    )
 
 
 def stage_report(

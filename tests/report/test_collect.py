@@ -369,3 +369,9 @@ def test_what_figures_show_is_no_table():
     assert (
         metric_rows({"groups": {"annotator": {"ada": {"accuracy": 1}}}, "scores": {"edges": [1]}, "rounds": [{}]}) == ()
     )
+
+
+def test_stages_of_rounds_say_which_round_is_theirs(runs):
+    stage = stage_report_from_run(runs["reward"], "reward", 2)
+    assert (stage.name, stage.title) == ("reward", "Reward model, round 2")
+    assert len(stage.curves) == 4
