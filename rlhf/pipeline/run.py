@@ -90,7 +90,8 @@ class _Going:
         self.summary: dict[str, dict[str, Any]] = {}
         self.artefacts: dict[str, str] = {}
         self.pins: dict[str, str] = {}
-        self.folders: list[Path] = []
+        self.folders: list[tuple[Path, str, int]] = []
+        """Where what stage was run, and in what round."""
         self._made: list[dict[str, str]] = []
 
     def round(self, number: int) -> tuple[dict[str, dict[str, Any]], dict[str, str]]:
@@ -102,7 +103,7 @@ class _Going:
         for stage, written in stages.items():
             config = self.plan.config(stage, _pinned(written, self.pins))
             result, folder = _run_stage(stage, config, self.plan, self.workspace, self.fresh)
-            self.folders.append(folder)
+            self.folders.append((folder, stage, number))
             self.summary[stage] = result
             if "artefact" in result:
                 self.artefacts[stage] = result["artefact"]
@@ -186,7 +187,12 @@ def _overtaken(artefacts: Mapping[str, str], workspace: Workspace) -> list[str]:
 
 
 def _write_report(
-    plan: Plan, workspace: Workspace, folder: Path, folders: list[Path], summary: dict[str, Any], notes: list[str]
+    plan: Plan,
+    workspace: Workspace,
+    folder: Path,
+    folders: list[tuple[Path, str, int]],
+    summary: dict[str, Any],
+    notes: list[str],
 ) -> None:
     """One page for the whole run: every stage with its curves, and the way back from the policy."""
     page = report.report_from_run(folder, title=plan.file.group)
@@ -194,11 +200,13 @@ def _write_report(
         (summary["artefacts"][stage] for stage in ("ppo", "reward", "sft") if stage in summary["artefacts"]), None
     )
     compared = report.comparison(summary)
-    samples = [sample for each in reversed(folders) for sample in report.samples_from_run(each)]
+    samples = [sample for each, *_ in reversed(folders) for sample in report.samples_from_run(each)]
+    rounds = plan.file.rounds.num > 1
+    stages = [report.stage_report_from_run(each, name, number if rounds else None) for each, name, number in folders]
     exported = [report.stage_report("export", {**summary["export"], "status": "done"})] if "export" in summary else []
     page = replace(
         page,
-        stages=(*(report.stage_report_from_run(each) for each in folders), *exported),
+        stages=(*stages, *exported),
         headlines=report.headlines(summary),
         comparisons=(compared,) if compared else (),
         samples=tuple(samples[:8]),
