@@ -36,6 +36,7 @@ class Judged:
         pairs: verdicts [N] of one candidate against another, where the judge scores one by one.
         scores: [N] of each candidate and the baseline, likewise.
         asked: of a judge behind a server: questions, and replies without a verdict.
+        figures: of each candidate, what `verdict_figures` made of all this.
     """
 
     name: str
@@ -44,6 +45,7 @@ class Judged:
     pairs: dict[tuple[str, str], Floats] = field(default_factory=dict)
     scores: dict[str, Floats] = field(default_factory=dict)
     asked: dict[str, int] = field(default_factory=dict)
+    figures: dict[str, dict[str, Any]] = field(default_factory=dict)
 
 
 def judge_all(config: EvaluationConfig, inputs: Inputs, texts: Texts, folder: Path) -> list[Judged]:

@@ -55,6 +55,8 @@ def evaluate_policy(
         report_problems(inputs.data.problems, run.folder / "set_aside.jsonl")
         texts = write_all(config, inputs, progress or (lambda done, total, what: None))
         judged = _judge(config, inputs, texts, workspace, run)
+        for one in judged:
+            one.figures = {name: verdict_figures(config, texts, one, name) for name in inputs.candidates}
         summary = _summary(config, inputs, texts, judged, workspace.registry)
         samples = _samples(inputs, texts, judged[0])
         drawn = figures(config, inputs, texts, judged)
@@ -98,7 +100,7 @@ def _summary(
         "reference": inputs.reference.ref,
         "judge": first.name,
         **_independence(inputs, registry),
-        **verdict_figures(config, texts, first, main),
+        **first.figures[main],
         "order_disagreement": first.disagreement[main],
         **kl_figures(texts, main),
         **text_figures("candidate", texts.written[main]),
@@ -110,11 +112,11 @@ def _summary(
     }
     summary |= first.asked
     if len(inputs.candidates) > 1:
-        summary["candidates"] = by_candidate(config, inputs, texts, first, registry)
+        summary["candidates"] = by_candidate(inputs, texts, first, registry)
         summary["pairs"] = by_pair(config, inputs, texts, first)
     if len(judged) > 1:
         summary["judges"] = {
-            other.name: by_candidate(config, inputs, texts, other, registry, verdicts_alone=True) | other.asked
+            other.name: by_candidate(inputs, texts, other, registry, verdicts_alone=True) | other.asked
             for other in judged[1:]
         }
     return rounded(summary)

@@ -4,7 +4,6 @@ from rlhf.evaluation.candidates import Texts
 from rlhf.evaluation.config import BASELINE, EvaluationConfig
 from rlhf.evaluation.judging import Judged
 from rlhf.evaluation.reading import Inputs
-from rlhf.evaluation.summarising import verdict_figures
 from rlhf.tracking import Figure, FigureSeries, Mark
 
 POINTS = 300
@@ -13,16 +12,16 @@ POINTS = 300
 
 def figures(config: EvaluationConfig, inputs: Inputs, texts: Texts, judged: list[Judged]) -> list[Figure]:
     """All that can be drawn of these verdicts."""
-    drawn = [_win_rates(config, inputs, texts, judged)]
+    drawn = [_win_rates(config, inputs, judged)]
     if judged[0].scores:
         drawn.append(_score_by_length(inputs, texts, judged[0]))
     return drawn
 
 
-def _win_rates(config: EvaluationConfig, inputs: Inputs, texts: Texts, judged: list[Judged]) -> Figure:
+def _win_rates(config: EvaluationConfig, inputs: Inputs, judged: list[Judged]) -> Figure:
     series = []
     for one in judged:
-        found = [verdict_figures(config, texts, one, name) for name in inputs.candidates]
+        found = [one.figures[name] for name in inputs.candidates]
         series.append(
             FigureSeries(
                 name=one.name,

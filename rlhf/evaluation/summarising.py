@@ -76,7 +76,6 @@ def text_figures(who: str, written: Written) -> dict[str, Any]:
 
 
 def by_candidate(
-    config: EvaluationConfig,
     inputs: Inputs,
     texts: Texts,
     judged: Judged,
@@ -87,11 +86,11 @@ def by_candidate(
     """Every candidate's figures under its name; the same ones as in the summary of a single candidate."""
     found: dict[str, Any] = {}
     for name in inputs.candidates:
-        figures = verdict_figures(config, texts, judged, name)
-        del figures["confidence"]
-        for key in ("score_baseline", "score_baseline_ci"):
-            figures.pop(key, None)
-        own = {key.replace("score_candidate", "score"): value for key, value in figures.items()}
+        own = {
+            key.replace("score_candidate", "score"): value
+            for key, value in judged.figures[name].items()
+            if key != "confidence" and not key.startswith("score_baseline")
+        }
         if judged.disagreement[name] != 0:
             own["order_disagreement"] = judged.disagreement[name]
         found[name] = own
