@@ -4,6 +4,9 @@ import itertools
 import logging
 import math
 from dataclasses import dataclass
+from typing import cast
+
+import torch
 
 from reward.config import CentreSection, RewardStageConfig
 from rlhf.config import ModelSection
@@ -66,4 +69,5 @@ def mean_scores(scorer: RewardModelScorer, centre: Centre, *, dtype: Dtype, seed
     )
     prompts = [centre.prompts[completion.prompt_index] for completion in completions]
     texts = [completion.text for completion in completions]
-    return [scorer.offset + scorer.score(prompts, texts).double().mean().item()]
+    scores = scorer.score_members(prompts, texts).double() + torch.as_tensor(scorer.offset, dtype=torch.float64)
+    return cast(list[float], scores.mean(0).tolist())

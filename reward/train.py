@@ -31,10 +31,11 @@ from rlhf.modeling import (
     save_model,
     warn_of_low_precision,
 )
+from rlhf.modeling.reward_models import RewardModel
 from rlhf.modeling.trainer_config import build_args
 from rlhf.records import Preference, Ranking
 from rlhf.registry import Kind
-from rlhf.scoring import RewardModelScorer
+from rlhf.scoring import Ensemble, RewardModelScorer
 from rlhf.tracking import Run
 from rlhf.training import (
     early_stopping,
@@ -167,7 +168,7 @@ def _max_length(config: RewardStageConfig, source: ModelSource) -> int | None:
     return wanted
 
 
-def _new_model(config: RewardStageConfig, source: ModelSource, held: ModelSection) -> Any:
+def _new_model(config: RewardStageConfig, source: ModelSource, held: ModelSection) -> RewardModel:
     ensemble = config.ensemble
     if ensemble is None:
         return new_reward_model(source, held, seed=config.seed)
@@ -175,9 +176,11 @@ def _new_model(config: RewardStageConfig, source: ModelSource, held: ModelSectio
 
 
 def _scorer(
-    config: RewardStageConfig, model: Any, tokenizer: PreTrainedTokenizerBase, max_length: int | None
+    config: RewardStageConfig, model: RewardModel, tokenizer: PreTrainedTokenizerBase, max_length: int | None
 ) -> RewardModelScorer:
-    return RewardModelScorer(model, tokenizer, "reward", max_length=max_length)
+    ensemble = config.ensemble
+    combine = Ensemble(ensemble.combine, ensemble.std_coef) if ensemble else None
+    return RewardModelScorer(model, tokenizer, "reward", max_length=max_length, combine=combine)
 
 
 def _thresholds(config: RewardStageConfig, judgements: Learnable) -> Thresholds | None:

@@ -1,5 +1,7 @@
 """TRL's RewardTrainer on rankings and grades instead of single pairs."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,17 @@ from reward.passes import scores_of
 THRESHOLDS_NAME = "thresholds.safetensors"
 THRESHOLDS_LEARNING_RATE = 0.01
 """Of log-odds, where the model's is of weights; it falls as that does."""
+
+
+@contextmanager
+def _taken_for_a_single_one(model: Any) -> Iterator[None]:
+    """RewardTrainer's constructor refuses a model of several outputs, with which it has nothing else to do."""
+    num_outputs = model.config.num_labels
+    model.config.num_labels = 1
+    try:
+        yield
+    finally:
+        model.config.num_labels = num_outputs
 
 
 class JudgementTrainer(RewardTrainer):
@@ -41,6 +54,7 @@ class JudgementTrainer(RewardTrainer):
     def __init__(
         self,
         *args: Any,
+        model: nn.Module,
         loss: LossSection | None = None,
         thresholds: Thresholds | None = None,
         max_tokens_per_pass: int | None = None,
@@ -50,7 +64,8 @@ class JudgementTrainer(RewardTrainer):
         self.loss_section = loss or LossSection()
         self.thresholds = thresholds
         self.max_tokens_per_pass = max_tokens_per_pass
-        super().__init__(*args, **kwargs)
+        with _taken_for_a_single_one(model):
+            super().__init__(*args, model=model, **kwargs)
         if thresholds is not None:
             thresholds.to(self.args.device)
 
@@ -121,9 +136,12 @@ class JudgementTrainer(RewardTrainer):
         """The thresholds learn in the same optimizer, at a rate of their own and without decay."""
         is_new = self.optimizer is None
         optimizer: torch.optim.Optimizer = super().create_optimizer(model)
-        if is_new and self.thresholds is not None:
-            own = list(self.thresholds.parameters())
+        thresholds = self.thresholds
+        if is_new and thresholds is not None:
+            own = list(thresholds.parameters())
             optimizer.add_param_group({"params": own, "lr": THRESHOLDS_LEARNING_RATE, "weight_decay": 0.0})
+            # the Trainer clears the gradients of the model alone
+            optimizer.register_step_post_hook(lambda *_: thresholds.zero_grad())
         return optimizer
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
@@ -146,7 +164,7 @@ class JudgementTrainer(RewardTrainer):
         if mode == "train":
             self._total_train_tokens += int(gather(inputs["attention_mask"].sum()).sum())
         self._metrics[mode]["num_tokens"] = [self._total_train_tokens]
-        if mode == "eval" and not self._metrics[mode]["accuracy"]:
+        if mode == "eval" and not self._metrics[mode].get("accuracy"):
             self._num_seen = 0
         scores = scores.mean(1)
         figures = {"min_reward": scores.min(), "mean_reward": scores.mean(), "max_reward": scores.max()}

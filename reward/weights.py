@@ -41,8 +41,9 @@ def annotator_weights(records: Iterable[Record]) -> dict[str, Annotator]:
 
     It is the reliability r over its mean: for a gradient whose signal is r times that of the truth and whose noise is
     the same for everybody, the sum with weights r has the best ratio of signal to noise. It is 0 where r is not above
-    0, and where r cannot be told from that of somebody who guesses but can be told from the mean of all. Answers that
-    are the wrong way round are not turned: that would be to trust somebody who has shown not to be worth it.
+    0, and where r cannot be told from that of somebody who guesses, but can be told from that of those who are trusted.
+    Answers that are the wrong way round are not turned: that would be to trust somebody who has shown not to be worth
+    it.
 
     Raises:
         UserError: no two annotators judged the same completions.
@@ -71,18 +72,12 @@ def annotator_weights(records: Iterable[Record]) -> dict[str, Annotator]:
 
 
 def _weights(moments: Moments, reliability: Floats, counts: np.ndarray) -> Floats:
-    evidence = moments.num_comparisons
-    mean = float(evidence @ reliability) / float(evidence.sum())
+    worth = np.clip(reliability, 0, 1)
+    trusted = float(worth**2 @ counts) / max(float(worth @ counts), 1e-9)
     error = _ERRORS * standard_errors(moments, reliability)
-    guesses = (reliability < error) & (mean - reliability > error)
-    worth = np.where(guesses, 0.0, np.clip(reliability, 0, 1))
+    worth[(reliability < error) & (trusted - reliability > error)] = 0
     total = float(worth @ counts)
-    if total <= 0:
-        raise UserError(
-            "loss.weights = 'reliability': the annotators contradict each other throughout, so that none of them can "
-            "be trusted more than another; set it to 'record'"
-        )
-    return np.asarray(worth * counts.sum() / total)
+    return np.asarray(worth * counts.sum() / total) if total > 0 else np.ones(len(worth))
 
 
 def _annotator(record: Record) -> str:

@@ -10,35 +10,17 @@ from rich.console import Console
 from safetensors.torch import load_file
 from tiny import tiny_model
 
-from reward.config import RewardStageConfig
-from reward.train import train_reward
 from reward.trainer import JudgementTrainer
 from rlhf.cli.models import lineage_tree
-from rlhf.config import load_config
 from rlhf.errors import StoppedByMonitor, UserError
 from rlhf.evaluation.rewards import all_pairs, score_pairs
 from rlhf.generation import Completion, sample
 from rlhf.modeling import find_model, load_causal_lm, load_reward_model, load_tokenizer
-from rlhf.records import Preference, read_jsonl, write_jsonl
+from rlhf.records import Preference, read_jsonl
 from rlhf.scorers import find_scorers, load_scorers
 from rlhf.scoring import RewardModelScorer
 from rlhf.scoring_config import ScorerSection
 from rlhf.tracking import read_metrics
-from rlhf.workspace import Workspace
-
-TEXT = """
-model: {ref: MODEL}
-data: {sources: [{path: rows.jsonl}], dev_fraction: 0.3}
-trainer:
-  num_train_epochs: 3
-  per_device_train_batch_size: 8
-  learning_rate: 1e-2
-  gradient_checkpointing: false
-  logging_steps: 5
-centre: {ref: BASE, num_prompts: 16, max_new_tokens: 8}
-output: {name: tiny/reward, alias: best}
-tracking: {wandb: off}
-"""
 
 
 def word(rng):
@@ -73,32 +55,6 @@ def rankings(count=60):
             {"prompt": f"Q{number}", "completions": texts, "tiers": tiers, "annotator": "ann", "simulated": True}
         )
     return rows
-
-
-@pytest.fixture(scope="module")
-def models(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("models")
-    return {
-        "base": tiny_model(folder / "base"),
-        "chat": tiny_model(folder / "chat", chat=True),
-        "encoder": tiny_model(folder / "encoder", "encoder", seed=2),
-    }
-
-
-@pytest.fixture
-def reward(tmp_path, models):
-    """Runs the stage on `rows` with overrides as on the command line."""
-    workspace = Workspace.open(tmp_path / "home", progress=False)
-
-    def run(*overrides, rows, model="base", centre="base"):
-        write_jsonl(tmp_path / "rows.jsonl", rows)
-        (tmp_path / "reward.yaml").write_text(
-            TEXT.replace("MODEL", str(models[model])).replace("BASE", str(models[centre]))
-        )
-        return train_reward(load_config(tmp_path / "reward.yaml", RewardStageConfig, overrides), workspace)
-
-    run.workspace = workspace
-    return run
 
 
 @torch.no_grad()

@@ -7,7 +7,9 @@ from tiny import tiny_model, tiny_tokenizer
 from transformers import AutoModelForSequenceClassification
 from trl import RewardConfig, RewardTrainer
 
+from reward.config import LossSection
 from reward.data import COLUMNS, JudgementCollator
+from reward.grades import Thresholds
 from reward.trainer import JudgementTrainer
 
 TEXTS = ["good", "bad", "fine", "worse", "best of all", "poor", "well", "ill"]
@@ -35,12 +37,21 @@ def folder(tmp_path_factory):
     return tiny_model(tmp_path_factory.mktemp("model"), "reward")
 
 
+def model_of(folder, num_outputs):
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return AutoModelForSequenceClassification.from_pretrained(
+            folder, num_labels=num_outputs, ignore_mismatched_sizes=num_outputs > 1
+        )
+
+
 @pytest.fixture
 def trainer(folder, tmp_path):
     """A trainer that takes plain gradient steps on `rows`."""
 
-    def make(rows, batch_size, accumulated=1, *, dev=None, cls=JudgementTrainer, **fields):
+    def make(rows, batch_size, accumulated=1, *, dev=None, cls=JudgementTrainer, num_outputs=1, **fields):
         defaults = {"max_steps": 1, "learning_rate": 1.0, "logging_steps": 1, "per_device_eval_batch_size": 8}
+        own = {name: fields.pop(name) for name in ("loss", "thresholds", "max_tokens_per_pass") if name in fields}
         args = RewardConfig(
             output_dir=str(tmp_path),
             per_device_train_batch_size=batch_size,
@@ -59,12 +70,13 @@ def trainer(folder, tmp_path):
             disable_tqdm=True,
         )
         return cls(
-            model=AutoModelForSequenceClassification.from_pretrained(folder),
+            model=model_of(folder, num_outputs),
             args=args,
             data_collator=JudgementCollator(257) if cls is JudgementTrainer else None,
             train_dataset=Dataset.from_list(rows),
             eval_dataset=Dataset.from_list(dev) if dev else None,
             processing_class=tiny_tokenizer(),
+            **own,
         )
 
     return make
@@ -155,3 +167,80 @@ def test_held_out_accuracy_and_margin_do_not_depend_on_how_the_pairs_are_cut(tra
             found.append([last["eval_accuracy"], last["eval_margin"]])
     assert found[0][0] * 7 == pytest.approx(round(found[0][0] * 7), abs=1e-5)
     assert all(each == pytest.approx(found[0], abs=1e-5) for each in found)
+
+
+def order(tiers, texts, weight=1.0):
+    """A ranking that is learned as a whole, with its pairs."""
+    pairs = [(a, b) for at, tier in enumerate(tiers) for below in tiers[at + 1 :] for a in tier for b in below]
+    return judged(
+        texts,
+        chosen=[better for better, _ in pairs],
+        rejected=[worse for _, worse in pairs],
+        weight=[[weight / len(pairs)]] * len(pairs),
+        margin=[0.0] * len(pairs),
+        tiers=tiers,
+        order_weight=[weight],
+    )
+
+
+def test_an_order_of_two_pulls_as_their_pair_does(trainer):
+    change, loss = step(trainer([order([[0], [1]], ["good", "bad"], 2.0)], 1, center_rewards_coefficient=0.1))
+    as_pair, same = step(trainer([row("good", "bad", 2.0)], 1, center_rewards_coefficient=0.1))
+    torch.testing.assert_close(change, as_pair, rtol=1e-4, atol=1e-6)
+    assert same == pytest.approx(loss, abs=1e-5)
+
+
+def test_a_step_of_orders_and_pairs_does_not_depend_on_how_its_batch_is_cut(trainer):
+    rows = [order([[1], [0, 2], [3]], TEXTS[:4], 0.5), row("well", "ill", 3.0), order([[0, 1], [2]], TEXTS[4:7])]
+    whole, loss = step(trainer(rows, 3))
+    change, in_parts = step(trainer(rows, 1, 3))
+    torch.testing.assert_close(change, whole, rtol=1e-4, atol=1e-6)
+    assert in_parts == pytest.approx(loss, abs=1e-5)
+
+
+@pytest.mark.parametrize("max_tokens", [1, 12, 30])
+def test_a_batch_that_is_scored_in_parts_makes_the_same_step(trainer, max_tokens):
+    rows = [order([[1], [0, 2], [3]], TEXTS[:4]), row("best of all", "ill")]
+    whole, loss = step(trainer(rows, 2))
+    change, same = step(trainer(rows, 2, max_tokens_per_pass=max_tokens))
+    torch.testing.assert_close(change, whole, rtol=1e-4, atol=1e-6)
+    assert same == pytest.approx(loss, abs=1e-6)
+
+
+def test_no_more_tokens_than_allowed_pass_the_model_at_a_time(trainer):
+    made = trainer([order([[at] for at in range(8)], TEXTS)], 1, max_tokens_per_pass=12)
+    passed = []
+    made.model.register_forward_pre_hook(
+        lambda _, __, inputs: passed.append(tuple(inputs["input_ids"].shape)), with_kwargs=True
+    )
+    step(made)
+    assert sum(texts for texts, _ in passed) == 2 * 8  # once for the scores and once for their gradient
+    assert all(texts * length <= 12 for texts, length in passed)
+
+
+def test_members_are_trained_by_their_own_weights(trainer):
+    rows = [row("good", "bad"), row("fine", "worse"), row("well", "ill")]
+    member_weights = [[1.0, 0.0], [2.0, 1.0], [0.0, 2.0]]
+    of_both = [one | {"weight": [weights]} for one, weights in zip(rows, member_weights, strict=True)]
+    both = trainer(of_both, 3, num_outputs=2)
+    heads = both.model.score.weight.detach().clone()
+    step(both)
+    for member in range(2):
+        alone = trainer([one | {"weight": [[w[member]]]} for one, w in zip(rows, member_weights, strict=True)], 3)
+        with torch.no_grad():
+            alone.model.score.weight.copy_(heads[member : member + 1])
+        step(alone)
+        change = both.model.score.weight[member] - heads[member]
+        torch.testing.assert_close(
+            2 * change, (alone.model.score.weight[0] - heads[member]).detach(), rtol=1e-4, atol=1e-6
+        )
+
+
+def test_thresholds_learn_at_their_own_rate_and_forget_the_gradient_of_the_step_before(trainer):
+    rows = [judged(["good", "bad"], rated=[0, 1], rating=[2.0, 0.0], rating_weight=[[1.0], [1.0]])]
+    thresholds = Thresholds([0.4, 0.2, 0.4], 1)
+    before = thresholds().detach().clone()
+    made = trainer(rows, 1, loss=LossSection(kind="ordinal"), thresholds=thresholds, learning_rate=1e-9)
+    step(made)
+    assert (thresholds() - before).abs().max() > 1e-4
+    assert all(parameter.grad is None for parameter in thresholds.parameters())
