@@ -83,6 +83,7 @@ def calibrate(
     margins: Floats,
     clusters: Sequence[Hashable],
     *,
+    temperature: float | None = None,
     num_bootstrap: int = 10000,
     confidence: float = 0.95,
     seed: int = 0,
@@ -95,11 +96,12 @@ def calibrate(
     Args:
         margins: [N], for which `why_not_calibrated` finds no reason.
         clusters: the prompt (its key) of each pair.
+        temperature: what all margins are divided by instead, where other data has given one.
         num_bootstrap: how many resamples of the intervals.
         confidence: of the intervals.
         seed: of the parts and of the resampling.
     """
-    scaled = cross_fitted(margins, clusters, seed=seed)
+    scaled = margins / temperature if temperature else cross_fitted(margins, clusters, seed=seed)
 
     def interval(values: Floats) -> tuple[float, float]:
         return _ece_interval(values, clusters, num_bootstrap, confidence, seed)

@@ -34,4 +34,7 @@ class RewardEvaluationConfig(IntervalSection):
     """Columns of the data by whose values accuracy is told apart; `annotator`, `strength` and `margin` always are."""
     num_worst: Annotated[int, Field(ge=0)] = 20
     """How many of the pairs that the model gets most wrong are kept as samples."""
+    temperature: Annotated[float, Field(gt=0, allow_inf_nan=False)] | str | None = None
+    """What is measured after scaling is scaled by this, or by what an earlier report found, by its ref; left out, by
+    what the other prompts of this data ask for."""
     require: RequireSection = RequireSection()

@@ -1,5 +1,6 @@
 """`rlhf eval reward`: how far a reward model can be trusted, on preferences it has not seen."""
 
+import logging
 from collections.abc import Sequence
 from dataclasses import asdict, fields
 from typing import Any, cast
@@ -15,6 +16,7 @@ from rlhf.evaluation.publishing import publish_report, published_names, rounded
 from rlhf.evaluation.requirements import check_requirements
 from rlhf.evaluation.reward_config import RewardEvaluationConfig
 from rlhf.evaluation.reward_figures import histogram, reward_figures
+from rlhf.evaluation.reward_inputs import given_temperature, prompts_trained_on
 from rlhf.evaluation.statistics import (
     Estimate,
     Floats,
@@ -32,6 +34,8 @@ from rlhf.scorers import REWARD_KINDS, reward_model_scorer
 from rlhf.scoring import Scorer
 from rlhf.tracking import write_figures
 from rlhf.workspace import Workspace, report_problems
+
+logger = logging.getLogger(__name__)
 
 MOST_WRONG = "most_wrong.jsonl"
 """In the report artefact: the pairs whose rejected completion scores highest above the chosen one."""
@@ -58,6 +62,8 @@ def evaluate_reward(
     data = load(config.data, (Ranking, Preference), seed=config.seed, open_ref=workspace.open_ref)
     found = judged_pairs(data.dev or data.train)
     columns = columns_of(found, config.groups)
+    temperature = given_temperature(config.temperature, source, workspace.registry)
+    seen = prompts_trained_on(source, workspace.registry)
     scorer = reward_model_scorer(source, source.ref, batch_size=config.batch_size, device=device(), dtype=config.dtype)
     with (
         workspace.run(
@@ -68,7 +74,7 @@ def evaluate_reward(
         run.rewind(run.stage, -1)  # what an interrupted attempt has logged
         report_problems(data.problems, run.folder / "set_aside.jsonl")
         chosen, rejected = score_pairs(scorer, found.pairs, progress)
-        measured = _calibration(config, found, chosen - rejected)
+        measured = _calibration(config, found, chosen - rejected, temperature)
         figures = {
             **_accuracies(config, found, chosen, rejected),
             **_calibration_figures(measured, found, chosen - rejected),
@@ -93,6 +99,7 @@ def evaluate_reward(
                 "model": source.ref,
                 **figures,
                 "requirements": {r.name: {"asked": r.asked, "found": r.found, "met": r.met} for r in required},
+                "num_prompts_trained_on": _num_seen(found, seen, source.ref),
                 "num_truncated": getattr(scorer, "num_truncated", 0),
                 "num_set_aside": len(data.problems),
             }
@@ -220,12 +227,15 @@ def _accuracies(config: RewardEvaluationConfig, found: JudgedPairs, chosen: Floa
     }
 
 
-def _calibration(config: RewardEvaluationConfig, found: JudgedPairs, margins: Floats) -> Calibration | None:
+def _calibration(
+    config: RewardEvaluationConfig, found: JudgedPairs, margins: Floats, temperature: float | None
+) -> Calibration | None:
     if why_not_calibrated(margins, found.clusters):
         return None
     return calibrate(
         margins,
         found.clusters,
+        temperature=temperature,
         num_bootstrap=config.num_bootstrap,
         confidence=config.confidence,
         seed=config.seed,
@@ -241,6 +251,18 @@ def _calibration_figures(measured: Calibration | None, found: JudgedPairs, margi
         key.replace("_interval", "_ci"): list(value) if isinstance(value, tuple) else value
         for key, value in asdict(measured).items()
     }
+
+
+def _num_seen(found: JudgedPairs, seen: set[str] | None, model: str) -> int | None:
+    """How many of the prompts are no held-out ones; None where nobody knows what the model was trained on."""
+    if seen is None:
+        return None
+    prompts = set(found.clusters)
+    if num := len(prompts & seen):
+        logger.warning(
+            "%s was trained on %d of these %d prompts: what it shows here is too good", model, num, len(prompts)
+        )
+    return num
 
 
 def _lengths_and_scores(found: JudgedPairs, chosen: Floats, rejected: Floats) -> dict[str, Any]:

@@ -1,11 +1,16 @@
 """`rlhf eval` from the command line."""
 
 import json
+import re
+import shlex
+from pathlib import Path
 
+import pandas as pd
 from tiny import tiny_model
 
 from rlhf.registry import Registry
 
+PAGE = Path(__file__).parents[2] / "docs" / "evaluation.md"
 TEXTS = ["yes", "no, never", "perhaps so", "I do not know", "ask somebody else"]
 PAIRS = [
     {"prompt": f"Is {n} odd?", "chosen": TEXTS[n % 5], "rejected": TEXTS[(n + 1) % 5], "annotator": f"a{n % 2}"}
@@ -79,3 +84,20 @@ def test_mistakes_are_one_line_each(rlhf, write, models, tmp_path):
     publish(tmp_path, models)
     (unknown,) = rlhf("eval", "unseen.jsonl", "batch_sice=2").errors
     assert unknown == "error: command line: batch_sice = 2: unknown key; did you mean batch_size?"
+
+
+def test_the_commands_of_the_page_work(rlhf, write, models, tmp_path):
+    publish(tmp_path, models)
+    Registry(tmp_path / "home").publish(models["encoder"], kind="reward", name="tiny/judge")
+    write("unseen.jsonl", PAIRS)
+    table = pd.DataFrame(PAIRS).assign(source="web")
+    table.to_csv(tmp_path / "unseen.csv", index=False)
+    table[["prompt"]].to_parquet(tmp_path / "prompts.parquet")
+    section = PAGE.read_text(encoding="utf-8").partition("## A file and nothing else")[2]
+    (block,) = re.findall(r"^```sh\n(.*?)^```", section.partition("\n## ")[0], re.MULTILINE | re.DOTALL)
+    shown = [shlex.split(line)[1:] for line in block.replace("support/", "tiny/").splitlines()]
+    assert [words[1] for words in shown] == ["unseen.jsonl", "reward", "policy"]
+    for words in shown:
+        quick = ("generation.max_new_tokens=4",) if words[1] == "policy" else ("require.accuracy=0",)
+        ended = rlhf(*words, *quick, "num_bootstrap=200", "tracking.wandb=off")
+        assert ended.code == 0, ended.err

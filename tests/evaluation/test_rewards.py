@@ -258,3 +258,43 @@ def test_what_falls_short_is_published_and_then_stops(tmp_path, workspace, model
     report = workspace.registry.open("tiny/eval")
     assert json.loads((report / "evaluation.json").read_text())["requirements"] == summary["requirements"]
     assert (report / "most_wrong.jsonl").is_file()
+
+
+def published(workspace, model, tmp_path, prompts):
+    """The model in the registry, trained on these prompts."""
+    write_jsonl(tmp_path / "data" / "train.jsonl", [{"prompt": p, "chosen": "a", "rejected": "b"} for p in prompts])
+    data = workspace.registry.publish(tmp_path / "data", kind="preferences", name="tiny/reward-data")
+    parents = [("preferences", data)]
+    return workspace.registry.publish(model, kind="reward", name="tiny/reward", parents=parents).ref
+
+
+def test_prompts_that_the_model_was_trained_on_are_counted(tmp_path, workspace, model, caplog):
+    write_jsonl(tmp_path / "held_out.jsonl", many_pairs())
+    assert evaluate_reward(config(tmp_path, model), workspace)["num_prompts_trained_on"] is None
+    ref = published(workspace, model, tmp_path, ["Is  number 0 odd?", "Is number 1 odd?", "something else"])
+    assert evaluate_reward(config(tmp_path, ref), workspace)["num_prompts_trained_on"] == 2
+    assert "tiny/reward@v1 was trained on 2 of these 20 prompts: what it shows here is too good" in caplog.text
+
+
+def test_the_temperature_of_one_report_can_be_tried_on_other_data(tmp_path, workspace, model):
+    ref = published(workspace, model, tmp_path, ["p"])
+    write_jsonl(tmp_path / "held_out.jsonl", many_pairs())
+    first = evaluate_reward(config(tmp_path, ref, "output.name=tiny/report"), workspace)
+    other = many_pairs(72)[12:]
+    write_jsonl(tmp_path / "held_out.jsonl", other)
+    again = evaluate_reward(config(tmp_path, ref, "temperature=tiny/report@v1"), workspace)
+    margins = scored(model, workspace, other)
+    assert again["ece_scaled"] == pytest.approx(expected_calibration_error(margins / first["temperature"]), abs=1e-4)
+    by_number = evaluate_reward(config(tmp_path, ref, f"temperature={first['temperature']}"), workspace)
+    assert by_number["ece_scaled"] == again["ece_scaled"]
+
+    with pytest.raises(
+        UserError, match=r"temperature = 'tiny/report': tiny/report@v1 is about tiny/reward@v1, and thi"
+    ):
+        evaluate_reward(config(tmp_path, model, "temperature=tiny/report"), workspace)
+    with pytest.raises(UserError, match=r"temperature = 'tiny/nothing': .*no artefact is called tiny/nothing"):
+        evaluate_reward(config(tmp_path, ref, "temperature=tiny/nothing"), workspace)
+    write_jsonl(tmp_path / "held_out.jsonl", other[:5])
+    evaluate_reward(config(tmp_path, ref, "output.name=tiny/small"), workspace)
+    with pytest.raises(UserError, match=r"tiny/small@v1 could not measure a temperature; its data was too small"):
+        evaluate_reward(config(tmp_path, ref, "temperature=tiny/small"), workspace)
