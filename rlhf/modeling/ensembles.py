@@ -197,6 +197,7 @@ def load_members(model: Any, source: ModelSource, head: Sequence[str], num_membe
     for _ in range(num_members):
         config = cast(LoraConfig, PeftConfig.from_pretrained(source.folder))
         config.inference_mode, config.modules_to_save = False, list(head)
+        config.base_model_name_or_path = None  # a ref there, which PEFT would say it has changed
         configs.append(config)
     try:
         ensemble = attach_members(model, configs)
