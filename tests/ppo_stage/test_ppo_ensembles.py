@@ -152,8 +152,6 @@ def test_heads_are_exported_with_an_example_that_gives_their_score(world, tmp_pa
 @pytest.mark.parametrize("how", ["merged", "adapter"])
 def test_adapters_are_not_exported(world, tmp_path, how):
     world = world("adapters")
-    with pytest.raises(
-        UserError, match="tiny/reward@v1: is an ensemble of 3 adapters, and neither"
-    ):
+    with pytest.raises(UserError, match="tiny/reward@v1: is an ensemble of 3 adapters, and neither"):
         export_model("tiny/reward", tmp_path / "out", registry=world.registry, format=how)
     assert not (tmp_path / "out").exists()
