@@ -13,6 +13,7 @@ from reward.config import RewardStageConfig
 from rlhf.config import COMMAND_LINE, Located, Section, apply_override, read_yaml, validate
 from rlhf.errors import UserError
 from rlhf.evaluation.config import EvaluationConfig
+from rlhf.evaluation.reward_config import RewardEvaluationConfig
 from rlhf.export.config import ExportConfig
 from rlhf.pipeline.labels_config import LabelsConfig
 from rlhf.pipeline.rounds import AGAINST_LAST, RoundsSection, later_round, problems_with
@@ -24,13 +25,21 @@ SCHEMAS: dict[str, type[BaseModel]] = {
     "sft": SFTStageConfig,
     "labels": LabelsConfig,
     "reward": RewardStageConfig,
+    "eval_reward": RewardEvaluationConfig,
     "ppo": PPOStageConfig,
     "eval": EvaluationConfig,
     "export": ExportConfig,
 }
 """The stages a file may have, in the order in which they run."""
 
-NAMES = {"sft": "sft", "labels": "preferences", "reward": "reward", "ppo": "policy", "eval": "eval"}
+NAMES = {
+    "sft": "sft",
+    "labels": "preferences",
+    "reward": "reward",
+    "eval_reward": "reward-eval",
+    "ppo": "policy",
+    "eval": "eval",
+}
 """What a stage's artefact is called after the group, unless its config says otherwise."""
 
 
@@ -186,7 +195,7 @@ def _inherit(stages: dict[str, dict[str, Any]], file: PipelineFile) -> None:
             config.setdefault("seed", file.seed)
             # what is not set stays unset: WANDB_PROJECT stands in for a project that nobody named
             config.setdefault("tracking", file.tracking.model_dump(exclude_unset=True))
-            if file.data is not None and not (name == "reward" and "labels" in stages):
+            if file.data is not None and not (name in ("reward", "eval_reward") and "labels" in stages):
                 config.setdefault("data", copy.deepcopy(file.data))
 
 
@@ -227,6 +236,12 @@ def _fill_in(stages: dict[str, dict[str, Any]], file: PipelineFile) -> None:
         else:
             judged["dev_fraction"] = 0.1
         stages["reward"].setdefault("data", judged)
+    if "eval_reward" in stages and "reward" in made:
+        # what reward holds out, and nothing else: the same rows by the same seed
+        evaluated = stages["eval_reward"]
+        evaluated.setdefault("model", made["reward"])
+        if "data" in stages["reward"]:
+            evaluated.setdefault("data", copy.deepcopy(stages["reward"]["data"]))
 
 
 def _made_by(config: Mapping[str, Any], default: str) -> str:

@@ -73,7 +73,7 @@ def later_round(
     Returns:
         The stages after sft, and AGAINST_LAST beside `eval`; not yet the export, which takes what the last round made.
     """
-    first, last = made[0], made[-1]
+    last = made[-1]
     found = {name: copy.deepcopy(stages[name]) for name in stages if name not in ("sft", "export")}
     labels = found["labels"]
     labels["model"] = {**labels["model"], "ref": last["ppo"]}
@@ -84,18 +84,8 @@ def later_round(
     if rounds.data is not None:
         labels["data"] = rounds.data.model_dump(exclude_unset=True)
     labels.pop("held_out", None)  # judged once, in round 1: every reward model is measured by the same
-    data = found["reward"]["data"]
-    mine = _name(stages["labels"])
-    answers = [*(one["labels"] for one in made), mine]
-    data["sources"] = [
-        inner
-        for source in data["sources"]
-        for inner in ([{**source, "path": ref} for ref in answers] if source.get("path") == mine else [source])
-    ]
-    if "dev" in data:
-        data["dev"] = [
-            {**source, "path": first["labels"]} if source.get("path") == mine else source for source in data["dev"]
-        ]
+    for name in {"reward", "eval_reward"} & found.keys():
+        _learn_from_all(found[name]["data"], _name(stages["labels"]), made)
     if rounds.ppo_from == "last":
         ppo = found["ppo"]
         ppo.setdefault("reference", ppo["model"]["ref"])
@@ -103,6 +93,20 @@ def later_round(
     if "eval" in found:
         found[AGAINST_LAST] = _against_last(found["eval"], last["ppo"])
     return found
+
+
+def _learn_from_all(data: dict[str, Any], answers: str, made: Sequence[Artefacts]) -> None:
+    """Put the answers of all rounds where those of one stand; what is measured by stays that of round 1."""
+    versions = [*(one["labels"] for one in made), answers]
+    data["sources"] = [
+        inner
+        for source in data["sources"]
+        for inner in ([{**source, "path": ref} for ref in versions] if source.get("path") == answers else [source])
+    ]
+    if "dev" in data:
+        data["dev"] = [
+            {**source, "path": versions[0]} if source.get("path") == answers else source for source in data["dev"]
+        ]
 
 
 def _against_last(evaluation: Mapping[str, Any], policy: str) -> dict[str, Any]:

@@ -27,6 +27,7 @@ STAGES = {
     "sft": "sft.train:train_sft",
     "labels": "rlhf.pipeline.labels:collect_labels",
     "reward": "reward.train:train_reward",
+    "eval_reward": "rlhf.evaluation.rewards:evaluate_reward",
     "ppo": "rlhf.ppo.stage:train_ppo",
     "eval": "rlhf.evaluation.policy:evaluate_policy",
     AGAINST_LAST: "rlhf.evaluation.policy:evaluate_policy",

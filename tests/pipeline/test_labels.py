@@ -214,6 +214,13 @@ def test_choosing_by_disagreement_needs_somebody_to_disagree(labels):
         labels("", "select={by: disagreement}")
 
 
+def test_a_reward_model_without_members_has_nothing_to_disagree_with(labels, tmp_path):
+    registry = Workspace.open(tmp_path / "home").registry
+    registry.publish(tiny_model(tmp_path / "alone", context=64), kind="reward", name="tiny/reward")
+    with pytest.raises(UserError, match=r"select\.ref = 'tiny/reward': has no members that could disagree; train it"):
+        labels("", "select={ref: tiny/reward}")
+
+
 def test_no_more_completions_than_a_page_can_show(labels):
     with pytest.raises(UserError, match=r"num_completions = 10: .* less than or equal to 9"):
         labels("", "num_completions=10")

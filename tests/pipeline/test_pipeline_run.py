@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from pipeline_files import write_project
 
-from rlhf.errors import UserError
-from rlhf.pipeline.config import load_pipeline
+from rlhf.errors import StoppedByMonitor, UserError
+from rlhf.pipeline.config import SCHEMAS, load_pipeline
 from rlhf.pipeline.run import run_stages
 from rlhf.workspace import Workspace
 
@@ -33,7 +33,7 @@ def runs_of(workspace):
 def stages_run(workspace, before):
     """Which stages made a new run folder since `before`."""
     new = {name.removeprefix("tiny-").split("-")[0] for name in runs_of(workspace) - before if name.startswith("tiny-")}
-    return sorted(new, key=STAGES.index)
+    return sorted(new, key=list(SCHEMAS).index)
 
 
 def test_the_summary_has_the_shape_that_is_promised(project):
@@ -170,6 +170,26 @@ def test_fresh_runs_everything_again(project):
     registry = workspace.registry
     # the same seed: the same weights
     assert registry.resolve(summary["artefacts"]["ppo"]).digest == registry.resolve(first["artefacts"]["ppo"]).digest
+
+
+def test_a_reward_model_that_falls_short_stops_the_run_before_ppo(project):
+    path, workspace, first = project
+    text = path.read_text()
+    before = runs_of(workspace)
+    try:
+        path.write_text(
+            text.replace("  ppo:\n", "  eval_reward: {require: {accuracy: 1.0}, num_bootstrap: 100}\n  ppo:\n")
+        )
+        with pytest.raises(StoppedByMonitor, match="accuracy"):
+            run_stages(load_pipeline(path, ["ppo.trainer.kl_coef=0.6"]), workspace)
+        assert stages_run(workspace, before) == ["eval_reward"]
+        with pytest.raises(StoppedByMonitor, match="change its config, or run with --fresh"):
+            run_stages(load_pipeline(path), workspace)
+        met = run_stages(load_pipeline(path, ["eval_reward.require.accuracy=0"]), workspace)
+    finally:
+        path.write_text(text)
+    assert met["eval_reward"]["accuracy"] == first["reward"]["accuracy"]
+    assert met["artefacts"]["eval_reward"].startswith("tiny/reward-eval@v") and met["eval"] == first["eval"]
 
 
 def test_a_stage_that_fails_leaves_the_finished_ones_and_is_taken_up_once_it_is_mended(tmp_path):

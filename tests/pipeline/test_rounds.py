@@ -12,7 +12,12 @@ from rlhf.pipeline.run import run_stages
 from rlhf.tracking import read_figures
 from rlhf.workspace import Workspace
 
-AT_RANDOM = ["rounds={num: 2, select: {by: random, pool: 2}}", "labels.num_tasks=12"]
+TWICE = [
+    "labels.num_tasks=12",
+    "reward.data.dev_fraction=0.4",
+    "reward.ensemble={num_members: 2}",
+    "rounds={num: 2, select: {pool: 2x, random_share: 0.5}}",
+]
 MADE = {"sft": "g/sft@v1", "labels": "g/preferences@v1", "reward": "g/reward@v1", "ppo": "g/policy@v1"}
 
 
@@ -31,7 +36,7 @@ def project(tmp_path_factory):
     folder = tmp_path_factory.mktemp("rounds")
     path = write_project(folder)
     workspace = Workspace.open(folder / "home", progress=False)
-    return path, workspace, run_stages(load_pipeline(path, AT_RANDOM), workspace)
+    return path, workspace, run_stages(load_pipeline(path, TWICE), workspace)
 
 
 def test_a_second_round_makes_second_versions_of_the_same_names(project):
@@ -59,14 +64,16 @@ def test_a_second_round_makes_second_versions_of_the_same_names(project):
 
 
 def test_the_policy_of_the_first_round_writes_to_other_prompts_and_all_answers_are_learned_from(project):
-    _, workspace, _ = project
+    _, workspace, summary = project
     registry = workspace.registry
     rows = [rankings_of(registry, number) for number in (1, 2)]
     assert {model for row in rows[0] for model in row["models"]} == {"tiny/sft@v1"}
     assert {model for row in rows[1] for model in row["models"]} == {"tiny/policy@v1"}
     prompts = [{row["prompt"] for row in part} for part in rows]
     assert not prompts[0] & prompts[1] and all(len(part) <= 12 for part in prompts)
-    assert {row["selected_by"] for row in rows[1]} == {"random"} and "selected_by" not in rows[0][0]
+    assert {row["selected_by"] for row in rows[1]} == {"random", "disagreement"} and "selected_by" not in rows[0][0]
+    assert all(0 <= row["disagreement"] <= 0.5 for row in rows[1])
+    assert summary["labels"]["disagreement_chosen"] >= summary["labels"]["disagreement_pool"] > 0
     learned = registry.resolve("tiny/reward-data@v2")
     assert {parent.ref for parent in learned.parents} == {"tiny/preferences@v1", "tiny/preferences@v2"}
     policy = registry.resolve("tiny/policy@v2")
@@ -76,9 +83,9 @@ def test_the_policy_of_the_first_round_writes_to_other_prompts_and_all_answers_a
 def test_rounds_that_are_done_are_not_done_again_and_the_first_is_that_of_a_file_without_rounds(project):
     path, workspace, first = project
     before = runs_of(workspace)
-    again = run_stages(load_pipeline(path, AT_RANDOM), workspace)
+    again = run_stages(load_pipeline(path, TWICE), workspace)
     assert runs_of(workspace) == before and again["rounds"] == first["rounds"]
-    alone = run_stages(load_pipeline(path, AT_RANDOM[1:]), workspace)
+    alone = run_stages(load_pipeline(path, TWICE[:3]), workspace)
     assert runs_of(workspace) == before
     assert "rounds" not in alone and alone["artefacts"]["ppo"] == "tiny/policy@v1"
     assert read_figures(workspace.home / "runs" / alone["run"]) == []
