@@ -150,6 +150,7 @@ class EndpointJudge:
             self._known[question] = row
             self._spoken |= verdict is not None
             if not self._spoken and self.num_asked >= PATIENCE:
+                self._client.given_up = "no verdict"  # before another thread asks on
                 raise UserError(
                     f"{self._key}: none of {self.num_asked} replies of {self.name} holds a verdict, such as "
                     f"{' '.join(reply.split())[:120]!r}; see `prompt`: it is to reply with [[A]], [[B]] or [[C]]"
