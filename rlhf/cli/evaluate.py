@@ -27,10 +27,11 @@ class _FileOrCommand(TyperGroup):
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         """The command that `args` begin with; the one without a name where they begin with a data file."""
-        from rlhf.evaluation.unseen import is_data
+        if args and args[0] not in self.commands:
+            from rlhf.evaluation.unseen import is_data
 
-        if args and args[0] not in self.commands and is_data(Path(args[0])):
-            return "", self.commands["file"], args
+            if is_data(Path(args[0])):
+                return "", self.commands["file"], args
         return super().resolve_command(ctx, args)
 
 

@@ -62,8 +62,8 @@ def _groups(name: str, groups: Mapping[str, Mapping[str, Any]], summary: Mapping
         name=f"accuracy_by_{name}",
         title=f"Accuracy by {name}",
         description=f"How often the reward model puts a pair in the order that people did, for each {name}, with its "
-        "interval. A group near “longest wins” is told apart by little more than length; nothing is to be expected "
-        "above what people agree on among themselves.",
+        "interval. A group near “longest wins” is told apart by little more than length. What people agree on among "
+        "themselves is no upper bound: the slips of two people are in it, and of one in the model’s accuracy.",
         kind="bars",
         x=name,
         y="accuracy",

@@ -1,7 +1,11 @@
 """Accuracy by group, and what people agree on among themselves."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from rlhf.errors import UserError
 from rlhf.evaluation.grouping import accuracy_by_group, columns_of
@@ -117,3 +121,25 @@ def test_each_group_has_its_accuracy_its_reference_lines_and_an_interval_by_prom
     # both of ben's pairs are of one prompt: nothing is known of others
     assert groups["ben"]["accuracy_ci"] is None
     assert groups["ben"]["accuracy_longest"] == 0.75
+
+
+@given(
+    st.lists(
+        st.tuples(st.integers(0, 3), st.permutations(["a", "b", "c"]), st.sampled_from(["ana", "ben", "cem", None])),
+        min_size=1,
+        max_size=12,
+    )
+)
+def test_agreement_does_not_depend_on_which_of_two_is_called_the_better_one(rows):
+    there = [pair(f"p{prompt}", order[0], order[1], who) for prompt, order, who in rows]
+    back = [pair(one.prompt, one.rejected, one.chosen, one.annotator) for one in there]
+    np.testing.assert_array_equal(judged_pairs(there).agreement_with_others, judged_pairs(back).agreement_with_others)
+    np.testing.assert_allclose(judged_pairs(there).longest_outcomes, 1 - judged_pairs(back).longest_outcomes)
+
+
+@given(st.permutations(range(5)), st.lists(st.integers(1, 4), min_size=1, max_size=4))
+def test_every_two_completions_of_a_ranking_are_a_pair_or_a_tie(order, cuts):
+    edges = [0, *sorted(set(cuts)), 5]
+    tiers = [list(order[low:high]) for low, high in pairwise(edges)]
+    found = judged_pairs([Ranking(prompt="p", completions=list("abcde"), tiers=tiers)])
+    assert len(found.pairs) + len(found.ties) == 10 and found.num_equal_texts == 0

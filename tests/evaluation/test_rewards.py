@@ -8,6 +8,7 @@ import pytest
 import torch
 from scipy.stats import spearmanr
 from tiny import tiny_model
+from transformers import AutoConfig, LlamaForSequenceClassification
 
 from rlhf.config import load_config
 from rlhf.errors import UserError
@@ -17,6 +18,7 @@ from rlhf.evaluation.reward_config import RewardEvaluationConfig
 from rlhf.evaluation.rewards import evaluate_reward
 from rlhf.modeling import find_model, load_reward_model, load_tokenizer
 from rlhf.records import prompt_key, write_jsonl
+from rlhf.scorers import reward_model_scorer
 from rlhf.scoring import RewardModelScorer
 from rlhf.tracking import read_figures, read_samples
 from rlhf.workspace import Workspace
@@ -298,3 +300,22 @@ def test_the_temperature_of_one_report_can_be_tried_on_other_data(tmp_path, work
     evaluate_reward(config(tmp_path, ref, "output.name=tiny/small"), workspace)
     with pytest.raises(UserError, match=r"tiny/small@v1 could not measure a temperature; its data was too small"):
         evaluate_reward(config(tmp_path, ref, "temperature=tiny/small"), workspace)
+
+
+def test_an_ensemble_is_measured_by_the_one_score_of_its_members(tmp_path, workspace):
+    single = tiny_model(tmp_path / "single", "reward")
+    about = AutoConfig.from_pretrained(single)
+    about.num_labels = 3
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        LlamaForSequenceClassification(about).save_pretrained(single)
+    (single / "reward.json").write_text(json.dumps({"combine": "worst", "score_offset": [0.0, 0.1, -0.1]}))
+    rows = many_pairs()
+    write_jsonl(tmp_path / "held_out.jsonl", rows)
+    summary = evaluate_reward(config(tmp_path, single), workspace)
+    scorer = reward_model_scorer(find_model(str(single), workspace.registry), "ensemble")
+    members = [
+        scorer.score_members([row["prompt"] for row in rows], [row[side] for row in rows]).numpy().min(axis=1)
+        for side in ("chosen", "rejected")
+    ]
+    assert summary["accuracy"] == pytest.approx((members[0] > members[1]).mean(), abs=1e-6)
