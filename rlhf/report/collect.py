@@ -83,6 +83,9 @@ def stage_report(
     """
     inner = summary.get(name)
     results: Mapping[str, Any] = inner if isinstance(inner, Mapping) else summary
+    if name == "dpo":  # which has no reward model: what is accurate is the reward that its policy implies
+        implied = {"accuracy": "rewards/accuracies", "accuracy_ci": "rewards/accuracies_ci"}
+        results = {implied.get(key, key): value for key, value in results.items()}
     artefacts = summary.get("artefacts")
     named = artefacts.get(name) if isinstance(artefacts, Mapping) else None
     ref = results.get("ref") or results.get("artefact") or summary.get("ref") or named

@@ -57,26 +57,36 @@ def headlines(summary: Mapping[str, Any]) -> tuple[Headline, ...]:
         found.append(
             Headline("Win rate", format_value("win_rate", evaluation["win_rate"]), _range(evaluation, "win_rate"))
         )
-    if "accuracy" in (reward := stages.get("reward", {})):
-        found.append(
-            Headline(
-                "Reward-model accuracy",
-                format_value("accuracy", reward["accuracy"]),
-                _range(reward, "accuracy"),
-            )
-        )
-    ppo = stages.get("ppo", {})
-    if is_number(ppo.get("score_before")) and is_number(ppo.get("score_after")):
-        gain = ppo["score_after"] - ppo["score_before"]
-        note = f"from {signed(ppo['score_before'], 2)} to {signed(ppo['score_after'], 2)}"
-        found.append(Headline("Training reward gained", f"{'+' if gain > 0 else ''}{signed(gain, 2)}", note))
-    if is_number(ppo.get("kl")):
-        value = format_value("kl", ppo["kl"]).removesuffix(" nats")
-        error = f", ±{format_value('kl_se', ppo['kl_se'])} (1 SE)" if is_number(ppo.get("kl_se")) else ""
-        found.append(Headline("Distance from reference", value, f"nats of KL divergence per answer{error}"))
+    judged = next(
+        (stages[name] for name in ("reward", "eval_reward", "eval") if "accuracy" in stages.get(name, {})), {}
+    )
+    for label, results in (("Reward-model accuracy", judged), ("DPO’s accuracy on pairs", stages.get("dpo", {}))):
+        if is_number(results.get("accuracy")):
+            value = format_value("accuracy", results["accuracy"])
+            found.append(Headline(label, value, _range(results, "accuracy")))
+    found += _of_training("Training reward gained", "Distance from reference", stages.get("ppo", {}))
+    found += _of_training("Training reward gained by RLOO", "RLOO’s distance from reference", stages.get("rloo", {}))
+    if is_number(judged.get("ece_scaled")):
+        value = format_value("ece_scaled", judged["ece_scaled"])
+        note = f"after temperature scaling; {format_value('ece', judged.get('ece'))} before"
+        found.append(Headline("Calibration error", value, note))
     if not found and "perplexity" in (sft := stages.get("sft", {})):
         found.append(Headline("Perplexity", format_value("perplexity", sft["perplexity"]), "on held-out data"))
     return tuple(found)
+
+
+def _of_training(gained: str, moved: str, results: Mapping[str, Any]) -> list[Headline]:
+    """What a policy's training has gained, under these labels, and how far it went for it."""
+    found = []
+    if is_number(results.get("score_before")) and is_number(results.get("score_after")):
+        gain = results["score_after"] - results["score_before"]
+        note = f"from {signed(results['score_before'], 2)} to {signed(results['score_after'], 2)}"
+        found.append(Headline(gained, f"{'+' if gain > 0 else ''}{signed(gain, 2)}", note))
+    if is_number(results.get("kl")):
+        value = format_value("kl", results["kl"]).removesuffix(" nats")
+        error = f", ±{format_value('kl_se', results['kl_se'])} (1 SE)" if is_number(results.get("kl_se")) else ""
+        found.append(Headline(moved, value, f"nats of KL divergence per answer{error}"))
+    return found
 
 
 def warnings(summary: Mapping[str, Any]) -> tuple[str, ...]:

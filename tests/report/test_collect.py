@@ -339,7 +339,7 @@ def test_every_key_of_evaluations_and_rounds_has_a_label(key):
 @pytest.mark.parametrize(
     ("stage", "summary", "title", "result"),
     [
-        ("dpo", {"accuracy": 0.7}, "Direct preference optimisation", "Reward-model accuracy 70.0%"),
+        ("dpo", {"accuracy": 0.7}, "Direct preference optimisation", "Accuracy of the implied reward 70.0%"),
         ("dpo", {"eval_loss": 0.6}, "Direct preference optimisation", "Held-out loss 0.600"),
         ("rloo", {"score_after": 1.25}, "Policy optimisation by RLOO", "Score after 1.25"),
         ("eval", {"accuracy": 0.7}, "Evaluation of the reward model", "Reward-model accuracy 70.0%"),
@@ -375,3 +375,21 @@ def test_stages_of_rounds_say_which_round_is_theirs(runs):
     stage = stage_report_from_run(runs["reward"], "reward", 2)
     assert (stage.name, stage.title) == ("reward", "Reward model, round 2")
     assert len(stage.curves) == 4
+
+
+def test_headlines_of_an_evaluated_reward_model_are_accuracy_and_calibration():
+    found = headlines({"eval": {"accuracy": 0.74, "accuracy_ci": [0.7, 0.78], "ece": 0.09, "ece_scaled": 0.03}})
+    assert [(each.label, each.value, each.note) for each in found] == [
+        ("Reward-model accuracy", "74.0%", "interval 70.0–78.0%"),
+        ("Calibration error", "3.0%", "after temperature scaling; 9.0% before"),
+    ]
+
+
+def test_headlines_of_dpo_and_rloo_are_told_from_those_of_others():
+    summary = {"dpo": {"accuracy": 0.7}, "rloo": {"score_before": 1.0, "score_after": 2.5, "kl": 3.0}}
+    found = {each.label: each.value for each in headlines(summary)}
+    assert found == {
+        "DPO’s accuracy on pairs": "70.0%",
+        "Training reward gained by RLOO": "+1.50",
+        "RLOO’s distance from reference": "3.00",
+    }

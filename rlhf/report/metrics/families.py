@@ -113,7 +113,7 @@ STAGES: dict[str, tuple[str, tuple[str, ...]]] = {
     "labels": ("Preferences", ("num_rankings",)),
     "reward": ("Reward model", ("accuracy",)),
     "ppo": ("Policy optimisation", ("score_after",)),
-    "dpo": ("Direct preference optimisation", ("accuracy", "eval_loss")),
+    "dpo": ("Direct preference optimisation", ("rewards/accuracies", "eval_loss")),
     "rloo": ("Policy optimisation by RLOO", ("score_after", "reward")),
     "eval": ("Evaluation", ("win_rate", "accuracy")),
     "eval_last": ("Evaluation against the round before", ("win_rate",)),
