@@ -12,10 +12,12 @@ from labeling_app.settings import LabelingConfig
 from reward.config import RewardStageConfig
 from rlhf.config import load_config
 from rlhf.config.trainer_args import OWNED, OWNED_IN, fits_installed_versions, trainer_fields
+from rlhf.dpo.stage_config import DPOStageConfig
 from rlhf.evaluation.config import EvaluationConfig
 from rlhf.evaluation.reward_config import RewardEvaluationConfig
 from rlhf.pipeline.config import SCHEMAS, load_pipeline
 from rlhf.ppo.stage_config import PPOStageConfig
+from rlhf.rloo.stage_config import RLOOStageConfig
 from sft.config import SFTStageConfig
 
 ROOT = Path(__file__).parents[2]
@@ -42,8 +44,12 @@ def schema_of(data):
     if "model" in keys and isinstance(data["model"], str) and "data" in keys:
         return RewardEvaluationConfig
     if {"model", "data", "output"} <= keys:
+        if "rloo" in data["output"]["name"]:
+            return RLOOStageConfig
         if "reward" in keys:
             return PPOStageConfig
+        if "dpo" in data["output"]["name"]:
+            return DPOStageConfig
         return RewardStageConfig if "centre" in keys or "reward" in data["output"]["name"] else SFTStageConfig
     return None
 
