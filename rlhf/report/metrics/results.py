@@ -23,7 +23,7 @@ REWARD_EVALUATION = {
     "gain_over_longest": Metric("Gain over “longest wins”", "Difference of the two accuracies.", "share"),
     "agreement_people": Metric(
         "Agreement between people",
-        "How often others who judged the same pair order it alike: more than this is not to be expected.",
+        "How often others who judged the same pair order it alike. A model may be above it: it has two people's slips.",
         "share",
     ),
     "agreement_people_why": Metric("Agreement between people", "Why it was not measured."),
@@ -41,6 +41,9 @@ REWARD_EVALUATION = {
     "num_judged_both_ways": Metric("Pairs judged both ways", "By different people, or by one who changed.", "count"),
     "num_equal_scores": Metric("Pairs with equal scores", "They count half.", "count"),
     "num_equal_texts": Metric("Pairs with equal texts", "Left out.", "count"),
+    "num_prompts_trained_on": Metric(
+        "Prompts it was trained on", "Of those measured on; there should be none.", "count"
+    ),
     "num_ties": Metric("Ties", "Pairs that people found equally good.", "count"),
     "tie_distance": Metric("Distance within ties", "Mean difference in score of answers found equally good.", "score"),
 }
