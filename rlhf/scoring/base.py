@@ -46,6 +46,10 @@ class NonFiniteError(StoppedByMonitor):
     """A NaN or an infinity turned up where training would have been ruined by it; the message names the source."""
 
 
+class NonFiniteScoreError(NonFiniteError):
+    """It was among a scorer's scores; what is trained is as it was before it was asked."""
+
+
 @runtime_checkable
 class Scorer(Protocol):
     """Anything that gives each completion one number."""
@@ -59,13 +63,13 @@ class Scorer(Protocol):
 
 
 def require_finite(scores: Tensor, source: str) -> Tensor:
-    """Scores [B], or [B, M] of M members, as they are; raises NonFiniteError naming `source` and the first bad row."""
+    """Scores [B], or [B, M] of M members, as they are; NonFiniteScoreError naming `source` and the first bad row."""
     bad = ~torch.isfinite(scores)
     rows = (bad if scores.dim() == 1 else bad.any(1)).nonzero()
     if len(rows):
         row = int(rows[0])
         value = scores[row][bad[row]].flatten()[0].item()
-        raise NonFiniteError(
+        raise NonFiniteScoreError(
             f"{source}: score of row {row} of the batch is {value} ({len(rows)} of {len(scores)} rows are not finite)"
         )
     return scores
