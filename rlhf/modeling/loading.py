@@ -24,6 +24,7 @@ from transformers import logging as transformers_logging
 
 from rlhf.config import AdapterSection, ModelSection
 from rlhf.errors import UserError
+from rlhf.modeling.ensembles import num_member_adapters
 from rlhf.modeling.heads import head_modules, put_head_in_float32
 from rlhf.modeling.sources import ModelSource
 
@@ -222,6 +223,11 @@ def _merged(model: Any, source: ModelSource) -> Any:
     """`model`, loaded from the bottom of `source`, with the adapters on the way up merged into its weights."""
     if source.base and source.base.is_adapter:
         model = _merged(model, source.base)
+    if num_members := num_member_adapters(source):
+        raise UserError(
+            f"{source.ref}: is an ensemble of {num_members} adapters, which cannot be merged into one model; start "
+            "from what it was trained on"
+        )
     config = PeftConfig.from_pretrained(source.folder)
     # the adapter of a writer may be merged into a scorer of the same backbone, which has no method for generation
     config.task_type = None

@@ -166,7 +166,10 @@ class PPOConfig(BaseConfig):
     )
     reward_ensemble: Literal["mean", "worst", "mean_minus_std"] | None = field(
         default=None,
-        metadata={"help": "How several reward models make one score, functions apart; None adds them up."},
+        metadata={
+            "help": "How several reward models, or an artefact's members, make one score, functions apart; None adds "
+            "models up, and combines an artefact's members as it says itself."
+        },
     )
     reward_ensemble_coef: float = field(
         default=1.0, metadata={"help": "Standard deviations that mean_minus_std takes off the mean."}

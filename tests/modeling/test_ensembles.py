@@ -175,6 +175,15 @@ def test_the_adapters_of_an_ensemble_take_an_adapter(registry, tmp_path):
         new_reward_model(source, section(), seed=0, num_outputs=2, members="adapters")
 
 
+def test_an_ensemble_of_adapters_is_no_model_to_start_from(registry, tmp_path):
+    source = find_model(str(tiny_model(tmp_path / "start")), registry)
+    model = new_reward_model(source, section(adapter=LORA), seed=5, num_outputs=2, members="adapters")
+    found = find_model(str(saved(model, source, tmp_path / "saved", combine="mean")), registry)
+    for start in (lambda: new_reward_model(found, section(), seed=1), lambda: load_causal_lm(found)):
+        with pytest.raises(UserError, match="is an ensemble of 2 adapters, which cannot be merged into one"):
+            start()
+
+
 @pytest.mark.parametrize(
     ("how", "about", "line"),
     [
