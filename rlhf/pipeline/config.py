@@ -11,6 +11,7 @@ from pydantic import BaseModel, BeforeValidator, Field
 
 from reward.config import RewardStageConfig
 from rlhf.config import COMMAND_LINE, Located, Section, apply_override, read_yaml, validate
+from rlhf.dpo.stage_config import DPOStageConfig
 from rlhf.errors import UserError
 from rlhf.evaluation.config import EvaluationConfig
 from rlhf.evaluation.reward_config import RewardEvaluationConfig
@@ -18,6 +19,7 @@ from rlhf.export.config import ExportConfig
 from rlhf.pipeline.labels_config import LabelsConfig
 from rlhf.pipeline.rounds import AGAINST_LAST, RoundsSection, later_round, problems_with
 from rlhf.ppo.stage_config import PPOStageConfig
+from rlhf.rloo.stage_config import RLOOStageConfig
 from rlhf.tracking import TrackingConfig
 from sft.config import SFTStageConfig
 
@@ -27,6 +29,8 @@ SCHEMAS: dict[str, type[BaseModel]] = {
     "reward": RewardStageConfig,
     "eval_reward": RewardEvaluationConfig,
     "ppo": PPOStageConfig,
+    "dpo": DPOStageConfig,
+    "rloo": RLOOStageConfig,
     "eval": EvaluationConfig,
     "export": ExportConfig,
 }
@@ -38,9 +42,14 @@ NAMES = {
     "reward": "reward",
     "eval_reward": "reward-eval",
     "ppo": "policy",
+    "dpo": "dpo",
+    "rloo": "rloo",
     "eval": "eval",
 }
 """What a stage's artefact is called after the group, unless its config says otherwise."""
+
+POLICIES = ("ppo", "rloo", "dpo")
+"""The stages that make a policy: the first of them in a file makes the one that is evaluated and exported."""
 
 
 def _num_of_rounds(value: Any) -> Any:
@@ -195,7 +204,7 @@ def _inherit(stages: dict[str, dict[str, Any]], file: PipelineFile) -> None:
             config.setdefault("seed", file.seed)
             # what is not set stays unset: WANDB_PROJECT stands in for a project that nobody named
             config.setdefault("tracking", file.tracking.model_dump(exclude_unset=True))
-            if file.data is not None and not (name in ("reward", "eval_reward") and "labels" in stages):
+            if file.data is not None and not (name in ("reward", "eval_reward", "dpo") and "labels" in stages):
                 config.setdefault("data", copy.deepcopy(file.data))
 
 
@@ -211,7 +220,7 @@ def _fill_in(stages: dict[str, dict[str, Any]], file: PipelineFile) -> None:
         name: _made_by(config, f"{file.group}/{NAMES[name]}") for name, config in stages.items() if name != "export"
     }
     if "sft" in made:
-        for name in ("labels", "reward", "ppo"):
+        for name in ("labels", "reward", *POLICIES):
             if name in stages and isinstance(stages[name].setdefault("model", {}), dict):
                 stages[name]["model"].setdefault("ref", made["sft"])
         if "eval" in stages:
@@ -221,21 +230,25 @@ def _fill_in(stages: dict[str, dict[str, Any]], file: PipelineFile) -> None:
         ppo = stages.get("ppo", {}).get("trainer", {})
         sampled = {"max_new_tokens": ppo.get("response_length", 53), "temperature": ppo.get("temperature", 0.7)}
         stages["reward"].setdefault("centre", {"ref": made["sft"], **(sampled if "ppo" in stages else {})})
-    if "ppo" in stages and "reward" in made:
-        stages["ppo"].setdefault("reward", [{"ref": made["reward"]}])
-    if "eval" in stages and "ppo" in made:
-        stages["eval"].setdefault("candidate", made["ppo"])
+    for name in ("ppo", "rloo"):
+        if name in stages and "reward" in made:
+            stages[name].setdefault("reward", [{"ref": made["reward"]}])
+    policy = next((made[name] for name in POLICIES if name in made), None)
+    if "eval" in stages and policy:
+        stages["eval"].setdefault("candidate", policy)
     if "eval" in stages and "reward" in made:
         stages["eval"].setdefault("judge", [{"ref": made["reward"]}])
-    if "export" in stages and "ppo" in made:
-        stages["export"].setdefault("model", made["ppo"])
-    if "labels" in made and "reward" in stages:
+    if "export" in stages and policy:
+        stages["export"].setdefault("model", policy)
+    if "labels" in made:
         judged: dict[str, Any] = {"sources": [{"path": made["labels"], "split": "train"}]}
         if "held_out" in stages["labels"]:
             judged["dev"] = [{"path": made["labels"], "split": "dev"}]
         else:
             judged["dev_fraction"] = 0.1
-        stages["reward"].setdefault("data", judged)
+        for name in ("reward", "dpo"):
+            if name in stages:
+                stages[name].setdefault("data", copy.deepcopy(judged))
     if "eval_reward" in stages and "reward" in made:
         # what reward holds out, and nothing else: the same rows by the same seed
         evaluated = stages["eval_reward"]

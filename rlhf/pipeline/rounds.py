@@ -18,6 +18,9 @@ from rlhf.tracking import Figure, FigureSeries, Mark
 NEEDED = ("sft", "labels", "reward", "ppo")
 """Stages without which there is nothing to go round."""
 
+LEARNERS = ("reward", "eval_reward", "dpo")
+"""Stages whose data are answers."""
+
 AGAINST_LAST = "eval_last"
 """The evaluation against the policy of the round before."""
 
@@ -84,8 +87,9 @@ def later_round(
     if rounds.data is not None:
         labels["data"] = rounds.data.model_dump(exclude_unset=True)
     labels.pop("held_out", None)  # judged once, in round 1: every reward model is measured by the same
-    for name in {"reward", "eval_reward"} & found.keys():
-        _learn_from_all(found[name]["data"], _name(stages["labels"]), made)
+    for name, config in found.items():
+        if name != "labels" and isinstance(config.get("data"), dict):
+            _answers_of_all_rounds(config["data"], _name(stages["labels"]), made, learns=name in LEARNERS)
     if rounds.ppo_from == "last":
         ppo = found["ppo"]
         ppo.setdefault("reference", ppo["model"]["ref"])
@@ -95,18 +99,19 @@ def later_round(
     return found
 
 
-def _learn_from_all(data: dict[str, Any], answers: str, made: Sequence[Artefacts]) -> None:
-    """Put the answers of all rounds where those of one stand; what is measured by stays that of round 1."""
+def _answers_of_all_rounds(data: dict[str, Any], answers: str, made: Sequence[Artefacts], *, learns: bool) -> None:
+    """What learns from answers learns from all rounds'; what is measured, and prompts, stay those of round 1."""
     versions = [*(one["labels"] for one in made), answers]
-    data["sources"] = [
-        inner
-        for source in data["sources"]
-        for inner in ([{**source, "path": ref} for ref in versions] if source.get("path") == answers else [source])
-    ]
-    if "dev" in data:
-        data["dev"] = [
-            {**source, "path": versions[0]} if source.get("path") == answers else source for source in data["dev"]
-        ]
+    for key in ("sources", "dev"):
+        expanded = []
+        for source in data.get(key) or []:
+            if source.get("path") != answers:
+                expanded.append(source)
+                continue
+            learned_from = learns and key == "sources" and source.get("split") != "dev"
+            expanded += [{**source, "path": ref} for ref in (versions if learned_from else versions[:1])]
+        if expanded:
+            data[key] = expanded
 
 
 def _against_last(evaluation: Mapping[str, Any], policy: str) -> dict[str, Any]:

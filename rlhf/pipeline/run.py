@@ -12,7 +12,7 @@ from rlhf import report
 from rlhf.errors import StoppedByMonitor
 from rlhf.export.config import ExportConfig
 from rlhf.export.export import export_model
-from rlhf.pipeline.config import Plan
+from rlhf.pipeline.config import POLICIES, Plan
 from rlhf.pipeline.fingerprint import fingerprint
 from rlhf.pipeline.rounds import AGAINST_LAST, figures, later_round, what_came_of
 from rlhf.report.collect import read_summary
@@ -29,6 +29,8 @@ STAGES = {
     "reward": "reward.train:train_reward",
     "eval_reward": "rlhf.evaluation.rewards:evaluate_reward",
     "ppo": "rlhf.ppo.stage:train_ppo",
+    "dpo": "rlhf.dpo.stage:train_dpo",
+    "rloo": "rlhf.rloo.stage:train_rloo",
     "eval": "rlhf.evaluation.policy:evaluate_policy",
     AGAINST_LAST: "rlhf.evaluation.policy:evaluate_policy",
 }
@@ -198,7 +200,7 @@ def _write_report(
     """One page for the whole run: every stage with its curves, and the way back from the policy."""
     page = report.report_from_run(folder, title=plan.file.group)
     last = next(
-        (summary["artefacts"][stage] for stage in ("ppo", "reward", "sft") if stage in summary["artefacts"]), None
+        (summary["artefacts"][stage] for stage in (*POLICIES, "reward", "sft") if stage in summary["artefacts"]), None
     )
     compared = report.comparison(summary)
     samples = [sample for each, *_ in reversed(folders) for sample in report.samples_from_run(each)]

@@ -1,6 +1,7 @@
 """`rounds`: the policy writes, annotators rank, the reward model and the policy are trained anew."""
 
 import json
+from pathlib import Path
 
 import pytest
 from pipeline_files import write_project
@@ -52,6 +53,7 @@ def test_a_second_round_makes_second_versions_of_the_same_names(project):
     first, second = summary["rounds"]
     assert first["artefacts"]["ppo"] == "tiny/policy@v1" and second["artefacts"]["ppo"] == "tiny/policy@v2"
     assert second["artefacts"]["eval_last"] == "tiny/eval-last@v1"
+    assert "round 2" in Path(summary["report"]).read_text()
     assert {"win_rate", "win_rate_ci", "accuracy", "accuracy_ci", "kl"} <= first.keys() & second.keys()
     assert "win_rate_over_last" not in first and len(second["win_rate_over_last_ci"]) == 2
     assert second["simulated"] is True
@@ -102,7 +104,13 @@ STAGES = {
         "output": {"name": "g/reward"},
     },
     "ppo": {"model": {"ref": "g/sft", "dtype": "float32"}, "output": {"name": "g/policy"}},
-    "eval": {"baseline": "g/sft", "candidate": "g/policy", "output": {"name": "g/eval"}, "candidates": {"x": "y/z"}},
+    "eval": {
+        "data": {"sources": [{"path": "g/preferences", "split": "dev"}]},
+        "baseline": "g/sft",
+        "candidate": "g/policy",
+        "output": {"name": "g/eval"},
+        "candidates": {"x": "y/z"},
+    },
     "export": {"path": "out"},
 }
 
@@ -117,8 +125,10 @@ def test_what_a_later_round_s_stages_take_from_the_rounds_before():
         "random_share": 0.25,
         "pool": 4.0,
     }
-    assert second["eval"] == STAGES["eval"]
+    on_the_same = {"sources": [{"path": "g/preferences@v1", "split": "dev"}]}
+    assert second["eval"] == STAGES["eval"] | {"data": on_the_same}
     assert second["eval_last"] == {
+        "data": on_the_same,
         "baseline": "g/policy@v1",
         "candidate": "g/policy",
         "reference": "g/sft",
