@@ -3,7 +3,8 @@
 Imports no torch.
 """
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -27,6 +28,9 @@ MEASURED_BY: dict[str, What] = {
     "conversation": "policy",
 }
 """What rows of a kind say something about: a reward model, or a policy that answers their prompts."""
+
+DEMONSTRATIONS = {"completion", "conversation"}
+"""Rows that also tell what a policy has forgotten of what people wrote."""
 
 ROWS_READ = 200
 """Of a file, to see what it holds."""
@@ -72,29 +76,39 @@ def choose(
     Raises:
         UserError: the rows fit no evaluation, the registry has no such model, or an override is wrong.
     """
-    what = what or measured_by(path)
+    kinds = kinds_in(path)
+    what = what or measured_by(path, kinds)
     values, line = (_reward if what == "reward" else _policy)(registry, named)
-    values["data"] = {"sources": [{"path": Located(str(path), Path.cwd())}]}
+    data = {"sources": [{"path": Located(str(path), Path.cwd())}]}
+    values["data"] = data
+    if what == "policy" and kinds.keys() <= DEMONSTRATIONS:
+        values["sft_data"] = data
     for override in overrides:
         apply_override(values, override)
     keys = {text.partition("=")[0].strip() for text in overrides}
     if what == "reward":
         return Chosen(validate(values, RewardEvaluationConfig, origin=str(path), overridden=keys), line)
-    return Chosen(validate(values, EvaluationConfig, origin=str(path), overridden=keys), line)
+    config = validate(values, EvaluationConfig, origin=str(path), overridden=keys)
+    return Chosen(config, line + (f"; {config.num_prompts} prompts at most" if config.num_prompts else ""))
 
 
-def measured_by(path: Path) -> What:
-    """What most of the first rows of `path` say something about.
+def kinds_in(path: Path) -> dict[str, int]:
+    """How many of the first rows of `path` are of which kind. Raises UserError where they cannot be read."""
+    source = DataSource(path=str(path.absolute()), limit=ROWS_READ)
+    return read_source(source, DataConfig(sources=[source], max_bad_fraction=1.0)).report.kinds
+
+
+def measured_by(path: Path, kinds: Mapping[str, int]) -> What:
+    """What most of the rows of `path` say something about, by their `kinds`.
 
     Raises:
-        UserError: it cannot be read, or its rows are texts or ratings, which no evaluation takes.
+        UserError: they are texts or ratings, which no evaluation takes.
     """
-    source = DataSource(path=str(path.absolute()), limit=ROWS_READ)
-    kinds = read_source(source, DataConfig(sources=[source], max_bad_fraction=1.0)).report.kinds
-    counts = {
-        what: sum(n for kind, n in kinds.items() if MEASURED_BY.get(kind) == what) for what in ("reward", "policy")
-    }
-    if not any(counts.values()):
+    counts: Counter[What] = Counter()
+    for kind, number in kinds.items():
+        if kind in MEASURED_BY:
+            counts[MEASURED_BY[kind]] += number
+    if not counts:
         raise UserError(
             f"{path}: holds {', '.join(f'{kind}s' for kind in kinds)}; `rlhf eval` takes preferences or rankings for a "
             "reward model, and prompts or demonstrations for a policy"
@@ -138,7 +152,7 @@ def _policy(registry: Registry, named: Named) -> tuple[dict[str, Any], str]:
         "judge": [{"ref": Located(judge, Path.cwd())}],
         "num_prompts": NUM_PROMPTS,
     }
-    line = f"comparing {said} with {baseline}{why}, judged by {judge}{whose}; {NUM_PROMPTS} prompts at most"
+    line = f"comparing {said} with {baseline}{why}, judged by {judge}{whose}"
     return values, line
 
 

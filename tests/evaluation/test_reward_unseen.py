@@ -4,7 +4,9 @@ import pytest
 from tiny import tiny_model
 
 from rlhf.errors import UserError
-from rlhf.evaluation.unseen import Named, choose, is_data, measured_by
+from rlhf.evaluation.config import EvaluationConfig
+from rlhf.evaluation.reward_config import RewardEvaluationConfig
+from rlhf.evaluation.unseen import Named, choose, is_data
 from rlhf.records import write_jsonl
 from rlhf.registry import Registry
 
@@ -49,15 +51,26 @@ def file(tmp_path):
     return put
 
 
-def test_what_a_file_holds_decides_what_is_measured(file, tmp_path):
+def test_what_a_file_holds_decides_what_is_measured(registry, file, tmp_path):
+    def measured(path):
+        return type(choose(path, registry, Named()).config)
+
     ranking = {"prompt": "p", "completions": ["a", "b"], "tiers": [[0], [1]]}
-    assert measured_by(file(PAIR)) == measured_by(file(ranking)) == "reward"
-    assert measured_by(file({"prompt": "p"})) == "policy"
-    assert measured_by(file({"prompt": "p", "completion": "c"}, PAIR, {"prompt": "q"})) == "policy"
+    assert measured(file(PAIR)) is measured(file(ranking)) is RewardEvaluationConfig
+    assert measured(file({"prompt": "p"})) is EvaluationConfig
+    assert measured(file({"prompt": "p", "completion": "c"}, PAIR, {"prompt": "q"})) is EvaluationConfig
     (tmp_path / "pairs.csv").write_text("prompt,chosen,rejected\np,a,b\n")
-    assert measured_by(tmp_path / "pairs.csv") == "reward"
+    assert measured(tmp_path / "pairs.csv") is RewardEvaluationConfig
+    assert choose(file(PAIR), registry, Named(), what="policy").config.candidate == "tiny/policy@v1"
     with pytest.raises(UserError, match=r"unseen\.jsonl: holds documents; `rlhf eval` takes preferences or rankings"):
-        measured_by(file({"text": "t"}))
+        measured(file({"text": "t"}))
+
+
+def test_demonstrations_also_tell_what_was_forgotten(registry, file):
+    demonstrations = file({"prompt": "p", "completion": "c"}, {"messages": [{"role": "user", "content": "x"}]})
+    found = choose(demonstrations, registry, Named()).config
+    assert found.sft_data == found.data
+    assert choose(file({"prompt": "p", "completion": "c"}, {"prompt": "q"}), registry, Named()).config.sft_data is None
 
 
 def test_files_of_data_are_told_from_configs_by_their_names(tmp_path):
