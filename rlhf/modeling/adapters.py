@@ -102,7 +102,7 @@ class AdapterRewardModel(nn.Module):
         self.head = nn.ModuleDict({name.replace(".", "_"): classifier.get_submodule(name) for name in head})
 
     def forward(self, **inputs: Any) -> Any:
-        """The classifier's output; `logits` is [B, 1]."""
+        """The classifier's output; `logits` is [B, 1], or [B, M] of M heads."""
         with self.stack.at_work():
             return self.classifier(**inputs)
 
