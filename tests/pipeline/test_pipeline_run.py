@@ -4,12 +4,13 @@ import json
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from pipeline_files import write_project
 
-from rlhf.errors import StoppedByMonitor, UserError
+from rlhf.errors import Interrupted, StoppedByMonitor, UserError
 from rlhf.pipeline.config import SCHEMAS, load_pipeline
 from rlhf.pipeline.run import run_stages
 from rlhf.workspace import Workspace
@@ -190,6 +191,16 @@ def test_a_reward_model_that_falls_short_stops_the_run_before_ppo(project):
         path.write_text(text)
     assert met["eval_reward"]["accuracy"] == first["reward"]["accuracy"]
     assert met["artefacts"]["eval_reward"].startswith("tiny/reward-eval@v") and met["eval"] == first["eval"]
+
+
+def test_a_run_that_waits_for_people_ends_as_interrupted_and_goes_on_by_the_same_command(project):
+    path, workspace, _ = project
+    before = runs_of(workspace)
+    with pytest.raises(Interrupted, match=r"0 of \d+ tasks in queue tiny-labels-\w+-1.*`rlhf run run.yaml` goes on"):
+        run_stages(load_pipeline(path, ["labels.annotators=people"]), replace(workspace, command="rlhf run run.yaml"))
+    assert stages_run(workspace, before) == ["labels"]
+    [whole] = [name for name in runs_of(workspace) - before if not name.startswith("tiny-")]
+    assert json.loads((workspace.home / "runs" / whole / "summary.json").read_text())["status"] == "interrupted"
 
 
 def test_a_stage_that_fails_leaves_the_finished_ones_and_is_taken_up_once_it_is_mended(tmp_path):
