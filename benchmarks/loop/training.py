@@ -60,7 +60,8 @@ def training(
     **sections: Any,
 ) -> Iterator[tuple[Trained, RewardModelScorer]]:
     """Train in a home that lasts as long as the context; `sections` are those of the reward stage's config."""
-    logging.getLogger("rlhf").setLevel(logging.ERROR)
+    for package in ("rlhf", "reward"):
+        logging.getLogger(package).setLevel(logging.ERROR)
     disable_progress_bar()
     started = time.monotonic()
     with tempfile.TemporaryDirectory() as scratch:
