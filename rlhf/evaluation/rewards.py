@@ -2,30 +2,24 @@
 
 import logging
 from collections.abc import Sequence
-from dataclasses import asdict, fields
 from typing import Any, cast
 
 import numpy as np
 
 from rlhf.datasets import load
-from rlhf.evaluation.calibration import Calibration, calibrate, why_not_calibrated
 from rlhf.evaluation.ending import RequirementsNotMet, finite_or_named
-from rlhf.evaluation.grouping import accuracy_by_group, columns_of, interval_of
+from rlhf.evaluation.grouping import columns_of, interval_of
 from rlhf.evaluation.judged_pairs import JudgedPairs, judged_pairs
 from rlhf.evaluation.publishing import publish_report, published_names, rounded
 from rlhf.evaluation.requirements import check_requirements
 from rlhf.evaluation.reward_config import RewardEvaluationConfig
-from rlhf.evaluation.reward_figures import histogram, reward_figures
+from rlhf.evaluation.reward_figures import reward_figures
 from rlhf.evaluation.reward_inputs import given_temperature, prompts_trained_on
+from rlhf.evaluation.reward_measures import calibration_of, measure
 from rlhf.evaluation.statistics import (
-    Estimate,
     Floats,
     accuracy_with_interval,
-    bootstrap_mean,
     longest_wins,
-    rank_correlation,
-    rank_correlation_within,
-    wins,
 )
 from rlhf.evaluation.writing import Progress
 from rlhf.modeling import device, find_model
@@ -74,24 +68,8 @@ def evaluate_reward(
         run.rewind(run.stage, -1)  # what an interrupted attempt has logged
         report_problems(data.problems, run.folder / "set_aside.jsonl")
         chosen, rejected = score_pairs(scorer, found.pairs, progress)
-        measured = _calibration(config, found, chosen - rejected, temperature)
-        figures = {
-            **_accuracies(config, found, chosen, rejected),
-            **_calibration_figures(measured, found, chosen - rejected),
-            **_lengths_and_scores(found, chosen, rejected),
-            **_ties(scorer, found),
-            "groups": {
-                name: accuracy_by_group(
-                    found,
-                    wins(chosen, rejected),
-                    labels,
-                    num_bootstrap=config.num_bootstrap,
-                    confidence=config.confidence,
-                    seed=config.seed,
-                )
-                for name, labels in columns.items()
-            },
-        }
+        calibration = calibration_of(config, found, chosen - rejected, temperature)
+        figures = {**measure(config, found, columns, chosen, rejected, calibration), **_ties(scorer, found)}
         required = check_requirements(config.require, figures)
         lines = [each.line for each in required if not each.met]
         summary = rounded(
@@ -105,7 +83,7 @@ def evaluate_reward(
             }
         )
         run.log({f"eval/{key}": value for key, value in summary.items() if type(value) in (int, float)}, step=0)
-        write_figures(run.folder, reward_figures(found, chosen, rejected, summary, measured, config.seed))
+        write_figures(run.folder, reward_figures(found, chosen, rejected, summary, calibration, config.seed))
         samples = _samples(found, chosen, rejected)
         worst = _most_wrong(samples, config.num_worst)
         run.log_samples(worst, step=0, name="most_wrong")
@@ -179,80 +157,6 @@ def _score(scorer: Scorer, sides: Sequence[tuple[Text, Text]], progress: Progres
     return np.array([of[repr(one)] for one in exchanges])
 
 
-def _accuracies(config: RewardEvaluationConfig, found: JudgedPairs, chosen: Floats, rejected: Floats) -> dict[str, Any]:
-    """Accuracy and the two lines it is to be read against: "the longest wins", and what people agree on."""
-    right = wins(chosen, rejected)
-
-    def mean(values: Floats, picked: Any = slice(None)) -> Estimate:
-        return bootstrap_mean(
-            values[picked],
-            np.array(found.clusters)[picked].tolist(),
-            num_bootstrap=config.num_bootstrap,
-            confidence=config.confidence,
-            seed=config.seed,
-        )
-
-    accuracy, longest = mean(right), mean(found.longest_outcomes)
-    gain = mean(right - found.longest_outcomes)
-    figures: dict[str, Any] = {
-        "accuracy": accuracy.value,
-        "accuracy_ci": interval_of(accuracy),
-        "confidence": config.confidence,
-        "accuracy_longest": longest.value,
-        "accuracy_longest_ci": interval_of(longest),
-        "gain_over_longest": gain.value,
-        "gain_over_longest_ci": interval_of(gain),
-        "agreement_people": None,
-        "agreement_people_ci": None,
-        "margin": float(np.mean(chosen - rejected)),
-        "pair_distance": float(np.abs(chosen - rejected).mean()),
-        "num_pairs": len(found.pairs),
-        "num_prompts": accuracy.num_clusters,
-        "num_equal_scores": int((chosen == rejected).sum()),
-        "num_equal_texts": found.num_equal_texts,
-        "num_judged_both_ways": found.num_judged_both_ways,
-    }
-    twice = ~np.isnan(found.agreement_with_others)
-    if not twice.any():
-        named = any(pair.annotator is not None for pair in found.pairs)
-        why = "no pair was judged by two annotators" if named else "the data does not say who judged"
-        return figures | {"agreement_people_why": why}
-    people, model = mean(found.agreement_with_others, twice), mean(right, twice)
-    return figures | {
-        "agreement_people": people.value,
-        "agreement_people_ci": interval_of(people),
-        "accuracy_judged_twice": model.value,
-        "accuracy_judged_twice_ci": interval_of(model),
-        "num_judged_twice": int(twice.sum()),
-    }
-
-
-def _calibration(
-    config: RewardEvaluationConfig, found: JudgedPairs, margins: Floats, temperature: float | None
-) -> Calibration | None:
-    if why_not_calibrated(margins, found.clusters):
-        return None
-    return calibrate(
-        margins,
-        found.clusters,
-        temperature=temperature,
-        num_bootstrap=config.num_bootstrap,
-        confidence=config.confidence,
-        seed=config.seed,
-    )
-
-
-def _calibration_figures(measured: Calibration | None, found: JudgedPairs, margins: Floats) -> dict[str, Any]:
-    if measured is None:
-        unknown = dict.fromkeys(field.name.replace("_interval", "_ci") for field in fields(Calibration))
-        return {**unknown, "calibration_why": why_not_calibrated(margins, found.clusters)}
-    # asdict leaves tuples as they are, and a summary has lists
-    return {
-        key.replace("_interval", "_ci"): list(value) if isinstance(value, tuple) else value
-        for key, value in asdict(measured).items()
-    }
-
-
 def _num_seen(found: JudgedPairs, seen: set[str] | None, model: str) -> int | None:
     """How many of the prompts are no held-out ones; None where nobody knows what the model was trained on."""
     if seen is None:
@@ -263,22 +167,6 @@ def _num_seen(found: JudgedPairs, seen: set[str] | None, model: str) -> int | No
             "%s was trained on %d of these %d prompts: what it shows here is too good", model, num, len(prompts)
         )
     return num
-
-
-def _lengths_and_scores(found: JudgedPairs, chosen: Floats, rejected: Floats) -> dict[str, Any]:
-    """How scores spread, and how they go with length, over the distinct completions."""
-    lengths: dict[tuple[str, str], tuple[int, float]] = {}
-    for i, cluster in enumerate(found.clusters):
-        for text, score in zip(found.texts[i], (chosen[i], rejected[i]), strict=True):
-            lengths[cluster, text] = len(text), float(score)
-    num_chars, scores = np.array(list(lengths.values())).T
-    return {
-        "length_correlation": rank_correlation(num_chars, scores),
-        "length_correlation_within": rank_correlation_within(num_chars, scores, [key for key, _ in lengths]),
-        "score_mean": float(scores.mean()),
-        "score_std": float(scores.std()),
-        "scores": histogram(chosen, rejected),
-    }
 
 
 def _ties(scorer: Scorer, found: JudgedPairs) -> dict[str, Any]:
