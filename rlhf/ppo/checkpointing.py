@@ -3,6 +3,7 @@
 import contextlib
 import logging
 import os
+import shutil
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -16,7 +17,7 @@ from rlhf.checkpoint import atomic_folder, is_intact, latest_intact, rotate, ver
 from rlhf.errors import UserError
 from rlhf.ppo import state as files
 from rlhf.ppo.setup import data_seed
-from rlhf.scoring import ScorerError
+from rlhf.scoring import NonFiniteScoreError, ScorerError
 
 if TYPE_CHECKING:
     from rlhf.ppo.trainer import PPOTrainer
@@ -61,7 +62,8 @@ def save_policy(policy: nn.Module, folder: Path, *, as_in_memory: bool = False) 
 def save(trainer: "PPOTrainer", *, owes_evaluation: bool = False) -> Path:
     """Write `checkpoint-<step>` in one piece and delete surplus older ones; returns its path.
 
-    `owes_evaluation`: an evaluation of this step was begun and not finished.
+    `owes_evaluation`: an evaluation of this step was begun and not finished. Raises UserError for a disk that does not
+    take it; what lay there before stays as it was.
     """
     args, state = trainer.args, trainer.state
     run_dir = Path(args.output_dir)
@@ -72,34 +74,60 @@ def save(trainer: "PPOTrainer", *, owes_evaluation: bool = False) -> Path:
         )
         if best == target or best.is_dir():
             state.best_model_checkpoint = str(best)
-    with atomic_folder(target) as folder:
-        save_policy(trainer.policy_model, folder, as_in_memory=True)
-        trainer.processing_class.save_pretrained(folder)
-        files.save_value_model(trainer.value_model, folder)
-        if not args.save_only_model:
-            torch.save(trainer.optimizer.state_dict(), folder / files.OPTIMIZER)
-            torch.save(trainer.lr_scheduler.state_dict(), folder / files.SCHEDULER)
-            files.save_rng(folder)
-        kept = {
-            "critic": args.critic,
-            "kl_controller": trainer.kl_controller.state_dict(),
-            "unlogged_metrics": trainer.metric_log.updates,
-            "shaper": trainer.shaper.state_dict(),
-            "monitor": trainer.monitor.state_dict(),
-            "owes_evaluation": owes_evaluation,
-            **_position(trainer),
-        }
-        files.save_ppo_state(folder, kept)
-        exportable = [
-            cb for cb in [*trainer.callback_handler.callbacks, trainer.control] if isinstance(cb, ExportableState)
-        ]
-        # Constructing a state collects what each callback wants to keep.
-        state.stateful_callbacks = type(state)(stateful_callbacks=cast(Any, exportable)).stateful_callbacks
-        state.save_to_json(str(folder / TRAINER_STATE))
-        (folder / TRAINING_ARGS).write_text(args.to_json_string(), encoding="utf-8")
+    with _disk_named(target), atomic_folder(target) as folder:
+        _write(trainer, folder, owes_evaluation)
     trainer.own_checkpoints = [*(f for f in trainer.own_checkpoints if f != target), target]
     rotate(run_dir, args.save_total_limit, keep=[state.best_model_checkpoint, last_good(trainer.own_checkpoints)])
     return target
+
+
+def _write(trainer: "PPOTrainer", folder: Path, owes_evaluation: bool) -> None:
+    """All files of a checkpoint."""
+    args, state = trainer.args, trainer.state
+    save_policy(trainer.policy_model, folder, as_in_memory=True)
+    trainer.processing_class.save_pretrained(folder)
+    files.save_value_model(trainer.value_model, folder)
+    if not args.save_only_model:
+        torch.save(trainer.optimizer.state_dict(), folder / files.OPTIMIZER)
+        torch.save(trainer.lr_scheduler.state_dict(), folder / files.SCHEDULER)
+        files.save_rng(folder)
+    kept = {
+        "critic": args.critic,
+        "kl_controller": trainer.kl_controller.state_dict(),
+        "unlogged_metrics": trainer.metric_log.updates,
+        "shaper": trainer.shaper.state_dict(),
+        "monitor": trainer.monitor.state_dict(),
+        "owes_evaluation": owes_evaluation,
+        **_position(trainer),
+    }
+    files.save_ppo_state(folder, kept)
+    exportable = [
+        cb for cb in [*trainer.callback_handler.callbacks, trainer.control] if isinstance(cb, ExportableState)
+    ]
+    # Constructing a state collects what each callback wants to keep.
+    state.stateful_callbacks = type(state)(stateful_callbacks=cast(Any, exportable)).stateful_callbacks
+    state.save_to_json(str(folder / TRAINER_STATE))
+    (folder / TRAINING_ARGS).write_text(args.to_json_string(), encoding="utf-8")
+
+
+@contextlib.contextmanager
+def _disk_named(target: Path) -> Iterator[None]:
+    """What a disk that is full, or not to be written to, does to a save, as the user's error."""
+    try:
+        yield
+    except Exception as error:
+        # Only Python's own writers raise OSError: those in Rust and torch.save say it in the text of other errors.
+        if not isinstance(error, OSError) and not any(mark in str(error) for mark in ("os error", "inline_container")):
+            raise
+        disk = next(parent for parent in target.absolute().parents if parent.exists())
+        free = shutil.disk_usage(disk).free / 2**20
+        last = latest_intact(target.parent)
+        left = f"the last intact checkpoint is {last}" if last else "there is no intact checkpoint before it"
+        why = str(error).partition("\n")[0]
+        raise UserError(
+            f"{target}: it could not be saved ({why}), with {free:,.0f} MiB free in {disk}; {left}. "
+            "Make room there or lower save_total_limit, and resume"
+        ) from error
 
 
 def last_good(folders: Iterable[Path]) -> Path | None:
@@ -119,17 +147,22 @@ def _alarm_level(folder: Path) -> int:
 def kept_if_a_scorer_fails(trainer: "PPOTrainer", random_state: dict[str, Any] | None = None) -> Iterator[None]:
     """Save the last finished update when a scorer fails, so that the run can be gone on with to the bit.
 
-    `random_state` is that of the update's beginning; None in an evaluation, which is then made on resuming.
+    `random_state` is what that update left; None in an evaluation, which is then made on resuming. A score that is no
+    number is a failure like others, but for a rollback, which goes back further: from here the same would come again.
     """
     try:
         yield
-    except ScorerError as error:
-        if trainer.state.global_step == 0:
+    except (ScorerError, NonFiniteScoreError) as error:
+        goes_back = isinstance(error, NonFiniteScoreError) and trainer.can_roll_back
+        if trainer.state.global_step == 0 or goes_back:
             raise
         if random_state is not None:
             files.set_rng_state(random_state)
         folder = save(trainer, owes_evaluation=random_state is None)
-        raise ScorerError([*error.problems, f"nothing is lost: mend it and resume from {folder}"]) from error
+        saved = f"nothing is lost: mend it and resume from {folder}"
+        if isinstance(error, ScorerError):
+            raise ScorerError([*error.problems, saved]) from error
+        raise NonFiniteScoreError(f"{error}\n  {saved}") from error
 
 
 def load_weights(trainer: "PPOTrainer", folder: Path) -> None:

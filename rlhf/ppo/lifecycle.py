@@ -17,7 +17,8 @@ from rlhf.checkpoint import checkpoints, step_of
 from rlhf.errors import StoppedByMonitor
 from rlhf.ppo import checkpointing
 from rlhf.ppo.config import PPOConfig
-from rlhf.ppo.kl import KLController
+from rlhf.ppo.critic import put_on_scale
+from rlhf.ppo.kl import KLController, build_kl_controller
 from rlhf.ppo.metrics import MetricLog
 from rlhf.ppo.models import PolicyAndValue, enable_checkpointing, give_critic_its_learning_rate
 from rlhf.ppo.monitor import KL_FACTOR, LR_FACTOR, Alarm, Monitor
@@ -63,6 +64,8 @@ class OnlineTrainer(BaseTrainer):
     """Who is shown completions, beside the console and W&B."""
     taken_back: Alarm | None
     """The rollback that is under way."""
+    has_trained: bool = False
+    """Whether `train` has been called before."""
     owes_evaluation: bool
     """Whether the checkpoint that is gone on from was saved because an evaluation had failed."""
     control: TrainerControl
@@ -86,7 +89,11 @@ class OnlineTrainer(BaseTrainer):
         self.state, is_softer, self.owes_evaluation = self._new_state(), False, False
         if folder is None:
             set_seed(args.seed)
-            self.own_checkpoints = [checkpointing.save(self)] if args.monitor == "rollback" else []
+            if self.has_trained:
+                self._forget()
+            self.own_checkpoints = []
+            if args.monitor == "rollback":
+                checkpointing.save(self)
         else:
             self.own_checkpoints = [f for f in checkpoints(folder.parent) if step_of(f) <= step_of(folder)]
             is_softer = checkpointing.restore(self, folder)
@@ -98,8 +105,17 @@ class OnlineTrainer(BaseTrainer):
         if is_softer:
             # Else a process that is killed and resumed would repeat what led to the alarm.
             checkpointing.save(self, owes_evaluation=self.owes_evaluation)
-        self.is_in_train = True
+        self.is_in_train = self.has_trained = True
         return num_updates
+
+    def _forget(self) -> None:
+        """What a run has learned beside weights is not the next one's, which begins at update 0 again."""
+        moments = self.shaper.moments
+        if self.shaper.has_scale:  # the critic's values are on it, and are to be put on the next one as scores are
+            put_on_scale(self.value_model, -moments.mean / moments.std, 1.0 / moments.std)
+        self.shaper = ScoreShaper(self.args)
+        self.kl_controller = build_kl_controller(self.args)
+        self.monitor = Monitor(self.args.monitor, cast(int, self.args.batch_size), self.args.monitor_thresholds)
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """Transformers' optimizer, with a learning rate of the critic's own if `critic_learning_rate` is set."""
@@ -111,26 +127,34 @@ class OnlineTrainer(BaseTrainer):
 
     def watch(self, metrics: dict[str, float]) -> None:
         """Let the monitor look at the metrics of an update or an evaluation, and tell what it says."""
-        self._tell(self.monitor.observe(metrics, self.state.global_step))
+        self.tell(self.monitor.observe(metrics, self.state.global_step))
         if not any(name.startswith("eval") for name in metrics):
             metrics["monitor/alarms"] = self.monitor.num_alarms
 
-    def _tell(self, alarms: Iterable[Alarm]) -> None:
+    def tell(self, alarms: Iterable[Alarm]) -> None:
+        """Say them on the console and to those who listen."""
         for alarm in alarms:
             logger.warning("alarm: %s", alarm.text)
             for listener in self.on_alarm:
                 listener(alarm)
 
+    @property
+    def can_roll_back(self) -> bool:
+        """Whether an alarm that stops takes training back: there is a good checkpoint, and a rollback is left."""
+        if self.monitor.mode != "rollback" or self.monitor.rollbacks >= self.args.max_rollbacks:
+            return False
+        return checkpointing.last_good(self.own_checkpoints) is not None
+
     def _roll_back(self, error: StoppedByMonitor) -> str:
         """The last good checkpoint, where an alarm is to take training back to it; else raises `error`."""
         monitor, step = self.monitor, self.state.global_step
         if isinstance(error, NonFiniteError):
-            self._tell([monitor.not_finite(error, step + 1)])
+            self.tell([monitor.not_finite(error, step + 1)])
         good = checkpointing.last_good(self.own_checkpoints) if monitor.mode == "rollback" else None
         if good is None:
             raise error
         if monitor.rollbacks >= self.args.max_rollbacks:
-            raise StoppedByMonitor(f"{error}\n  after {monitor.rollbacks} rollbacks (max_rollbacks)") from error
+            raise type(error)(f"{error}\n  after {monitor.rollbacks} rollbacks (max_rollbacks)") from error
         for folder in self.own_checkpoints:
             if step_of(folder) > step_of(good) and folder.is_dir():
                 shutil.rmtree(folder)
@@ -145,7 +169,7 @@ class OnlineTrainer(BaseTrainer):
     def _tell_of_rollback(self) -> None:
         """Once training has begun again, for what is logged beyond that point is dropped then."""
         if self.taken_back is not None:
-            self._tell([self.taken_back])
+            self.tell([self.taken_back])
         self.taken_back = None
 
     def _make_up_for_evaluation(self) -> None:
@@ -153,7 +177,6 @@ class OnlineTrainer(BaseTrainer):
         if self.owes_evaluation and self.eval_prompts:
             self.control.should_evaluate = self.control.should_save = True
             self._log_evaluate_save()
-            self.monitor.act()
 
     def soften(self, times: int) -> None:
         """Smaller steps and a dearer KL after `times` rollbacks: what led to the alarm is not simply done again."""
@@ -186,7 +209,7 @@ class OnlineTrainer(BaseTrainer):
         return TrainOutput(self.state.global_step, metrics["train_loss"], metrics)
 
     def _log_evaluate_save(self) -> None:
-        """Do what the callbacks asked for, as transformers' Trainer does after a step."""
+        """Do what the callbacks asked for, as transformers' Trainer does after a step; then what alarms ask for."""
         if self.control.should_log:
             metrics = self.metric_log.take()
             if metrics:
@@ -200,6 +223,7 @@ class OnlineTrainer(BaseTrainer):
         if self.control.should_save:
             self._save_checkpoint(self.model, trial=None)
             self.control = self.callback_handler.on_save(self.args, self.state, self.control)
+        self.monitor.act()
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Save the policy, ready for from_pretrained, and its tokenizer."""

@@ -1,6 +1,7 @@
 """What is reported of an update, under TRL 1.12's keys. Real tokens count and nothing else."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -50,27 +51,32 @@ PTX_KEYS = ("loss/ptx_avg",)
 """What comes behind them where there is a PTX loss."""
 
 
-def rollout_metrics(
-    rollout: Rollout,
-    penalty: Tensor,
-    scores: Tensor,
-    each_score: Mapping[str, Tensor],
-    args: PPOConfig,
-    kl_coef: float,
-    stop_ids: Sequence[int],
-    shaped: Tensor | None = None,
-    spread: Tensor | None = None,
-) -> dict[str, float]:
-    """Metrics of a rollout; scores [B] with penalties, each_score [B] per scorer without, shaped [B] as it is paid.
+@dataclass(frozen=True)
+class Scores:
+    """What the scorers say of a rollout, [B] each."""
 
-    `spread` [B] is the disagreement of an ensemble of reward models, where there is one.
+    total: Tensor
+    """The score, penalties taken off."""
+    each: Mapping[str, Tensor]
+    """Each scorer's own by its name, without weight or penalty."""
+    shaped: Tensor | None = None
+    """The score as it is paid; None where nothing is, as in an evaluation."""
+    spread: Tensor | None = None
+    """The disagreement of an ensemble of reward models; None without one."""
+
+
+def rollout_metrics(
+    rollout: Rollout, penalty: Tensor, scores: Scores, args: PPOConfig, kl_coef: float, stop_ids: Sequence[int]
+) -> dict[str, float]:
+    """Metrics of a rollout.
 
     `objective/kl`, `objective/entropy` and the rewards are per sequence: summed over its tokens, mean over sequences.
     `penalty` [B, T] is what `args.kl_estimator` gives; k2 is biased, and is not what `objective/kl` says then: that is
     always an unbiased estimate of the KL in nats, k3 where TRL would report it and k1 elsewhere.
     """
     kl = sequence_kl(rollout, args)
-    paid = scores if shaped is None else shaped
+    total, shaped = scores.total, scores.shaped
+    paid = total if shaped is None else shaped
     non_score = -kl_coef * penalty.sum(1).mean()
     stops = torch.isin(rollout.completion_ids, torch.tensor(list(stop_ids), device=rollout.mask.device)) & rollout.mask
     metrics = {
@@ -78,16 +84,16 @@ def rollout_metrics(
         "objective/entropy": -rollout.logprobs.sum(1).mean(),
         "objective/non_score_reward": non_score,
         "objective/rlhf_reward": non_score + paid.mean(),
-        "objective/scores": scores.mean(),
-        "objective/score_std": scores.std(correction=0),
+        "objective/scores": total.mean(),
+        "objective/score_std": total.std(correction=0),
         "val/num_eos_tokens": stops.sum(),
         "completions/mean_length": rollout.lengths.float().mean(),
         "completions/eos_share": rollout.ended.float().mean(),
     }
-    metrics.update({f"objective/scores/{name}": values.mean() for name, values in each_score.items()})
+    metrics.update({f"objective/scores/{name}": values.mean() for name, values in scores.each.items()})
     if shaped is not None and (args.score_normalization != "none" or args.score_clip is not None):
         metrics["objective/shaped_scores"] = shaped.mean()
-    return {name: float(value) for name, value in metrics.items()} | signals(rollout, scores, each_score, spread)
+    return {name: float(value) for name, value in metrics.items()} | signals(rollout, total, scores.each, scores.spread)
 
 
 def sequence_kl(rollout: Rollout, args: PPOConfig) -> Tensor:
@@ -131,10 +137,13 @@ class MetricLog:
         self.updates.append(metrics)
 
     def take(self) -> dict[str, float]:
-        """Means since the last call (the last value for LATEST); empty when nothing came in."""
-        if not self.updates:
-            return {}
-        last = self.updates[-1]
-        means = {k: last[k] if k in LATEST else sum(u[k] for u in self.updates) / len(self.updates) for k in last}
+        """Means since the last call (the last value for LATEST); empty when nothing came in.
+
+        The mean is over those updates that have the figure: a run may be resumed with settings that add one.
+        """
+        values: dict[str, list[float]] = {}
+        for update in self.updates:
+            for key, value in update.items():
+                values.setdefault(key, []).append(value)
         self.updates.clear()
-        return means
+        return {key: found[-1] if key in LATEST else sum(found) / len(found) for key, found in values.items()}

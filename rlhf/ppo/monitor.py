@@ -17,6 +17,10 @@ SMOOTHED_OVER, COMPARED_OVER = 128, 256
 its start has the noise of both, and so both are means over more."""
 LR_FACTOR, KL_FACTOR = 0.5, 2.0
 """What a rollback does to the learning rate and to the KL coefficient."""
+_OF_A_JUDGE = (
+    ("the judge cannot score one of these completions: an empty one, one that is too long, one it cannot read",),
+    ("call the judge by hand on held-out completions", "let it return a number for every completion"),
+)
 
 
 @dataclass(frozen=True)
@@ -115,6 +119,12 @@ class Monitor:
         """The alarm for a NaN or an infinity."""
         return Alarm(NON_FINITE.name, 2, step, str(error), NON_FINITE.causes, NON_FINITE.remedies)
 
+    def unjudged(self, error: Exception, step: int) -> list[Alarm]:
+        """The alarm for a judge that gave no numbers; the evaluation is without one, and training goes on."""
+        if self.mode == "off":
+            return []
+        return [Alarm("judge_not_finite", 1, step, f"the held-out judge gave no figure: {error}", *_OF_A_JUDGE)]
+
     def act(self) -> None:
         """Raise StoppedByMonitor where an alarm has come up that stops, unless the mode is to warn."""
         stop_for, self._stop_for = self._stop_for, []
@@ -205,7 +215,7 @@ def _of_update(metrics: Mapping[str, float]) -> dict[str, float]:
 
 
 def _judged_sets(metrics: Mapping[str, float]) -> dict[str, dict[str, float]]:
-    """The signals of an evaluation by the name of its set ("" for one without a name), where a judge was asked.
+    """The signals of an evaluation by the name of its set ("" for one without a name), where a judge gave numbers.
 
     Those that training has as well are left to it.
     """
@@ -215,7 +225,7 @@ def _judged_sets(metrics: Mapping[str, float]) -> dict[str, dict[str, float]]:
         before, _, name = key.partition("objective/")
         if f"objective/{name}" in kept:
             sets.setdefault(before.removeprefix("eval").strip("_"), {})[f"objective/{name}"] = value
-    judged = {name: seen for name, seen in sets.items() if "objective/judge" in seen}
+    judged = {name: seen for name, seen in sets.items() if math.isfinite(seen.get("objective/judge", math.nan))}
     for seen in judged.values():
         if "objective/judge_corr" in seen:
             seen["objective/judge_corr_upper"] = seen["objective/judge_corr"] + 2 * seen["objective/judge_corr_se"]

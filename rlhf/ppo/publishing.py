@@ -16,7 +16,7 @@ from rlhf.ppo.rollout import Prompts
 from rlhf.ppo.samples import Sample, complete
 from rlhf.ppo.stage_config import PPOStageConfig
 from rlhf.ppo.trainer import PPOTrainer
-from rlhf.scoring import WeightedScorer
+from rlhf.scoring import NonFiniteScoreError, WeightedScorer
 from rlhf.tracking import Run, begun_with
 from rlhf.workspace import Workspace
 
@@ -124,12 +124,18 @@ def publish_last_good(
     inputs: Inputs,
     error: StoppedByMonitor,
 ) -> None:
-    """Publish the last intact checkpoint under a name of its own, so that it never is the `latest` of the real one."""
+    """Publish the last intact checkpoint under a name of its own, so that it never is the `latest` of the real one.
+
+    Where a scorer gave no numbers its function may be mended, as one that raises may be, and the run goes on.
+    """
     summary: dict[str, Any] = {"stopped": str(error), "num_updates": trainer.state.global_step}
     folder = checkpointing.last_good(checkpoint.checkpoints(run.checkpoints))
     if folder is None:
         logger.warning("no checkpoint had been saved before, so there is nothing to publish; see trainer.save_steps")
     else:
+        if isinstance(error, NonFiniteScoreError):
+            summary["scorer_failed"] = True
+            logger.warning("nothing is lost: mend the scorer and go on with %s", workspace.how_to_go_on(run))
         checkpointing.load_weights(trainer, folder)
         name = config.output.stopped_name
         summary["artefact"] = publish(

@@ -21,7 +21,7 @@ from rlhf.registry import Kind
 from rlhf.scorers import load_scorers
 from rlhf.scoring import Scorer
 from rlhf.tracking import Run
-from rlhf.training import finite, one_process, owned_args, train, without_own_output
+from rlhf.training import finite, one_process, owned_args, resumable, train, without_own_output
 from rlhf.workspace import Workspace, report_problems
 
 logger = logging.getLogger(__name__)
@@ -63,9 +63,9 @@ def train_ppo(config: PPOStageConfig, workspace: Workspace) -> dict[str, Any]:
             # 2. train, 3. after
             if checkpoint.latest_intact(run.checkpoints) is None:  # else it was logged when the run began
                 run.log(finite(before), step=0)
-            with watching.resumable(run, workspace):
+            with resumable(run, workspace):
                 train(trainer, run, workspace, shown=SHOWN_FIGURES, seals=True)
-            after = trainer.evaluate() if inputs.dev_rows else {}
+                after = trainer.evaluate() if inputs.dev_rows else {}
         except StoppedByMonitor as error:
             publish_last_good(config, workspace, run, trainer, inputs, error)
             raise

@@ -34,7 +34,7 @@ from rlhf.ppo.losses import (
     per_token_rewards,
     score_positions,
 )
-from rlhf.ppo.metrics import rollout_metrics, sampler_gap, training_metrics
+from rlhf.ppo.metrics import Scores, rollout_metrics, sampler_gap, training_metrics
 from rlhf.ppo.models import PolicyAndValue, disable_dropout
 from rlhf.ppo.monitor import Monitor
 from rlhf.ppo.optimizing import kl_before, make_steps, within_budget
@@ -247,17 +247,8 @@ class PPOTrainer(OnlineTrainer):
             clock.append(time.perf_counter())
 
             # 6. Report, and steer the KL coefficient and the learning rate.
-            metrics = rollout_metrics(
-                rollout,
-                penalty,
-                scores,
-                each_score,
-                args,
-                kl_coef,
-                self.sampling.eos_ids,
-                shaped,
-                self.scorer.spread(each_score),
-            )
+            said = Scores(scores, each_score, shaped, self.scorer.spread(each_score))
+            metrics = rollout_metrics(rollout, penalty, said, args, kl_coef, self.sampling.eos_ids)
             metrics |= sampler_gap(rollout) | training_metrics(steps, rollout, returns)
             metrics |= dict(zip(("time/rollout", "time/score", "time/train"), np.diff(clock).tolist(), strict=True))
             losses.append(metrics["loss/policy_avg"] + args.vf_coef * metrics["loss/value_avg"])
@@ -278,12 +269,12 @@ class PPOTrainer(OnlineTrainer):
             # 7. Callbacks decide on logging, evaluation, saving and stopping.
             self.control = self.callback_handler.on_step_end(args, self.state, self.control)
             self._log_evaluate_save()
-            self.monitor.act()
-            if args.num_sample_generations > 0 and update % max(1, num_updates // args.num_sample_generations) == 0:
-                self.generate_completions(sampling=True)
             if (update + 1) % self.order.batches_per_epoch == 0:
                 self.control = self.callback_handler.on_epoch_end(args, self.state, self.control)
                 self._log_evaluate_save()
+            if args.num_sample_generations > 0 and update % max(1, num_updates // args.num_sample_generations) == 0:
+                with checkpointing.kept_if_a_scorer_fails(self, files.rng_state()):
+                    self.generate_completions(sampling=True)
 
         return self._end(start_time, losses)
 

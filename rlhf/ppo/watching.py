@@ -1,16 +1,12 @@
-"""What the stage does for a run that is to be watched: judges, demonstrations, alarms, and scorers that fail."""
+"""What the stage does for a run that is to be watched: judges, demonstrations and alarms."""
 
-import contextlib
-from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from rlhf import checkpoint
 from rlhf.datasets import load
-from rlhf.errors import Interrupted, UserError
+from rlhf.errors import UserError
 from rlhf.ppo.monitor import Alarm
 from rlhf.ppo.stage_config import PPOStageConfig
 from rlhf.records import Completion, Conversation, Document
-from rlhf.scoring import ScorerError
 from rlhf.tracking import Run
 from rlhf.workspace import Workspace
 
@@ -61,16 +57,3 @@ def listen(trainer: "PPOTrainer", run: Run) -> None:
 
     trainer.on_alarm.append(tell)
     trainer.on_samples.append(lambda rows: run.log_samples(rows, step=trainer.state.global_step, name="completions"))
-
-
-@contextlib.contextmanager
-def resumable(run: Run, workspace: Workspace) -> Iterator[None]:
-    """A scorer that fails interrupts a run that has a checkpoint; its function may then be mended."""
-    try:
-        yield
-    except ScorerError as error:
-        if checkpoint.latest_intact(run.checkpoints) is None:
-            raise
-        run.finish({"error": str(error), "scorer_failed": True}, "interrupted")
-        go_on = f"go on with {workspace.how_to_go_on(run)}"
-        raise Interrupted(f"{error.problems[0]}; nothing is lost: mend it and {go_on}") from error
