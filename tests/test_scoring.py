@@ -140,6 +140,9 @@ def test_a_function_sees_conversations_as_messages() -> None:
         ([1.0, None], NonFiniteError, "reward function f: score of row 1 of the batch is nan"),
         ([math.inf, 1.0], NonFiniteError, "reward function f: score of row 0 of the batch is inf"),
         (["good", "bad"], UserError, "reward function f: expected a list of numbers"),
+        ("11", UserError, "reward function f: expected a list of numbers, found '11'"),
+        (["1", "1"], UserError, "reward function f: expected a list of numbers"),
+        ({0: 1.0, 1: 2.0}, UserError, "reward function f: expected a list of numbers"),
         (3.0, UserError, "reward function f: expected a list of numbers, found 3.0"),
     ],
 )
@@ -229,6 +232,86 @@ def test_an_asynchronous_function_is_refused() -> None:
 
     with pytest.raises(UserError, match="reward function later: is asynchronous"):
         FunctionScorer(later)
+
+
+def test_what_a_function_changes_of_what_it_was_given_is_its_own() -> None:
+    def changes(prompts: list[Any], completions: list[Any], **columns: Any) -> list[float]:
+        prompts[0].append(completions[0][0])
+        prompts[0][0]["content"] = "changed"
+        columns["facts"][0]["of"].append(3)
+        columns["prompt_ids"][0].clear()
+        return [0.0]
+
+    prompts = [[{"role": "user", "content": "hi"}]]
+    columns = {"facts": [{"of": [1, 2]}], "prompt_ids": [[4, 5]]}
+
+    class Ours:
+        name = "ours"
+
+        def score(self, prompts: Any, completions: Any, columns: Any = None) -> torch.Tensor:
+            columns["facts"][0]["of"].append(4)
+            return torch.zeros(1)
+
+    WeightedScorer([FunctionScorer(changes), Ours()]).score(prompts, ["hello"], columns)
+    assert prompts == [[{"role": "user", "content": "hi"}]]
+    assert columns == {"facts": [{"of": [1, 2]}], "prompt_ids": [[4, 5]]}
+
+
+# ---- Scorers that a user wrote ----
+
+
+class Own:
+    """A scorer that returns what it is told to, or raises it."""
+
+    name = "own"
+
+    def __init__(self, answer: Any) -> None:
+        self.answer = answer
+
+    def score(self, prompts: Any, completions: Any, columns: Any = None) -> Any:
+        if isinstance(self.answer, Exception):
+            raise self.answer
+        return self.answer
+
+
+@pytest.mark.parametrize(
+    ("answer", "line"),
+    [
+        (torch.ones(1), r"scorer own: returned a tensor \[1\] for 2 completions; return a float32 tensor \[2\], one"),
+        (torch.ones(2, 1), r"scorer own: returned a tensor \[2, 1\] for 2 completions"),
+        (torch.tensor(1.0), r"scorer own: returned a tensor \[\] for 2 completions"),
+        ([1.0, 2.0], r"scorer own: returned \[1.0, 2.0\] for 2 completions"),
+        (RuntimeError("down"), r"scorer own: raised RuntimeError: down \(.*test_scoring.py:\d+\)"),
+    ],
+)
+def test_a_scorer_that_answers_wrongly_is_named(answer: Any, line: str) -> None:
+    with pytest.raises(ScorerError, match=line):
+        WeightedScorer([Own(answer)]).score_each(["a", "b"], ["c", "d"])
+
+
+def test_the_scores_of_a_scorer_are_float32_on_the_cpu_and_finite() -> None:
+    scores = WeightedScorer([Own(torch.tensor([1.0, 2.0], dtype=torch.float64, requires_grad=True))])
+    found = scores.score_each(["a", "b"], ["c", "d"])["own"]
+    assert (found.tolist(), found.dtype, found.requires_grad) == ([1.0, 2.0], torch.float32, False)
+    with pytest.raises(NonFiniteError, match="scorer own: score of row 1 of the batch is nan"):
+        WeightedScorer([Own(torch.tensor([1.0, math.nan]))]).score(["a", "b"], ["c", "d"])
+
+
+def test_a_scorer_that_hangs_is_given_up() -> None:
+    go_on = threading.Event()
+
+    class Slow:
+        name = "slow"
+
+        def score(self, prompts: Any, completions: Any, columns: Any = None) -> torch.Tensor:
+            go_on.wait()
+            return torch.zeros(len(completions))
+
+    scorer = WeightedScorer([Slow()])
+    scorer.prepare([], timeout=0.05)
+    with pytest.raises(ScorerError, match=r"scorer slow: did not return within 0.05 s \(reward_timeout\)"):
+        scorer.score(["a"], ["b"])
+    go_on.set()
 
 
 # ---- Ensembles ----

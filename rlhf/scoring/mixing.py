@@ -10,7 +10,7 @@ from rlhf.errors import UserError
 from rlhf.generation import Messages
 from rlhf.scoring.base import Columns, Scorer
 from rlhf.scoring.ensemble import Ensemble, spread
-from rlhf.scoring.functions import FunctionScorer
+from rlhf.scoring.functions import FunctionScorer, ObjectScorer
 from rlhf.scoring.models import RewardModelScorer
 
 
@@ -59,7 +59,7 @@ class WeightedScorer:
         if len(set(names)) != len(names):
             given = ", ".join(scorer.name for scorer in scorers)
             raise UserError(f"reward: two scorers have one name ({given}); give each its own")
-        self.scorers = list(scorers)
+        self.scorers = [_looked_after(scorer) for scorer in scorers]
         self.weights = weights
         self.name = name
         self.ensemble = ensemble
@@ -135,11 +135,18 @@ class WeightedScorer:
     def prepare(self, columns: Iterable[str], timeout: float | None = None) -> None:
         """Tell the functions how long a call may take, and raise UserError for one that needs another column."""
         for scorer in self.scorers:
-            if isinstance(scorer, FunctionScorer):
+            if isinstance(scorer, FunctionScorer | ObjectScorer):
                 scorer.timeout = timeout
+            if isinstance(scorer, FunctionScorer):
                 scorer.check_columns(columns)
             elif isinstance(scorer, WeightedScorer):
                 scorer.prepare(columns, timeout)
+
+
+def _looked_after(scorer: Scorer) -> Scorer:
+    """Ours as it is; one that a user wrote as what looks at its scores."""
+    is_ours = isinstance(scorer, FunctionScorer | ObjectScorer | RewardModelScorer | WeightedScorer)
+    return scorer if is_ours else ObjectScorer(scorer)
 
 
 def _columns(scorer: Scorer) -> tuple[str, ...]:
