@@ -48,6 +48,9 @@ Baseline = Annotated[
     str | None, typer.Option(metavar="REF", help="With a data file: compare with this one, not the SFT model.")
 ]
 Judge = Annotated[str | None, typer.Option(metavar="REF", help="With a data file: a reward model that judges.")]
+Resume = Annotated[
+    str | None, typer.Option(metavar="RUN", help="Go on with this run: verdicts that it has are not asked for again.")
+]
 
 
 @app.command(name="policy")
@@ -59,12 +62,29 @@ def eval_policy(
     model: Model = None,
     baseline: Baseline = None,
     judge: Judge = None,
+    resume: Resume = None,
 ) -> None:
-    """Compare language models on held-out prompts under a judge."""
+    """Compare language models with a baseline on held-out prompts under judges."""
     from rlhf.evaluation.config import EvaluationConfig
 
     settings = _settings(config, overrides, "policy", EvaluationConfig, model, baseline, judge)
-    _evaluate_policy(context, settings, json, config, overrides)
+    _evaluate_policy(context, settings, json, config, overrides, resume)
+
+
+@app.command(name="frontier")
+def eval_frontier(
+    context: typer.Context,
+    run: Annotated[str, typer.Argument(help="A PPO run whose evaluations had a judge: its id, or its folder.")],
+    json: Json = False,
+) -> None:
+    """Say where a PPO run became over-optimised: where a held-out judge falls while the training score rises."""
+    quiet_libraries()
+    from rlhf.evaluation.frontier import find_run, report_frontier
+
+    workspace = open_workspace(context, json)
+    summary = report_frontier(run, workspace.home)
+    workspace.write_report(find_run(run, workspace.home))  # the figure stands in it now
+    finish(summary if json else {key: value for key, value in summary.items() if key != "points"}, json, workspace)
 
 
 @app.command(name="reward")
@@ -125,12 +145,17 @@ def _chosen(
 
 
 def _evaluate_policy(
-    context: typer.Context, settings: Any, json: bool, config: Path, overrides: list[str] | None
+    context: typer.Context,
+    settings: Any,
+    json: bool,
+    config: Path,
+    overrides: list[str] | None,
+    resume: str | None = None,
 ) -> None:
     quiet_libraries()
     from rlhf.evaluation.policy import evaluate_policy
 
-    workspace = open_workspace(context, json, config, overrides)
+    workspace = open_workspace(context, json, config, overrides, resume=resume)
     finish(evaluate_policy(settings, workspace), json, workspace)
 
 
