@@ -197,7 +197,8 @@ def models(tmp_path_factory):
 
 
 @pytest.fixture
-def workspace(tmp_path):
+def workspace(tmp_path, monkeypatch):
+    monkeypatch.setattr(Workspace, "write_report", lambda *_: None)  # has tests of its own, and takes a second
     return Workspace.open(tmp_path / "home", progress=False, command="rlhf eval policy eval.yaml")
 
 
