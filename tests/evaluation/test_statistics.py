@@ -4,13 +4,18 @@ from statistics import stdev
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from scipy import stats
 
 from rlhf.evaluation.statistics import (
     accuracy_with_interval,
     bootstrap_mean,
+    bootstrap_sums,
     distinct_n,
     longest_wins,
+    rank_correlation,
+    rank_correlation_within,
     standard_error,
     wins,
 )
@@ -90,3 +95,29 @@ def test_distinct_2_is_the_share_of_new_word_pairs():
     assert distinct_n(["a b a b", "A B"]) == 0.5
     assert distinct_n(["one two three"]) == 1.0
     assert distinct_n(["word", ""]) is None
+
+
+@given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 5)), min_size=2, max_size=20))
+def test_rank_correlation_is_scipys_with_ties_too(rows):
+    first, second = map(list, zip(*rows, strict=True))
+    found = rank_correlation(first, second)
+    if len(set(first)) == 1 or len(set(second)) == 1:
+        assert found is None
+    else:
+        assert found == pytest.approx(stats.spearmanr(first, second).statistic)
+
+
+def test_rank_correlation_within_clusters_is_the_mean_of_those_that_have_one():
+    # the first cluster rises, the second falls, the third does not vary
+    found = rank_correlation_within([1, 2, 3, 9, 8, 7, 5], [1, 2, 3, 1, 2, 2, 2], ["a", "a", "a", "b", "b", "c", "c"])
+    assert found == pytest.approx(0.0)
+    assert rank_correlation_within([1, 2], [1, 2], ["a", "b"]) is None
+
+
+def test_bootstrap_sums_draw_as_many_clusters_as_there_are():
+    sums = np.array([[1.0, 10.0], [1.0, 20.0], [1.0, 60.0]])
+    drawn = bootstrap_sums(sums, num_bootstrap=2000, seed=1)
+    assert drawn.shape == (2000, 2)
+    assert set(drawn[:, 0]) == {3.0}
+    assert drawn[:, 1].min() >= 30 and drawn[:, 1].max() <= 180
+    assert drawn[:, 1].mean() == pytest.approx(90, rel=0.02)
