@@ -201,3 +201,28 @@ def test_the_bound_of_best_of_n_is_exact_where_no_two_samples_are_equal():
     chosen = ranks**n - (ranks - 1 / num) ** n
     assert (chosen * np.log(chosen * num)).sum() == pytest.approx(best_of_kl_bound(5), abs=1e-4)
     assert best_of_kl_bound(2) == pytest.approx(0.1931, abs=1e-4)
+
+
+def test_the_frontier_of_a_run_goes_into_the_summary_and_the_figures(config, workspace):
+    folder = workspace.home / "runs" / "ppo-1"
+    folder.mkdir(parents=True)
+    rows = [
+        {"step": step, **{f"eval_objective/{key}": value for key, value in values.items()}}
+        for step, judge in enumerate([0.0, 1.0, 2.0, 1.0, 0.0])
+        for values in [{"kl": step, "scores": step, "judge": judge, "judge_se": 0.1}]
+    ]
+    write_jsonl(folder / "metrics.jsonl", rows)
+    alone = [f"candidates={{m: {config().candidates['other']}}}", "num_prompts=2"]
+    summary = evaluate_policy(config(*alone, "checkpoints=ppo-1"), workspace)
+    assert summary["frontier"]["overoptimised"] and summary["frontier"]["peak_step"] == 2
+    names = [figure.name for figure in read_figures(workspace.home / "runs" / summary["run"])]
+    assert names == ["win_rates", "score_by_length", "frontier"]
+    with pytest.raises(UserError, match="run ppo-2: there is none of that id"):
+        evaluate_policy(config(*alone, "checkpoints=ppo-2"), workspace)
+
+
+def test_a_pair_of_candidates_is_compared_by_their_own_scores(config, workspace, models):
+    summary = evaluate_policy(config(f"candidates={{x: {models['a']}, y: {models['b']}}}"), workspace)
+    assert summary["pairs"] == {
+        "x": {"y": {"win_rate": summary["win_rate"], "win_rate_ci": summary["win_rate_ci"]}}
+    }  # y is the baseline under another name
