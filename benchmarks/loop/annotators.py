@@ -25,7 +25,7 @@ ARMS: dict[str, tuple[dict[str, int], dict[str, Any]]] = {
 def main(
     home: Annotated[Path, typer.Argument(help="RLHF_HOME of a finished `rlhf demo`.")],
     seeds: Annotated[str, typer.Option(help="Of annotators, tasks and training.")] = "0,1,2",
-    tasks: Annotated[int, typer.Option(help="Prompts, four completions each.")] = 300,
+    tasks: Annotated[int, typer.Option(help="Prompts, four completions each.")] = 600,
     overlap: Annotated[int, typer.Option(help="Annotators that rank each.")] = 2,
     noise: Annotated[float, typer.Option(help="Rubric points of one logit.")] = 1.0,
     epochs: Annotated[float, typer.Option(help="Passes over the rankings.")] = 2.0,

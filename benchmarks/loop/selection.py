@@ -25,7 +25,7 @@ Curve = list[Trained]
 def main(
     home: Annotated[Path, typer.Argument(help="RLHF_HOME of a finished `rlhf demo`.")],
     seeds: Annotated[str, typer.Option(help="Of annotators, pool and training.")] = "0,1,2",
-    sizes: Annotated[str, typer.Option(help="Rankings after each round.")] = "60,120,180,240,300",
+    sizes: Annotated[str, typer.Option(help="Rankings after each round.")] = "200,400,600,800",
     random_share: Annotated[float, typer.Option(help="Of what is chosen, drawn from all.")] = 0.25,
     pool_factor: Annotated[float, typer.Option("--pool", help="Prompts to choose each from.")] = 4.0,
     members: Annotated[int, typer.Option(help="Of the ensemble.")] = 4,
