@@ -10,6 +10,7 @@ from datasets import Dataset
 from torch import Tensor
 
 from reward.judgements import Group
+from reward.shared_prefix import shared_rows
 from rlhf.records import Text, exchange, prompt_key
 
 COLUMNS = (
@@ -142,19 +143,24 @@ class JudgementCollator:
     """Rows to one batch in which every distinct text stands once, in however many judgements it stands."""
 
     pad_token_id: int
+    shares_prompts: bool = False
+    """Whether the model `can_share`."""
 
     def __call__(self, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
         """Tensors of N texts, P pairs, R grades and M members, and a list of O orders.
 
         `input_ids` and `attention_mask` [N, T]. `chosen`, `rejected` [P] and `rated` [R] hold positions in 0..N-1, and
         so do the tiers of `orders`. `weight` [P, M] is 0 where a pair is part of an order, of `order_weight` [O, M];
-        `margin` [P]; `rating` [R], `rating_weight` [R, M]; `num_rows` [] is the number of rows.
+        `margin` [P]; `rating` [R], `rating_weight` [R, M]; `num_rows` [] is the number of rows. `shared` are the fields
+        of `SharedRows`, where the model can read them and they are worth it.
         """
         position: dict[tuple[int, ...], int] = {}
+        groups: list[int] = []
         num_members = next(len(each) for row in rows for each in (*row["weight"], *row["rating_weight"]))
         batch: dict[str, list[Any]] = {name: [] for name in (*COLUMNS, "orders")}
-        for row in rows:
+        for number, row in enumerate(rows):
             at = [position.setdefault(tuple(ids), len(position)) for ids in row["input_ids"]]
+            groups += [number] * (len(position) - len(groups))
             for name in ("chosen", "rejected", "rated"):
                 batch[name] += [at[text] for text in row[name]]
             for name in ("margin", "rating", "rating_weight"):
@@ -167,6 +173,7 @@ class JudgementCollator:
                 batch["weight"] += row["weight"]
         texts = [torch.tensor(ids) for ids in position]
         masks = [torch.ones_like(ids) for ids in texts]
+        shared = shared_rows(list(position), groups, self.pad_token_id) if self.shares_prompts else None
         weights = {
             name: torch.tensor(batch[name], dtype=torch.float32).view(-1, num_members)
             for name in ("weight", "order_weight", "rating_weight")
@@ -178,5 +185,6 @@ class JudgementCollator:
             **{name: torch.tensor(batch[name], dtype=torch.float32) for name in ("margin", "rating")},
             **weights,
             "orders": batch["orders"],
+            "shared": None if shared is None else vars(shared),
             "num_rows": torch.tensor(len(rows)),
         }

@@ -15,6 +15,7 @@ from reward.data import JudgementCollator
 from reward.grades import Thresholds
 from reward.judgements import KINDS
 from reward.preparing import Learnable, compared, learnable
+from reward.shared_prefix import can_share
 from reward.trainer import JudgementTrainer
 from rlhf.config import ModelSection
 from rlhf.datasets import Loaded, load
@@ -93,7 +94,7 @@ def train_reward(config: RewardStageConfig, workspace: Workspace) -> dict[str, A
             trainer = JudgementTrainer(
                 model=model,
                 args=args,
-                data_collator=JudgementCollator(scorer.pad_id),
+                data_collator=JudgementCollator(scorer.pad_id, shares_prompts=can_share(model)),
                 train_dataset=train_rows.dataset,
                 eval_dataset=dev_rows.dataset,
                 processing_class=tokenizer,

@@ -17,6 +17,7 @@ from reward.data import COLUMNS, total_weights
 from reward.grades import Thresholds
 from reward.losses import bradley_terry_loss, ordinal_loss, plackett_luce_nll, squared_error
 from reward.passes import scores_of
+from reward.shared_prefix import SharedRows, shared_scores
 
 THRESHOLDS_NAME = "thresholds.safetensors"
 THRESHOLDS_LEARNING_RATE = 0.01
@@ -84,7 +85,7 @@ class JudgementTrainer(RewardTrainer):
         num_items_in_batch: Any = None,
     ) -> Any:
         """Score every text once [N, M], compare and grade."""
-        scores = scores_of(model, inputs["input_ids"], inputs["attention_mask"], self.max_tokens_per_pass)
+        scores = self._scores(model, inputs)
         loss = self._judged(scores, inputs)
         num_rows = inputs["num_rows"]
         weight_a_row = self._weight_a_row["train" if self.model.training else "eval"].to(loss.device)
@@ -96,6 +97,14 @@ class JudgementTrainer(RewardTrainer):
         # in evaluation, the Trainer takes the mean over the batches by their rows
         self._note(scores.detach(), inputs)
         return (mean, {"logits": scores}) if return_outputs else mean
+
+    def _scores(self, model: nn.Module, inputs: dict[str, Any]) -> Tensor:
+        """[N, M], each prompt read once for its completions where the batch has it so and memory takes it."""
+        shared, limit = inputs["shared"], self.max_tokens_per_pass
+        if shared is not None and (limit is None or shared["ids"].numel() <= limit):
+            with self.accelerator.autocast():  # which the forward pass of the whole model has by itself
+                return shared_scores(model, SharedRows(**shared))
+        return scores_of(model, inputs["input_ids"], inputs["attention_mask"], limit)
 
     def _judged(self, scores: Tensor, inputs: dict[str, Any]) -> Tensor:
         """The sum [M] over all judgements of the batch."""

@@ -137,17 +137,17 @@ def test_rankings_with_lora(reward):
 
 def test_the_artefact_scores_as_the_model_in_training_did(reward, monkeypatch):
     kept = {}
-    original = RewardModelScorer.score
+    original = RewardModelScorer.score_members
 
-    def score(self, prompts, completions, columns=None):
+    def score_members(self, prompts, completions, columns=None):
         found = original(self, prompts, completions, columns)
-        kept["last"] = (self.offset, list(prompts), list(completions), found)
+        kept["last"] = (self.offset, list(prompts), list(completions), found[:, 0])
         return found
 
     for overrides in ([], ["model.adapter={r: 4}", "output.name=tiny/lora"]):
-        monkeypatch.setattr(RewardModelScorer, "score", score)
+        monkeypatch.setattr(RewardModelScorer, "score_members", score_members)
         summary = reward("trainer.num_train_epochs=1", "data.dev_fraction=0", *overrides, rows=preferences(24))
-        monkeypatch.setattr(RewardModelScorer, "score", original)
+        monkeypatch.setattr(RewardModelScorer, "score_members", original)
         offset_then, prompts, completions, then = kept["last"]
         now = rescored(reward, summary, prompts, completions)
         source = find_model(summary["artefact"], reward.workspace.registry)
