@@ -73,6 +73,7 @@ DATA: dict[str, tuple[dict[str, list[str]], dict[str, Any]]] = {
     ),
 }
 FIGURES = (
+    "rating_correlation",
     "accuracy",
     "accuracy_ci",
     "accuracy_longest",
@@ -155,9 +156,11 @@ def _line(loss: str, runs: list[dict[str, Any]]) -> str:
         f"{found['accuracy']:.3f} [{found['accuracy_ci'][0]:.3f}, {found['accuracy_ci'][1]:.3f}]" for found in runs
     )
     seconds = statistics.mean(found["seconds"] for found in runs)
+    correlations = [found["rating_correlation"] for found in runs if "rating_correlation" in found]
+    rated = f"; correlation with ratings {statistics.mean(correlations):.3f}" if correlations else ""
     return (
         f"{loss:14} mean {statistics.mean(accuracies):.3f} of {len(runs)} seeds: {each}; the longest wins: "
-        f"{runs[0]['accuracy_longest']:.3f}; {runs[0]['num_pairs']} pairs; {seconds:.0f} s\n"
+        f"{runs[0]['accuracy_longest']:.3f}; {runs[0]['num_pairs']} pairs{rated}; {seconds:.0f} s\n"
     )
 
 

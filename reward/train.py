@@ -14,14 +14,13 @@ from reward.config import RewardStageConfig
 from reward.data import JudgementCollator
 from reward.grades import Thresholds
 from reward.judgements import KINDS
-from reward.preparing import Learnable, compared, learnable
+from reward.measuring import held_out_figures
+from reward.preparing import Learnable, learnable
 from reward.shared_prefix import can_share
 from reward.trainer import JudgementTrainer
 from rlhf.config import ModelSection
 from rlhf.datasets import Loaded, load
 from rlhf.errors import StoppedByMonitor, UserError
-from rlhf.evaluation.publishing import rounded
-from rlhf.evaluation.rewards import accuracy_figures, all_pairs, score_pairs
 from rlhf.modeling import (
     ModelSource,
     can_write,
@@ -34,7 +33,6 @@ from rlhf.modeling import (
 )
 from rlhf.modeling.reward_models import RewardModel
 from rlhf.modeling.trainer_config import build_args
-from rlhf.records import Preference, Ranking
 from rlhf.registry import Kind
 from rlhf.scoring import Ensemble, RewardModelScorer
 from rlhf.tracking import Run
@@ -111,7 +109,7 @@ def train_reward(config: RewardStageConfig, workspace: Workspace) -> dict[str, A
                 means = mean_scores(scorer, centre, dtype=config.model.dtype, seed=config.seed)
                 scorer.offset = means if config.ensemble else means[0]
             # 4. measure
-            accuracy = _held_out(scorer, data, config.seed)
+            accuracy = held_out_figures(scorer, data.dev, config.seed)
         except StoppedByMonitor as error:
             scorer.offset = 0.0  # that of other weights is none of the last good ones'
             publish_last_good(trainer, run, error, partial(_publish, config, workspace, run, source, scorer, data, {}))
@@ -192,16 +190,6 @@ def _thresholds(config: RewardStageConfig, judgements: Learnable) -> Thresholds 
 
 def _rounded(offset: float | list[float]) -> float | list[float]:
     return [round(each, 6) for each in offset] if isinstance(offset, list) else round(offset, 6)
-
-
-def _held_out(scorer: RewardModelScorer, data: Loaded, seed: int) -> dict[str, Any]:
-    records = compared(data.dev)
-    if not any(
-        isinstance(record, Preference) or (isinstance(record, Ranking) and record.pairs()) for record in records
-    ):
-        return {}
-    pairs = all_pairs(records)
-    return rounded(accuracy_figures(pairs, *score_pairs(scorer, pairs), seed=seed))
 
 
 def _publish(

@@ -64,6 +64,8 @@ def test_every_loss_learns_what_can_be_learned(reward, kind, rows):
     assert summary["accuracy"] > 0.8
     of_ratings = kind in ("regression", "ordinal")
     assert bool(summary["num_train_ratings"]) == of_ratings
+    assert ("rating_correlation" in summary) == any("rating" in row for row in rows)
+    assert summary.get("rating_correlation", 1) > 0.6
     assert bool(summary["num_train_pairs"]) == (kind != "regression" and (not of_ratings or len(rows) != 150))
 
 
