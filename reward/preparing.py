@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from reward.config import RewardStageConfig
-from reward.data import Encode, Rows, Weigh, to_dataset
+from reward.data import Encode, Rows, Weigh, to_dataset, total_weights
 from reward.grades import GradeScale
 from reward.judgements import Gathered, gather, num_contradictions, rankings_by_grade
 from reward.weights import Annotator, annotator_weights, members_of
@@ -48,6 +48,12 @@ class Learnable:
                 "data: nothing to learn from is left: nobody whose answers have a weight placed one completion above "
                 f"another that the model reads differently ({train.num_equal_pairs} pairs of equal texts, "
                 f"{train.num_weightless} rankings without weight)"
+            )
+        empty = [member for member, total in enumerate(total_weights(train.dataset).tolist()) if not total]
+        if empty:
+            raise UserError(
+                f"ensemble.resample: {len(empty)} of the members have drawn nothing to learn from; draw 'prompts', or "
+                "take 'none'"
             )
         return train, to_dataset(self.dev.groups, encode, self.weigh_dev, grade)
 

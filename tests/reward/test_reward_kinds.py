@@ -125,6 +125,11 @@ def test_what_is_of_no_use_is_counted(reward, caplog):
         (["loss.margin=strength"], rankings(4), "none of 4 rankings says how much better its best is"),
         (["loss.weights=reliability"], rankings(4), "no two of 1 named annotators judged the same completions"),
         (["ensemble.resample=annotators"], rankings(4), "not two annotators with a name to draw from (only ana)"),
+        (
+            ["ensemble={num_members: 8, resample: annotators}"],
+            [*rankings(4), {"prompt": "p", "completions": ["a", "b"], "tiers": [[0, 1]], "annotator": "ben"}],
+            "of the members have drawn nothing to learn from; draw 'prompts'",
+        ),
         (["loss.margin=tiers", "loss.kind=plackett_luce"], rankings(4), "margin = 'tiers' is for pairs"),
         (["loss.label_smoothing=0.1", "loss.kind=regression"], ratings(), "label_smoothing is for comparisons"),
         (
