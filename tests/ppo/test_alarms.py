@@ -1,6 +1,7 @@
 """Watchmen in a run: rewards that are wrong raise their alarm, and what an alarm does to training."""
 
 import logging
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from rlhf.checkpoint import checkpoints
 from rlhf.errors import StoppedByMonitor, UserError
 from rlhf.ppo import PPOTrainer
 from rlhf.ppo.monitor import Alarm
-from rlhf.scoring import ScorerError
+from rlhf.scoring import NonFiniteScoreError, ScorerError
 
 MakeTrainer = Callable[..., PPOTrainer]
 SETTINGS: dict[str, Any] = {
@@ -221,22 +222,60 @@ def test_rolling_back_from_a_nan_leaves_no_trace_of_it(make_trainer: MakeTrainer
     assert trainer.state.global_step == 10
 
 
+def test_a_nan_goes_back_to_what_was_saved_for_at_the_same_state_it_would_come_again(make_trainer: MakeTrainer) -> None:
+    saved = {"monitor": "rollback", "save_strategy": "steps", "save_steps": 2}
+    trainer = make_trainer(**SETTINGS, **saved, reward_funcs=Fails(at=4, answer=float("nan")))
+    assert [(alarm.name, alarm.step) for alarm in alarms_of(trainer)] == [("not_finite", 4), ("rollback", 2)]
+
+
+def test_a_nan_after_the_last_rollback_costs_no_update(make_trainer: MakeTrainer, tmp_path: Path) -> None:
+    trainer = make_trainer(monitor="rollback", max_rollbacks=0, total_episodes=32, reward_funcs=Fails(3, float("nan")))
+    with pytest.raises(NonFiniteScoreError, match=r"(?s)nothing is lost: .*checkpoint-2\n  after 0 rollbacks"):
+        trainer.train()
+    assert [folder.name for folder in checkpoints(tmp_path / "run")] == ["checkpoint-0", "checkpoint-2"]
+
+
+@pytest.mark.parametrize("mode", ["stop", "rollback"])
+def test_an_alarm_of_an_evaluation_at_the_last_epochs_end_stops(make_trainer: MakeTrainer, mode: str) -> None:
+    def against(prompts: Any, completions: list[str], **_: Any) -> list[float]:
+        return [-score for score in count_good(prompts, completions)]
+
+    at_once = {"judge_agreement": {"warn": 5.0, "stop": 5.0, "stop_count": 1}}
+    evaluated = {"eval_dataset": make_prompts(16), "judge": against, "eval_strategy": "epoch"}
+    trainer = make_trainer(**evaluated, monitor=mode, max_rollbacks=0, monitor_thresholds=at_once)
+    with pytest.raises(StoppedByMonitor, match="judge_agreement: rank correlation of score and held-out judge"):
+        trainer.train()
+    assert trainer.state.global_step == 2  # of two updates
+
+
 # ---- Scorers that fail ----
 
 
+AWAY = ConnectionError("the server is away")
+
+
 class Fails:
-    """count_good, but for one call."""
+    """count_good, but for one call, which raises, or gives `answer` for the first completion."""
 
     __name__ = "fails"
 
-    def __init__(self, at: int) -> None:
-        self.calls, self.at = 0, at
+    def __init__(self, at: int, answer: Any = AWAY) -> None:
+        self.calls, self.at, self.answer = 0, at, answer
 
     def __call__(self, prompts: Any, completions: list[str], **_: Any) -> list[float]:
         self.calls += 1
-        if self.calls == self.at:
-            raise ConnectionError("the server is away")
-        return count_good(prompts, completions)
+        if self.calls != self.at:
+            return count_good(prompts, completions)
+        if isinstance(self.answer, Exception):
+            raise self.answer
+        return [self.answer, *count_good(prompts, completions)[1:]]
+
+
+def assert_same_run(straight: PPOTrainer, resumed: PPOTrainer) -> None:
+    ours, theirs = straight.model.state_dict(), resumed.model.state_dict()
+    assert [name for name in ours if not torch.equal(ours[name], theirs[name])] == []
+    assert straight.monitor.state_dict() == resumed.monitor.state_dict()
+    assert straight.shaper.state_dict() == resumed.shaper.state_dict()
 
 
 @pytest.mark.parametrize("shape", ["none", "running"])
@@ -249,10 +288,51 @@ def test_a_scorer_that_fails_costs_no_update(make_trainer: MakeTrainer, tmp_path
     torch.manual_seed(99)
     resumed = make_trainer(**settings)
     resumed.train(resume_from_checkpoint=True)
-    ours, theirs = straight.model.state_dict(), resumed.model.state_dict()
-    assert [name for name in ours if not torch.equal(ours[name], theirs[name])] == []
-    assert straight.monitor.state_dict() == resumed.monitor.state_dict()
-    assert straight.shaper.state_dict() == resumed.shaper.state_dict()
+    assert_same_run(straight, resumed)
+
+
+@pytest.mark.parametrize("answer", [float("nan"), None])
+def test_a_score_that_is_no_number_costs_no_update(make_trainer: MakeTrainer, tmp_path: Path, answer: Any) -> None:
+    straight = make_trainer(total_episodes=32, output_dir=str(tmp_path / "straight"))
+    straight.train()
+    said = r"(?s)reward function fails: score of row 0 of the batch is nan .*nothing is lost: .*checkpoint-2"
+    with pytest.raises(NonFiniteScoreError, match=said):
+        make_trainer(total_episodes=32, reward_funcs=Fails(3, answer)).train()
+    torch.manual_seed(99)
+    resumed = make_trainer(total_episodes=32)
+    resumed.train(resume_from_checkpoint=True)
+    assert_same_run(straight, resumed)
+
+
+@pytest.mark.parametrize("answer", [AWAY, None])
+def test_a_scorer_that_fails_on_the_sample_table_costs_no_update(
+    make_trainer: MakeTrainer, tmp_path: Path, answer: Any
+) -> None:
+    settings = {"total_episodes": 32, "eval_dataset": make_prompts(3), "num_sample_generations": 10}
+    straight = make_trainer(**settings, output_dir=str(tmp_path / "straight"))
+    straight.train()
+    with pytest.raises((ScorerError, NonFiniteScoreError), match=r"nothing is lost: .*checkpoint-2"):
+        make_trainer(**settings, reward_funcs=Fails(4, answer)).train()  # update, table, update, table
+    torch.manual_seed(99)
+    resumed = make_trainer(**settings)
+    resumed.train(resume_from_checkpoint=True)
+    assert_same_run(straight, resumed)
+
+
+def test_a_judge_that_gives_no_number_is_an_alarm_and_no_end(make_trainer: MakeTrainer) -> None:
+    settings: dict[str, Any] = {"eval_dataset": make_prompts(4), "eval_strategy": "steps", "eval_steps": 1}
+    settings |= {"save_strategy": "steps", "save_steps": 1, "total_episodes": 32, "monitor": "stop"}
+    settings |= {"load_best_model_at_end": True, "metric_for_best_model": "objective/judge"}
+    trainer = make_trainer(**settings, judge=Fails(2, None), per_device_eval_batch_size=4)
+    found = [(alarm.name, alarm.level, alarm.step) for alarm in alarms_of(trainer) if "judge" in alarm.name]
+    assert found == [("judge_not_finite", 1, 2)]
+    rows = [row for row in trainer.state.log_history if "eval_objective/judge" in row]
+    for key in ("eval_objective/judge", "eval_objective/judge_se", "eval_objective/judge_corr"):
+        assert [math.isnan(row[key]) for row in rows] == [False, True, False, False]
+    assert all(math.isfinite(row["eval_objective/scores"]) for row in rows)
+    judged = {row["step"]: row["eval_objective/judge"] for row in rows if row["step"] != 2}
+    assert trainer.state.best_metric == max(judged.values())
+    assert trainer.monitor.state_dict()["judged"][""]["step"] == 4
 
 
 def test_a_scorer_that_fails_at_once_is_the_users_error(make_trainer: MakeTrainer, tmp_path: Path) -> None:

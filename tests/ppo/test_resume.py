@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from peft import LoraConfig
+from safetensors import SafetensorError
 from transformers import (
     MixtralConfig,
     MixtralForCausalLM,
@@ -205,6 +206,53 @@ def test_resuming_where_there_is_nothing_is_refused(make_trainer: Callable[..., 
         make_trainer(**SETTINGS).train(resume_from_checkpoint=True)
     with pytest.raises(UserError, match="there is no such checkpoint folder"):
         make_trainer(**SETTINGS).train(resume_from_checkpoint=str(tmp_path / "nothing"))
+
+
+def test_a_setting_that_adds_a_figure_can_be_made_between_two_logs(make_trainer: Callable[..., PPOTrainer]) -> None:
+    settings = SETTINGS | {"logging_steps": 4}
+    make_trainer(**settings, callbacks=[StopAfter(3)]).train()
+    resumed = make_trainer(**settings, score_clip=5.0)
+    resumed.train(resume_from_checkpoint=True)
+    row = resumed.state.log_history[0]
+    assert row["step"] == 4
+    assert "objective/shaped_scores" in row  # of the one update that has it
+
+
+class FillDisk(TrainerCallback):
+    """Saving fails from step 3 on as it does on a disk that is full, which Python, torch and Rust say each its way."""
+
+    def __init__(self, patch: pytest.MonkeyPatch, writer: str) -> None:
+        self.patch, self.writer = patch, writer
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        def refuse(*_: object) -> None:
+            raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+        if state.global_step < 3:
+            return
+        if self.writer == "torch":
+            self.patch.setattr("rlhf.ppo.state.OPTIMIZER", "/dev/full")
+        elif self.writer == "python":
+            self.patch.setattr("rlhf.ppo.checkpointing.TRAINING_ARGS", "/dev/full")
+        else:
+            self.patch.setattr("rlhf.ppo.state.save_file", refuse)
+
+
+@pytest.mark.parametrize("writer", ["torch", "python", "safetensors"])
+def test_a_disk_that_is_full_is_named_and_the_run_goes_on_from_what_is_there(
+    make_trainer: Callable[..., PPOTrainer], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, writer: str
+) -> None:
+    straight = make_trainer(**SETTINGS, output_dir=str(tmp_path / "straight"))
+    straight.train()
+    said = (
+        r"checkpoint-3: it could not be saved \(.+\), with [\d,]+ MiB free in .+run; the last intact .+checkpoint-2\. "
+    )
+    with monkeypatch.context() as patch, pytest.raises(UserError, match=said):
+        make_trainer(**SETTINGS, callbacks=[FillDisk(patch, writer)]).train()
+    assert sorted(path.name for path in (tmp_path / "run").glob("*checkpoint*")) == ["checkpoint-1", "checkpoint-2"]
+    resumed = make_trainer(**SETTINGS)
+    resumed.train(resume_from_checkpoint=True)
+    assert_same_run(straight, resumed)
 
 
 def test_a_checkpoint_without_optimizer_state_is_refused(make_trainer: Callable[..., PPOTrainer]) -> None:

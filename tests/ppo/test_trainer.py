@@ -925,3 +925,39 @@ def test_an_evaluation_reports_means_over_rows_whatever_its_batches(
     assert found["eval_objective/kl"] == pytest.approx(sum(kl) / 5, abs=1e-5)
     assert found["eval_objective/scores"] == pytest.approx(sum(scores) / 5)
     assert found["eval_objective/score_std"] == pytest.approx(float(torch.tensor(scores).std(correction=0)))
+
+
+def test_figures_of_an_evaluation_are_of_all_rows_whatever_its_batches(make_trainer: MakeTrainer) -> None:
+    found = []
+    for size in (16, 4, 1):
+        trainer = make_trainer(
+            eval_dataset=make_prompts(16),
+            per_device_eval_batch_size=size,
+            ref_model=make_policy(9),
+            temperature=1e-3,  # so the draws do not depend on what is drawn together
+            reward_model=make_classifier(2),
+        )
+        metrics = trainer.evaluate()
+        found.append({name: metrics[f"eval_{name}"] for name in EVALUATION_KEYS})
+    assert found[0]["objective/kl_se"] > 0
+    assert found[0]["completions/distinct_2"] < 1
+    assert found[1] == pytest.approx(found[0], rel=1e-2)
+    assert found[2] == pytest.approx(found[0], rel=1e-2)
+
+
+@pytest.mark.parametrize("kind", ["running", "reference"])
+def test_training_twice_begins_twice(make_trainer: MakeTrainer, kind: str) -> None:
+    settings = {"kl_controller": "adaptive", "kl_target": 0.001, "kl_horizon": 8, "score_normalization": kind}
+    # A learning rate of nearly 0: all that could change is what the run keeps beside the weights.
+    trainer = make_trainer(**settings, reward_model=make_classifier(2), reward_funcs=None, learning_rate=1e-12)
+    trainer.train()
+    first = trainer.state.log_history
+    head = trainer.value_model.score.weight.detach().clone()
+    trainer.train()
+    for key in ("objective/kl_coef", "objective/shaped_scores", "monitor/alarms"):
+        again = [row[key] for row in trainer.state.log_history if key in row]
+        assert again == pytest.approx([row[key] for row in first if key in row], abs=1e-5)
+    if kind == "running":
+        assert trainer.shaper.moments.count == 16  # the episodes of one run
+    else:  # the scale is the same all the time, and the critic has been put on it once, not twice
+        torch.testing.assert_close(trainer.value_model.score.weight.detach(), head)
