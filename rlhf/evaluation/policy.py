@@ -184,10 +184,10 @@ def _publish(
     # a folder of this machine has a ref now, which means something elsewhere too
     refs = {role: artefact.ref for role, artefact in parents}
     summary |= {"reference": refs["baseline"], **refs}
-    for name in inputs.candidates:
+    for name, figures_of_it in summary.get("candidates", {}).items():
+        artefact = inputs.writers[name].publish(registry)
+        figures_of_it["model"] = artefact.ref
         if name != inputs.main:
-            artefact = inputs.writers[name].publish(registry)
-            summary["candidates"][name]["model"] = artefact.ref
             parents.append(("compared", artefact))
     choosers = [scorer for found in inputs.choosers.values() for scorer in found]
     parents += [("judge", judge.source.publish(registry)) for judge in inputs.judges if judge.source]

@@ -95,6 +95,8 @@ def test_candidates_stand_beside_one_baseline_on_the_same_prompts(config, worksp
     assert summary["pairs"]["best"]["worst"]["win_rate"] > 0.9
     assert list(summary["pairs"]) == ["other", "same", "best"]
 
+    refs = [found[name]["model"] for name in found]
+    assert refs == ["base/a@v1", "base/b@v1", "base/b@v1", "base/b@v1"]
     report = workspace.registry.resolve("tiny/eval", kinds=["report"])
     assert [(parent.role, parent.ref) for parent in report.parents] == [
         ("candidate", "base/a@v1"), ("baseline", "base/b@v1"), ("compared", "base/b@v1"),
