@@ -39,7 +39,7 @@ def schema_of(data):
     keys = set(data)
     if "stages" in keys:
         return "pipeline"
-    if {"candidate", "baseline", "judge"} <= keys:
+    if {"baseline", "judge"} <= keys and keys & {"candidate", "candidates"}:
         return EvaluationConfig
     if "model" in keys and isinstance(data["model"], str) and "data" in keys:
         return RewardEvaluationConfig
