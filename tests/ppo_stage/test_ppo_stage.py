@@ -454,6 +454,48 @@ def test_a_function_that_fails_can_be_mended_and_the_run_goes_on(ppo, monkeypatc
     assert [row["step"] for row in rows_of(ppo, "mended") if "objective/kl" in row and row["step"]][:3] == [1, 2, 3]
 
 
+def broken_at(call, name="small_letters", outcome="1 / 0"):
+    """REWARDS whose function `name` counts its calls, and at one of them does something else."""
+    counting = (
+        f"    global calls\n    calls += 1\n    if calls == {call}:\n        return [{outcome} for _ in completions]\n"
+    )
+    head, line, rest = REWARDS.partition(f"def {name}(prompts, completions, **columns):\n")
+    return head + line + counting + rest
+
+
+def test_a_function_that_fails_on_the_table_of_samples_can_be_mended_too(ppo, monkeypatch):
+    given = ("trainer.num_sample_generations=2", "trainer.save_strategy=no")
+    with monkeypatch.context() as patched:
+        patched.setitem(globals(), "REWARDS", broken_at(4))  # before, samples, update 1, its table
+        with pytest.raises(Interrupted, match=r"raised ZeroDivisionError.*nothing is lost: mend it and go on with"):
+            ppo(*given, run_id="mended")
+    folder = ppo.workspace.home / "runs" / "mended" / "checkpoints"
+    assert [path.name for path in checkpoint.checkpoints(folder)] == ["checkpoint-1"]
+    assert ppo(*given, run_id="mended")["status"] == "done"
+
+
+def test_a_function_that_fails_after_training_can_be_mended_too(ppo, monkeypatch):
+    with monkeypatch.context() as patched:
+        patched.setitem(globals(), "REWARDS", broken_at(5))  # before, samples, two updates, after
+        with pytest.raises(Interrupted, match=r"raised ZeroDivisionError.*nothing is lost: mend it and go on with"):
+            ppo(run_id="mended")
+    summary = ppo(run_id="mended")
+    assert summary["status"] == "done" and summary["num_updates"] == 2 and "score_after" in summary
+
+
+def test_a_function_that_gives_no_number_can_be_mended_and_the_run_goes_on(ppo, monkeypatch, caplog):
+    given = ("data.dev_fraction=0", "trainer.save_strategy=no")
+    with monkeypatch.context() as patched:
+        patched.setitem(globals(), "REWARDS", broken_at(3, outcome="None"))  # samples, update 1, update 2
+        with pytest.raises(StoppedByMonitor, match="small_letters: score of row 0 of the batch is nan"):
+            ppo(*given, run_id="mended")
+    assert "mend the scorer and go on with" in caplog.text
+    assert (
+        ppo.workspace.registry.resolve("tiny/policy-stopped").metadata["stopped"].endswith("(weights of checkpoint-1)")
+    )
+    assert ppo(*given, run_id="mended")["num_updates"] == 2
+
+
 def test_an_alarm_stops_a_stage_and_stands_in_its_metrics_and_report(ppo):
     thresholds = "trainer.monitor_thresholds={length: {stop: 0.1, warn: 0.1}}"
     stop = "trainer.monitor=stop"
