@@ -146,7 +146,6 @@ def test_judgements_that_a_loss_cannot_take_are_answered_before_training(reward,
     assert reward.workspace.registry.artefacts() == []
 
 
-@pytest.mark.filterwarnings("ignore:The PEFT config's `base_model_name_or_path` was renamed")
 @pytest.mark.parametrize(("adapter", "members"), [("null", "heads"), ("{r: 4}", "heads"), ("{r: 4}", "adapters")])
 def test_an_ensemble_is_one_artefact_whose_members_are_centred_each(reward, adapter, members):
     ensemble = f"{{num_members: 3, members: {members}, resample: annotators, combine: mean_minus_std, std_coef: 0.5}}"
