@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
 
 from rlhf.evaluation.writing import Written, sequence_logprobs
@@ -15,7 +16,10 @@ from rlhf.training.prompts import PromptRows
 
 @dataclass(frozen=True)
 class Measured:
-    """Completions of N prompts by the policy, and the scorers' weighted sum [N], without penalties."""
+    """Completions of N prompts by the policy, and the scorers' weighted sum [N], without penalties.
+
+    As in PPO's summary an ensemble counts as the mean of its members, whatever training makes of them.
+    """
 
     written: Written
     scores: Tensor
@@ -55,7 +59,9 @@ def measure(trainer: ResumableRLOOTrainer, rows: PromptRows, scorer: WeightedSco
         raise NonFiniteError("evaluation: the policy's next-token probabilities are not finite") from error
     written = Written(rows.ids, completions)
     columns = columns_of(rows, picked, written.token_ids)
-    return Measured(written, scorer.score(prompts_of(rows, picked), written.texts, columns))
+    each = scorer.score_each(prompts_of(rows, picked), written.texts, columns)
+    own = torch.stack([share * each[name] for name, share in scorer.shares.items()]).sum(0)
+    return Measured(written, own)
 
 
 def divergence(trainer: ResumableRLOOTrainer, measured: Measured, reference: nn.Module | None) -> float:

@@ -6,7 +6,7 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from rlhf.generation import Messages, decode_completion
-from rlhf.scoring import Columns, Scorer, WeightedScorer, data_columns, with_token_ids
+from rlhf.scoring import NO_FURTHER_COLUMNS, Columns, Scorer, WeightedScorer, data_columns, with_token_ids
 from rlhf.training.prompts import PromptRows
 
 REWARD_TIMEOUT_SECONDS = 1800.0
@@ -60,5 +60,6 @@ def missing_eos(stop_ids: Sequence[int]) -> Callable[..., list[float]]:
 def whole(scorer: Scorer, rows: PromptRows) -> WeightedScorer:
     """`scorer` as a mix, one of one if need be, that has been told what columns there are and how long it may take."""
     mix = scorer if isinstance(scorer, WeightedScorer) else WeightedScorer([scorer])
-    mix.prepare({name for record in rows.records for name in record}, REWARD_TIMEOUT_SECONDS)
+    names = {name for record in rows.records for name in record}
+    mix.prepare(names - NO_FURTHER_COLUMNS, REWARD_TIMEOUT_SECONDS)
     return mix
