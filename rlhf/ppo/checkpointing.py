@@ -20,7 +20,7 @@ from rlhf.ppo.setup import data_seed
 from rlhf.scoring import NonFiniteScoreError, ScorerError
 
 if TYPE_CHECKING:
-    from rlhf.ppo.trainer import PPOTrainer
+    from rlhf.ppo.lifecycle import OnlineTrainer
 
 logger = logging.getLogger(__name__)
 
@@ -59,7 +59,7 @@ def save_policy(policy: nn.Module, folder: Path, *, as_in_memory: bool = False) 
         model.save_pretrained(folder, save_original_format=not as_in_memory)
 
 
-def save(trainer: "PPOTrainer", *, owes_evaluation: bool = False) -> Path:
+def save(trainer: "OnlineTrainer", *, owes_evaluation: bool = False) -> Path:
     """Write `checkpoint-<step>` in one piece and delete surplus older ones; returns its path.
 
     `owes_evaluation`: an evaluation of this step was begun and not finished. Raises UserError for a disk that does not
@@ -81,7 +81,7 @@ def save(trainer: "PPOTrainer", *, owes_evaluation: bool = False) -> Path:
     return target
 
 
-def _write(trainer: "PPOTrainer", folder: Path, owes_evaluation: bool) -> None:
+def _write(trainer: "OnlineTrainer", folder: Path, owes_evaluation: bool) -> None:
     """All files of a checkpoint."""
     args, state = trainer.args, trainer.state
     save_policy(trainer.policy_model, folder, as_in_memory=True)
@@ -144,7 +144,7 @@ def _alarm_level(folder: Path) -> int:
 
 
 @contextlib.contextmanager
-def kept_if_a_scorer_fails(trainer: "PPOTrainer", random_state: dict[str, Any] | None = None) -> Iterator[None]:
+def kept_if_a_scorer_fails(trainer: "OnlineTrainer", random_state: dict[str, Any] | None = None) -> Iterator[None]:
     """Save the last finished update when a scorer fails, so that the run can be gone on with to the bit.
 
     `random_state` is what that update left; None in an evaluation, which is then made on resuming. A score that is no
@@ -165,14 +165,14 @@ def kept_if_a_scorer_fails(trainer: "PPOTrainer", random_state: dict[str, Any] |
         raise NonFiniteScoreError(f"{error}\n  {saved}") from error
 
 
-def load_weights(trainer: "PPOTrainer", folder: Path) -> None:
+def load_weights(trainer: "OnlineTrainer", folder: Path) -> None:
     """Policy and critic of a checkpoint."""
     verify(folder)
     files.load_policy(trainer.policy_model, folder)
     files.load_value_model(trainer.value_model, folder)
 
 
-def restore(trainer: "PPOTrainer", folder: Path) -> bool:
+def restore(trainer: "OnlineTrainer", folder: Path) -> bool:
     """Put a verified checkpoint back into a trainer built as for the first start; the random state comes last.
 
     Returns whether it goes on otherwise than the checkpoint would have, after a rollback.
@@ -211,7 +211,7 @@ def restore(trainer: "PPOTrainer", folder: Path) -> bool:
     return num_rollbacks > 0
 
 
-def _position(trainer: "PPOTrainer") -> dict[str, Any]:
+def _position(trainer: "OnlineTrainer") -> dict[str, Any]:
     return {
         "batch_size": trainer.args.batch_size,
         "num_prompts": len(trainer.prompts),

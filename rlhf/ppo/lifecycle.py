@@ -23,6 +23,7 @@ from rlhf.ppo.metrics import MetricLog
 from rlhf.ppo.models import PolicyAndValue, enable_checkpointing, give_critic_its_learning_rate
 from rlhf.ppo.monitor import KL_FACTOR, LR_FACTOR, Alarm, Monitor
 from rlhf.ppo.prompts import PromptOrder, PromptSet
+from rlhf.ppo.ptx import PTXData
 from rlhf.ppo.shaping import ScoreShaper
 from rlhf.scoring import NonFiniteError
 from rlhf.trl_compat import BaseTrainer
@@ -56,6 +57,8 @@ class OnlineTrainer(BaseTrainer):
     kl_controller: KLController
     shaper: ScoreShaper
     monitor: Monitor
+    ptx: PTXData | None
+    metric_log: MetricLog
     own_checkpoints: list[Path]
     """Those of this run: others may lie in the same folder."""
     on_alarm: list[Callable[[Alarm], None]]
@@ -215,7 +218,7 @@ class OnlineTrainer(BaseTrainer):
             if metrics:
                 self.log(metrics)
         if self.control.should_evaluate:
-            with checkpointing.kept_if_a_scorer_fails(self):  # type: ignore[arg-type]
+            with checkpointing.kept_if_a_scorer_fails(self):
                 metrics = self._evaluate(None, None)
             is_best = self._determine_best_metric(metrics=metrics, trial=None)
             if self.args.save_strategy == SaveStrategy.BEST:
