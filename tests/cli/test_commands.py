@@ -70,7 +70,7 @@ def test_help_imports_nothing_heavy(tmp_path, arguments):
     assert in_fresh_python(*arguments, cwd=tmp_path) == (0, "", [])
 
 
-@pytest.mark.parametrize("command", ["sft", "reward", "ppo", "run"])
+@pytest.mark.parametrize("command", ["sft", "reward", "ppo", "dpo", "rloo", "run"])
 def test_a_typo_is_answered_before_torch_is_imported(tmp_path, command):
     (tmp_path / "bad.yaml").write_text("modle: {ref: x}\ntrainer: {learning_rte: 1e-5}\n")
     code, err, imported = in_fresh_python(command, "bad.yaml", cwd=tmp_path)
