@@ -113,6 +113,7 @@ class OnlineTrainer(BaseTrainer):
 
     def _forget(self) -> None:
         """What a run has learned beside weights is not the next one's, which begins at update 0 again."""
+        self.soften(-self.monitor.rollbacks)
         moments = self.shaper.moments
         if self.shaper.has_scale:  # the critic's values are on it, and are to be put on the next one as scores are
             put_on_scale(self.value_model, -moments.mean / moments.std, 1.0 / moments.std)

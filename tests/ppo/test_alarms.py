@@ -185,6 +185,11 @@ def test_a_run_that_is_taken_back_can_end_well(make_trainer: MakeTrainer, tmp_pa
     assert trainer.state.global_step == 10
     assert trainer.monitor.rollbacks == 1
     assert [folder.name for folder in checkpoints(tmp_path / "run")] == ["checkpoint-0"]  # nothing else was asked for
+    assert next(row["lr"] for row in trainer.state.log_history if "lr" in row) == 5e-4
+    trainer.train()  # another run, to which nothing has happened yet
+    assert trainer.monitor.rollbacks == 0
+    first = trainer.state.log_history[0]
+    assert (first["lr"], first["objective/kl_coef"]) == (1e-3, 0.05)
 
 
 def test_a_rollback_is_in_the_checkpoint_that_is_gone_on_from(make_trainer: MakeTrainer, tmp_path: Path) -> None:
