@@ -3,6 +3,7 @@
 import contextlib
 import logging
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -12,11 +13,13 @@ from rlhf.ppo.experience import Sampling
 from rlhf.ppo.forward import hidden_at, logits_of
 from rlhf.ppo.models import PolicyAndValue
 from rlhf.ppo.reference import Reference
-from rlhf.ppo.rollout import Rollout, TokenBatch, token_batches
+from rlhf.ppo.rollout import Rollout, token_batches
 
 logger = logging.getLogger(__name__)
 
 MAX_HALVINGS = 6
+MAX_CELLS = 2**25
+"""Log-probs of one model that are in memory at a time, 128 MiB: all of a batch's under a large vocabulary take GiB."""
 
 
 @contextlib.contextmanager
@@ -49,13 +52,20 @@ def exact_kl(model: PolicyAndValue, reference: Reference, rollout: Rollout, samp
     total, rows, size = 0.0, range(len(rollout.mask)), sampling.batch_size
     with eval_mode(model):
         for batch in token_batches(rollout.prompts, tokens, rows, size, sampling.pad_id, "eos"):
-            logprobs = _all_logprobs(model.policy, batch, sampling.temperature)
+            hidden = hidden_at(model.policy, batch)
             with reference.active() as ref_policy:
-                ref_logprobs = _all_logprobs(ref_policy, batch, sampling.temperature)
-            total += float((logprobs.exp() * (logprobs - ref_logprobs)).sum())
+                ref_hidden = hidden_at(ref_policy, batch)
+            vocab_size = int(cast(Any, model.policy).config.get_text_config().vocab_size)
+            count = max(1, MAX_CELLS // vocab_size)
+            for here, there in zip(hidden.split(count), ref_hidden.split(count), strict=True):
+                logprobs = _all_logprobs(model.policy, here, sampling.temperature)
+                with reference.active() as ref_policy:
+                    ref_logprobs = _all_logprobs(ref_policy, there, sampling.temperature)
+                ref_logprobs = ref_logprobs[:, : logprobs.size(1)]  # whose vocabulary may be filled up further
+                total += float((logprobs.exp() * (logprobs - ref_logprobs)).sum())
     return total / len(rollout.mask)
 
 
-def _all_logprobs(model: nn.Module, batch: TokenBatch, temperature: float) -> Tensor:
-    """Log-probs [n, V] float32 of every token where `batch` asks."""
-    return (logits_of(model, hidden_at(model, batch)).float() / temperature).log_softmax(-1)
+def _all_logprobs(model: nn.Module, hidden: Tensor, temperature: float) -> Tensor:
+    """Log-probs [n, V] float32 of every token, of hidden [n, d]."""
+    return (logits_of(model, hidden).float() / temperature).log_softmax(-1)

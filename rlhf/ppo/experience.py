@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerBase
 from rlhf.generation import NonFiniteProbabilities, SampledTokens, VLLMSampler, decode_completion, sample_tokens
 from rlhf.modeling import ModelWork, models_side_by_side, weights_held
 from rlhf.ppo.config import PPOConfig
-from rlhf.ppo.critic import put_on_scale
+from rlhf.ppo.critic import SharedCritic, put_on_scale
 from rlhf.ppo.forward import completion_logprobs, is_reentrant
 from rlhf.ppo.losses import RewardAt
 from rlhf.ppo.models import PolicyAndValue
@@ -91,9 +91,13 @@ def collect(model: PolicyAndValue, reference: Reference, prompts: Prompts, sampl
     rows = range(len(prompts.ids))
     batches = list(token_batches(prompts, tokens, rows, size, sampling.pad_id, sampling.reward_at))
     states: list[Tensor | None] = [None] * len(batches)
+    is_shared = isinstance(model.value_model, SharedCritic)  # whose values come of the policy's own pass
 
     def measure_policy(batch: TokenBatch) -> None:
-        logprobs[batch.cells] = completion_logprobs(model.policy, batch, sampling.temperature)
+        if is_shared:
+            logprobs[batch.cells], _, values[batch.cells] = model(batch, sampling.temperature)
+        else:
+            logprobs[batch.cells] = completion_logprobs(model.policy, batch, sampling.temperature)
 
     def measure_reference(batch: TokenBatch) -> None:
         with reference.active() as policy:
@@ -112,7 +116,7 @@ def collect(model: PolicyAndValue, reference: Reference, prompts: Prompts, sampl
         ),
         ModelWork(
             model.critic_host,
-            [partial(measure_critic, b, i) for i, b in enumerate(batches)],
+            [] if is_shared else [partial(measure_critic, b, i) for i, b in enumerate(batches)],
             not isinstance(model.critic_host, PeftModel) and is_reentrant(model.critic_host, batches),
         ),
     ]

@@ -33,9 +33,12 @@ def hidden_at(model: nn.Module, batch: TokenBatch) -> Tensor:
         hidden = _input_of_output_layer(model, batch.input_ids)
     else:
         trunk = trunk_of(model)
-        packed = packed_hidden(trunk, batch.packed)
-        if packed is not None:
-            return packed
+        if (
+            batch.input_ids.device.type == "cpu"
+        ):  # elsewhere there is no such pass, and packing would wait for the device
+            packed = packed_hidden(trunk, batch.packed)
+            if packed is not None:
+                return packed
         hidden = trunk(input_ids=batch.input_ids, use_cache=False).last_hidden_state
     return hidden.flatten(0, 1).index_select(0, batch.positions)
 

@@ -1,7 +1,7 @@
 """What one update learns from: sampled completions and everything measured on them before the first gradient."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -127,26 +127,40 @@ def token_batches(
             while end < len(order) and (end + 1 - start) * lengths[order[end]] <= max_tokens:
                 end += 1
         picked = order[start:end]
-        index = torch.tensor(picked, device=tokens.ids.device)
-        width = max(num_asked[i] for i in picked)
-        batch = _token_batch(prompts, tokens.ids, asked[index, :width], picked, index, pad_id)
-        if critic_states is not None:
-            batch = replace(batch, critic_states=critic_states[index, :width][batch.asked])
-        yield batch
+        yield _token_batch(prompts, tokens.ids, asked, picked, [num_asked[i] for i in picked], pad_id, critic_states)
         start = end
 
 
 def _token_batch(
-    prompts: Prompts, ids: Tensor, asked: Tensor, picked: Sequence[int], index: Tensor, pad_id: int
+    prompts: Prompts,
+    ids: Tensor,
+    asked: Tensor,
+    picked: Sequence[int],
+    num_asked: Sequence[int],
+    pad_id: int,
+    critic_states: Tensor | None,
 ) -> TokenBatch:
-    num_asked = asked.sum(1).tolist()
+    """The rows `picked`, the first `num_asked` cells of which are asked about.
+
+    Where those lie is worked out on the processor from these counts: asking an accelerator for it is to wait for it.
+    """
     fed = [torch.cat([prompts.ids[i].to(ids), ids[i, : n - 1]]) for i, n in zip(picked, num_asked, strict=True)]
     input_ids = pad_sequence(fed, batch_first=True, padding_value=pad_id)
-    first = torch.tensor([len(prompts.ids[i]) - 1 for i in picked], device=ids.device)
-    row, column = asked.nonzero(as_tuple=True)
-    positions = row * input_ids.size(1) + first[row] + column
-    lengths = tuple(len(row_ids) for row_ids in fed)
-    return TokenBatch(index, input_ids, lengths, asked, positions, ids[index[row], column])
+    row = torch.tensor([at for at, n in enumerate(num_asked) for _ in range(n)])
+    column = torch.tensor([place for n in num_asked for place in range(n)])
+    first = torch.tensor([len(prompts.ids[i]) - 1 for i in picked])
+    positions = (row * input_ids.size(1) + first[row] + column).to(ids.device)
+    index = torch.tensor(picked)
+    cells = index[row].to(ids.device), column.to(ids.device)
+    return TokenBatch(
+        rows=index.to(ids.device),
+        input_ids=input_ids,
+        lengths=tuple(len(row_ids) for row_ids in fed),
+        asked=asked[index.to(ids.device), : max(num_asked)],
+        positions=positions,
+        targets=ids[cells],
+        critic_states=None if critic_states is None else critic_states[cells],
+    )
 
 
 def blank(tokens: SampledTokens) -> Tensor:

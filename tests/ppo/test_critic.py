@@ -15,7 +15,7 @@ from transformers import TrainerCallback
 from ppo.tiny import PAD, count_good, make_classifier, make_policy, make_prompts, make_tokenizer
 from rlhf.errors import UserError
 from rlhf.modeling import AdapterRewardModel, AdapterStack, adapters_at_work, weight_bytes
-from rlhf.ppo import PPOTrainer
+from rlhf.ppo import PPOTrainer, forward
 from rlhf.ppo.critic import CRITIC_ADAPTER, AdapterCritic, SharedCritic, _critic_from_reward_model
 from rlhf.ppo.forward import trunk_of
 from rlhf.ppo.head_critic import HeadCritic
@@ -120,6 +120,26 @@ def test_the_shared_critic_reads_what_the_output_layer_reads(make_trainer: MakeT
         with torch.no_grad():
             hidden = trainer.policy_model.model(input_ids=ids).last_hidden_state[0, -n - 1 : -1]
         torch.testing.assert_close(rollout.values[i, :n], trainer.value_model.score(hidden)[:, 0])
+
+
+def test_the_shared_critic_s_values_come_of_the_policy_s_own_pass(
+    make_trainer: MakeTrainer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer = make_trainer(critic="shared", local_rollout_forward_batch_size=8)
+    with torch.no_grad():
+        trainer.value_model.score.weight.normal_(generator=torch.Generator().manual_seed(0))
+    passes: list[nn.Module] = []
+    packed_hidden = forward.packed_hidden
+
+    def counted(trunk: nn.Module, tokens: Any) -> torch.Tensor | None:
+        passes.append(trunk)
+        return packed_hidden(trunk, tokens)
+
+    monkeypatch.setattr(forward, "packed_hidden", counted)
+    rollout = trainer.collect(trainer.prompts.batch(range(8)))
+    of_each = [sum(trunk is trunk_of(model) for trunk in passes) for model in (trainer.policy_model, trainer.ref_model)]
+    assert of_each[0] == of_each[1] > 0
+    assert bool((rollout.values[rollout.mask] != 0).all())
 
 
 def test_an_adapter_critic_can_begin_as_the_reward_model_s_adapter(make_trainer: MakeTrainer) -> None:

@@ -1,5 +1,7 @@
 """Log-probs and values at completion tokens, against each model's own forward over each row alone."""
 
+from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -152,6 +154,36 @@ def test_values_are_those_of_the_critics_own_trunk() -> None:
     ids = torch.tensor([PROMPTS[1] + COMPLETIONS[1][:2]])
     expected = critic.score(critic.model(ids).last_hidden_state)[0, :, 0]
     torch.testing.assert_close(values[1, :3], expected, atol=1e-5, rtol=1e-5)
+
+
+def test_no_micro_batch_waits_for_its_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Numbers that leave an accelerator make it wait: one list of counts for all micro-batches, and none for each."""
+    prompts = Prompts([torch.tensor(ids) for ids in PROMPTS], ["", "", "", ""], {})
+    mask, ended = completion_mask(torch.tensor(COMPLETIONS), [EOS])
+    tokens = SampledTokens(torch.tensor(COMPLETIONS), mask, ended)
+    waits: list[str] = []
+    for name in ("tolist", "item", "nonzero", "cpu"):
+
+        def counted(tensor: torch.Tensor, *given: Any, name: str = name, **more: Any) -> Any:
+            waits.append(name)
+            return getattr(torch._C.TensorBase, name)(tensor, *given, **more)
+
+        monkeypatch.setattr(torch.Tensor, name, counted)
+    assert len(list(token_batches(prompts, tokens, range(4), 1, PAD, "eos", critic_states=torch.ones(4, 4, 2)))) == 4
+    assert waits == ["tolist"]
+
+
+def test_off_the_processor_nothing_is_packed() -> None:
+    """Which a device that holds no numbers would refuse."""
+
+    class Trunk(nn.Module):
+        def forward(self, input_ids: torch.Tensor, use_cache: bool) -> Any:
+            return SimpleNamespace(last_hidden_state=input_ids.new_empty((*input_ids.shape, 16)))
+
+    critic, batch = nn.Module(), make_batch()
+    critic.base_model_prefix, critic.trunk = "trunk", Trunk()  # type: ignore[assignment]
+    elsewhere = replace(batch, input_ids=batch.input_ids.to("meta"), positions=batch.positions.to("meta"))
+    assert hidden_at(critic, elsewhere).shape == (10, 16)
 
 
 def test_entropies_are_at_the_sampling_temperature_and_without_gradient() -> None:

@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 import torch
 
-from ppo.tiny import make_prompts
-from rlhf.ppo import PPOTrainer
+from ppo.tiny import make_policy, make_prompts
+from rlhf.ppo import PPOTrainer, budget
 from rlhf.ppo.budget import exact_kl
 from rlhf.ppo.kl import (
     AdaptiveKLController,
@@ -142,6 +142,33 @@ def test_a_budget_is_kept(make_trainer: MakeTrainer, kl_in: str) -> None:
     assert max(sampled) < 2.0 + 4 * (2 * 2.0 / 32) ** 0.5  # of 32 completions, with a deviation of sqrt(2 KL) each
     scores = history(bound, "objective/scores")
     assert sum(scores[-10:]) / 10 > scores[0] + 0.02  # what the budget allows is made use of
+
+
+def test_the_exact_kl_does_not_need_all_tokens_of_a_batch_at_once(
+    make_trainer: MakeTrainer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer = make_trainer(ref_model=make_policy(3))
+    rollout = trainer.collect(trainer.prompts.batch(range(16)))
+    at_once = exact_kl(trainer.model, trainer.reference, rollout, trainer.sampling)
+    sizes: list[int] = []
+    measure = budget._all_logprobs
+
+    def counted(*given: Any) -> torch.Tensor:
+        found = measure(*given)
+        sizes.append(found.numel())
+        return found
+
+    monkeypatch.setattr(budget, "_all_logprobs", counted)
+    monkeypatch.setattr(budget, "MAX_CELLS", 200)  # a vocabulary of 32, so 6 tokens
+    assert exact_kl(trainer.model, trainer.reference, rollout, trainer.sampling) == pytest.approx(at_once, rel=1e-5)
+    assert at_once > 0.1
+    assert max(sizes) == 6 * 32
+
+
+def test_a_reference_may_have_its_vocabulary_filled_up(make_trainer: MakeTrainer) -> None:
+    trainer = make_trainer(ref_model=make_policy(3, vocab_size=40))
+    rollout = trainer.collect(trainer.prompts.batch(range(8)))
+    assert exact_kl(trainer.model, trainer.reference, rollout, trainer.sampling) > 0.1
 
 
 def test_kl_in_the_loss_holds_the_policy_near_the_reference(make_trainer: MakeTrainer) -> None:
