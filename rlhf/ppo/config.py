@@ -1,15 +1,29 @@
 """PPOConfig: the fields, names and defaults of TRL 1.12's, and what came on top."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
 
 from rlhf.errors import UserError
+from rlhf.ppo.field_kinds import wrong_kinds
 from rlhf.trl_compat import BaseConfig
 
 STEPPED_BY_EVALUATION = ("reduce_lr_on_plateau", "greedy")
 """Schedules that look at `metric_for_best_model`."""
+
+INHERITED = (
+    "per_device_train_batch_size",
+    "per_device_eval_batch_size",
+    "gradient_accumulation_steps",
+    "num_train_epochs",
+    "max_steps",
+    "max_grad_norm",
+    "seed",
+    "data_seed",
+)
+"""Fields of `TrainingArguments` that are looked at as our own are: what they say is used before any of theirs is."""
 
 CHOICES: dict[str, tuple[str | None, ...]] = {
     "generation": ("hf", "vllm"),
@@ -19,6 +33,13 @@ CHOICES: dict[str, tuple[str | None, ...]] = {
     "monitor": ("off", "warn", "stop", "rollback"),
 }
 """What these fields may be."""
+
+
+def _refuse(problems: Iterable[tuple[str, str]]) -> None:
+    """Raise UserError if there are any."""
+    lines = [f"{name}: {text}" for name, text in problems]
+    if lines:
+        raise UserError(lines)
 
 
 @dataclass
@@ -225,6 +246,9 @@ class PPOConfig(BaseConfig):
     )
 
     def __post_init__(self) -> None:
+        _refuse(
+            wrong_kinds(self, (*INHERITED, *PPOConfig.__annotations__))
+        )  # first, for what is no number cannot be compared with one
         if not torch.cuda.is_available() and not torch.xpu.is_available():
             # TrainingArguments refuses bf16 without a GPU unless told that the CPU is meant.
             if not self.use_cpu:  # type: ignore[has-type]
@@ -240,9 +264,7 @@ class PPOConfig(BaseConfig):
             # Their own mode is always "min".
             mode = "max" if self.greater_is_better else "min"  # type: ignore[has-type]
             self.lr_scheduler_kwargs = {"mode": mode, **(self.lr_scheduler_kwargs or {})}  # type: ignore[has-type]
-        problems = [f"{name}: {text}" for name, text in self._problems()]
-        if problems:
-            raise UserError(problems)
+        _refuse(self._problems())
 
     def _choose_best_metric(self) -> None:
         """`TrainingArguments` would take the loss, which evaluation does not report, and of the KL the highest."""
@@ -263,6 +285,9 @@ class PPOConfig(BaseConfig):
                 problems.append((name, f"found {getattr(self, name)!r}; {rule}"))
 
         for name in (
+            "per_device_train_batch_size",
+            "per_device_eval_batch_size",
+            "gradient_accumulation_steps",
             "num_mini_batches",
             "num_ppo_epochs",
             "response_length",
@@ -270,6 +295,8 @@ class PPOConfig(BaseConfig):
             "kl_horizon",
         ):
             need(getattr(self, name) >= 1, name, "give a whole number of at least 1")
+        for name in ("learning_rate", "max_grad_norm"):
+            need(getattr(self, name) >= 0, name, "give 0 or more")
         for name in ("temperature", "cliprange", "cliprange_value", "kl_target"):
             need(getattr(self, name) > 0, name, "give a number above 0")
         for name in ("kl_coef", "vf_coef", "num_sample_generations", "reward_ensemble_coef", "length_penalty_after"):

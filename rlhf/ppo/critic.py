@@ -23,9 +23,9 @@ from rlhf.modeling import (
     adapters_at_work,
     carry_adapter,
 )
-from rlhf.modeling.heads import Float32Linear
+from rlhf.modeling.heads import Float32Linear, put_head_in_float32
 from rlhf.ppo.config import PPOConfig
-from rlhf.ppo.forward import hidden_at, output_layer, unwrap_adapters, values_of
+from rlhf.ppo.forward import check_reads_policy, hidden_at, output_layer, unwrap_adapters, values_of
 from rlhf.ppo.head_critic import CorrectedScore, HeadCritic
 from rlhf.ppo.reference import Reference, copy_adapter, put_back_to_training
 from rlhf.ppo.rollout import TokenBatch
@@ -155,6 +155,7 @@ def build_critic(
                     "weights of its own: leave one of the two out"
                 )
         check_value_model(value_model, policy)
+        put_head_in_float32(unwrap_adapters(value_model), ["score"])  # under autocast as well: see ScoreHead
         return value_model
     judge = None if args.critic_init == "policy" else _judge(scorer, tokenizer)
     if judge is None:
@@ -323,9 +324,4 @@ def check_value_model(value_model: nn.Module, policy: nn.Module) -> None:
     outputs = getattr(score, "out_features", 1)
     if outputs != 1:
         raise UserError(f"value_model: it has {outputs} outputs; load it with num_labels=1")
-    sizes = [cast(Any, m).config.get_text_config().vocab_size for m in (model, policy)]
-    if sizes[0] < sizes[1]:
-        raise UserError(
-            f"value_model: its vocabulary of {sizes[0]} tokens is smaller than the policy's {sizes[1]}; "
-            "the critic reads the policy's tokens, so take one with the same tokenizer, or leave value_model out"
-        )
+    check_reads_policy(model, "value_model", policy)

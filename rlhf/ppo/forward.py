@@ -106,6 +106,25 @@ def output_layer(model: nn.Module) -> nn.Module | None:
     return get() if get is not None else None
 
 
+def check_reads_policy(model: nn.Module, name: str, policy: nn.Module) -> None:
+    """Raise UserError unless `model`, called `name`, knows every token that the policy may write."""
+    sizes = [cast(Any, unwrap_adapters(m)).config.get_text_config().vocab_size for m in (model, policy)]
+    if sizes[0] < sizes[1]:
+        raise UserError(
+            f"{name}: its vocabulary of {sizes[0]} tokens is smaller than the policy's {sizes[1]}, whose tokens it "
+            f"is to read; take one with the same tokenizer, or leave {name} out"
+        )
+
+
+def check_writes(model: nn.Module, name: str) -> None:
+    """Raise UserError unless `model`, called `name`, has an output layer over a vocabulary."""
+    if output_layer(model) is None:
+        raise UserError(
+            f"{name}: {type(unwrap_adapters(model)).__name__} has no output layer over the vocabulary; load it with "
+            "AutoModelForCausalLM"
+        )
+
+
 def logits_of(model: nn.Module, hidden: Tensor) -> Tensor:
     """Logits [n, V] of hidden [n, d] by the model's own forward, with whatever it does to them behind the output layer.
 

@@ -1,6 +1,7 @@
 """Prompts in, token ids out: text, conversations, or ids made beforehand as TRL's scripts do."""
 
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
@@ -14,6 +15,19 @@ from rlhf.ppo.rollout import Prompts
 from rlhf.scoring import NO_FURTHER_COLUMNS, data_columns
 
 DataCollator = Callable[[list[dict[str, Any]]], Mapping[str, Tensor]]
+
+
+def require_rows(dataset: object, name: str) -> None:
+    """Raise UserError unless `dataset` is one data set whose rows can be counted and taken in any order."""
+    if isinstance(dataset, Mapping):
+        raise UserError(f"{name}: it is several data sets by name ({', '.join(map(str, dataset))}); give one of them")
+    if isinstance(dataset, str | Path):
+        raise UserError(f"{name}: found {str(dataset)!r}, a text; load the data set, as by datasets.load_dataset")
+    if not hasattr(dataset, "__len__") or not hasattr(dataset, "__getitem__"):
+        raise UserError(
+            f"{name}: a {type(dataset).__name__} has no number of rows; load it as a whole (streaming=False), or give "
+            "a list of its rows"
+        )
 
 
 class PromptSet:
@@ -36,9 +50,10 @@ class PromptSet:
 
         A column that some rows lack is None there.
         A prompt over `max_prompt_length` tokens, or that leaves no room for `max_new_tokens` in the context, loses its
-        beginning if `truncate`, else raises UserError naming the row (from 0). So do empty rows, a missing column, and
-        tokens outside a vocabulary of `vocab_size`.
+        beginning if `truncate`, else raises UserError naming the row (from 0). So do empty rows, a missing column,
+        tokens outside a vocabulary of `vocab_size`, and what is no list of rows.
         """
+        require_rows(dataset, name)
         if len(dataset) == 0:
             raise UserError(f"{name}: it has no rows; give at least one prompt")
         self._dataset = dataset
@@ -74,6 +89,11 @@ class PromptSet:
 
     def __len__(self) -> int:
         return len(self._ids)
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest prompt."""
+        return max(map(len, self._ids))
 
     @property
     def columns(self) -> list[str]:

@@ -11,6 +11,7 @@ from torch import nn
 
 from rlhf.errors import UserError
 from rlhf.modeling import AdapterStack, adapters_at_work, put_to_work
+from rlhf.ppo.forward import check_reads_policy, check_writes
 from rlhf.trl_compat import use_adapter
 
 REFERENCE_ADAPTER = "reference"
@@ -52,10 +53,14 @@ def build_reference(
     Without a `ref_model`: a full policy is copied; a PEFT policy whose adapter is new (`fresh_adapter`) is referred to
     its base, adapters off; one that came with an adapter (from SFT, say) keeps a frozen copy of that adapter as it is
     now under the name "reference", so that KL starts at 0 whatever the adapter had learned.
+
+    Raises UserError for one that cannot tell how likely it finds the policy's tokens.
     """
     if isinstance(ref_model, AdapterStack):
         return Reference(ref_model.host, ref_model.names)
     if ref_model is not None:
+        check_writes(ref_model, "ref_model")
+        check_reads_policy(ref_model, "ref_model", policy)
         return Reference(ref_model.requires_grad_(False).eval(), is_own=True)
     if not isinstance(policy, PeftModel):
         return Reference(copy.deepcopy(policy).requires_grad_(False).eval(), is_own=True)

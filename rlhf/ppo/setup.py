@@ -15,13 +15,54 @@ from rlhf.generation import VLLMSampler, padding_id, stop_token_ids
 from rlhf.modeling import adapters_at_work, context_length
 from rlhf.ppo.config import PPOConfig
 from rlhf.ppo.experience import Sampling, TokenRewardScorer
+from rlhf.ppo.forward import check_writes
 from rlhf.ppo.metrics import EVALUATION_KEYS, JUDGE_KEYS
-from rlhf.ppo.prompts import DataCollator, PromptSet
+from rlhf.ppo.prompts import DataCollator, PromptSet, require_rows
 from rlhf.ppo.reference import put_back_to_training
 from rlhf.scoring import Ensemble, FunctionScorer, RewardModelScorer, Scorer, WeightedScorer
 
 DatasetLike = Sequence[Mapping[str, Any]]
 RewardFunc = Callable[..., Sequence[float]] | Scorer
+
+
+def check_given(
+    args: PPOConfig,
+    tokenizer: object,
+    models: Mapping[str, object],
+    train_dataset: object,
+    eval_dataset: DatasetLike | dict[str, DatasetLike] | None,
+) -> None:
+    """Raise UserError where something is missing or is no such thing, before anything is made of it.
+
+    `models` are `model`, `ref_model`, `reward_model` and `value_model`, None for one that is not given.
+    """
+    for name, given in models.items():
+        if given is not None and not isinstance(given, nn.Module):
+            kind = "AutoModelForCausalLM" if name in {"model", "ref_model"} else "AutoModelForSequenceClassification"
+            raise UserError(f"{name}: expected a model, found {given!r:.60}; load it with {kind}.from_pretrained")
+    policy, value_model = models["model"], models["value_model"]
+    if policy is None:
+        raise UserError("model: it is missing; give the policy to train, loaded with AutoModelForCausalLM")
+    check_writes(cast(nn.Module, policy), "model")
+    if models["ref_model"] is policy:
+        raise UserError("ref_model: it is the same object as model; pass a copy, or None for a copy to be made")
+    if value_model is not None and value_model is models["reward_model"]:
+        raise UserError(
+            "value_model: it is the same object as reward_model, which must not be trained; pass a copy, or None"
+        )
+    if not hasattr(tokenizer, "eos_token_id"):
+        raise UserError(
+            f"processing_class: expected the policy's tokenizer, found {tokenizer!r:.60}; load it with "
+            "AutoTokenizer.from_pretrained"
+        )
+    if train_dataset is None:
+        raise UserError("train_dataset: it is missing; give a data set of prompts")
+    require_rows(train_dataset, "train_dataset")
+    if args.eval_strategy != "no" and (eval_dataset is None or eval_dataset == {}):
+        raise UserError(
+            f"eval_strategy: found {str(getattr(args.eval_strategy, 'value', args.eval_strategy))!r}, and there is no "
+            "eval_dataset to evaluate on; give one, or set it to no"
+        )
 
 
 def set_batch_sizes(args: PPOConfig, num_prompts: int, world_size: int) -> None:
@@ -63,8 +104,9 @@ def attach_adapter(policy: nn.Module, peft_config: Any, args: PPOConfig) -> nn.M
     """The policy to train: wrapped with `peft_config` if one is given, with the adapter that `args` names active."""
     if peft_config is not None:
         if not isinstance(peft_config, PeftConfig):
-            raise TypeError(
-                f"peft_config: expected a peft.PeftConfig such as LoraConfig, found {type(peft_config).__name__}"
+            raise UserError(
+                f"peft_config: expected a peft.PeftConfig such as LoraConfig, found "
+                f"{type(peft_config).__name__}; give one, or leave it out"
             )
         if isinstance(policy, PeftModel):
             raise UserError(
@@ -191,10 +233,12 @@ class PromptReader:
     tokenizer: PreTrainedTokenizerBase
     args: PPOConfig
     collator: DataCollator | None
+    others: Mapping[str, nn.Module]
+    """What else reads prompts and completions as the policy's tokens, by the names that errors call them."""
 
     def __call__(self, dataset: DatasetLike, name: str) -> PromptSet:
         """The prompts of `dataset`, which errors call `name`."""
-        return PromptSet(
+        prompts = PromptSet(
             dataset,
             self.tokenizer,
             name=name,
@@ -205,6 +249,16 @@ class PromptReader:
             truncate=self.args.truncate_prompts,
             collator=self.collator,
         )
+        longest = prompts.longest + self.args.response_length
+        for other, model in self.others.items():
+            context = context_length(model)
+            if context is not None and longest > context:
+                raise UserError(
+                    f"{other}: it reads {context} tokens, and {name} has a prompt of {prompts.longest}, which with "
+                    f"response_length makes {longest}; lower response_length or max_prompt_length, or take one that "
+                    "reads as many as the policy"
+                )
+        return prompts
 
     def sets(self, eval_dataset: DatasetLike | dict[str, DatasetLike] | None) -> dict[str, PromptSet]:
         """Sets to evaluate on by their names, "" for one without a name; none of None."""
@@ -220,7 +274,7 @@ def with_engine(
     """`sampling` by what `args.generation` names. Raises UserError where a vLLM engine cannot be had."""
     if args.generation == "hf":
         return sampling
-    longest = max(len(ids) for some in prompts for ids in some.batch(range(len(some))).ids)
+    longest = max(some.longest for some in prompts)
     engine = VLLMSampler(
         policy,
         accelerator,

@@ -15,7 +15,7 @@ from torch import nn
 from transformers import PreTrainedTokenizerBase, TrainerCallback
 from transformers.trainer_utils import TrainOutput, set_seed
 
-from rlhf.errors import StoppedByMonitor, UserError
+from rlhf.errors import StoppedByMonitor
 from rlhf.generation import eval_mode
 from rlhf.modeling import context_length, warn_of_low_precision
 from rlhf.ppo import checkpointing
@@ -51,6 +51,7 @@ from rlhf.ppo.setup import (
     build_sampling,
     build_scorer,
     check_best_metric,
+    check_given,
     data_seed,
     set_batch_sizes,
     with_engine,
@@ -108,14 +109,8 @@ class PPOTrainer(OnlineTrainer):
         judge: Sequence[RewardFunc] | RewardFunc | None = None,
         ptx_dataset: DatasetLike | None = None,
     ) -> None:
-        if train_dataset is None:
-            raise UserError("train_dataset: it is missing; give a data set of prompts")
-        if ref_model is model:
-            raise UserError("ref_model: it is the same object as model; pass a copy, or None for a copy to be made")
-        if value_model is not None and value_model is reward_model:
-            raise UserError(
-                "value_model: it is the same object as reward_model, which must not be trained; pass a copy, or None"
-            )
+        models = {"model": model, "ref_model": ref_model, "reward_model": reward_model, "value_model": value_model}
+        check_given(args, processing_class, models, train_dataset, eval_dataset)
         set_batch_sizes(args, len(train_dataset), PartialState().num_processes)
         set_seed(args.seed)  # a new adapter's weights are drawn here
 
@@ -157,7 +152,8 @@ class PPOTrainer(OnlineTrainer):
 
         # Sampling, prompts, KL.
         self.sampling = build_sampling(policy, processing_class, args)
-        self._read = PromptReader(policy, processing_class, args, data_collator)
+        others = {"ref_model": reference.host, "critic": self.model.critic_host}
+        self._read = PromptReader(policy, processing_class, args, data_collator, others)
         self.prompts = self._read(train_dataset, "train_dataset")
         self.order = PromptOrder(len(self.prompts), cast(int, args.batch_size), data_seed(args))
         self.eval_prompts = self._read.sets(eval_dataset)

@@ -122,6 +122,14 @@ def test_the_shared_critic_reads_what_the_output_layer_reads(make_trainer: MakeT
         torch.testing.assert_close(rollout.values[i, :n], trainer.value_model.score(hidden)[:, 0])
 
 
+def test_the_head_of_a_given_critic_computes_in_float32_under_bf16_too(make_trainer: MakeTrainer) -> None:
+    trainer = make_trainer(value_model=make_classifier(), bf16=True)
+    rollout = trainer.collect(trainer.prompts.batch(range(8)))
+    values = rollout.values[rollout.mask]
+    assert values.dtype == torch.float32
+    assert float((values == values.bfloat16().float()).float().mean()) < 0.1
+
+
 def test_the_shared_critic_s_values_come_of_the_policy_s_own_pass(
     make_trainer: MakeTrainer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
