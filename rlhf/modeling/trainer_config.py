@@ -15,6 +15,8 @@ from importlib import import_module, metadata
 from pathlib import Path
 from typing import Any, TypeVar
 
+import torch
+
 import rlhf.config.trainer_args as trainer_args
 from rlhf.errors import UserError
 
@@ -53,6 +55,8 @@ def build_args(cls: type[ArgsT], values: Mapping[str, Any], **owned: Any) -> Arg
     checked, problems = trainer_args.check_trainer_args(values, describe(cls), cls.__name__)
     if problems:
         raise UserError([f"trainer.{key} = {value!r}: {what}" for key, value, what in problems])
+    if checked.get("bf16") and not torch.accelerator.is_available():
+        checked.setdefault("use_cpu", True)  # what transformers would ask for: a processor is all there is
     try:
         with warnings.catch_warnings():
             # TRL's own default sets the old name of this field, and transformers warns of it

@@ -3,7 +3,8 @@
 from types import SimpleNamespace
 
 import pytest
-from trl import SFTConfig
+import torch
+from trl import RewardConfig, SFTConfig
 
 from rlhf.modeling.trainer_config import build_args
 from rlhf.training import RunLogger, mean_train_loss, saving_fields
@@ -73,3 +74,8 @@ def test_the_mean_training_loss_counts_every_step_alike():
     history = [{"loss": 4.0, "step": 2}, {"eval_loss": 9.0, "step": 2}, {"loss": 1.0, "step": 3}, {"train_loss": 7.0}]
     assert mean_train_loss(history) == {"train_loss": 3.0}
     assert mean_train_loss([{"eval_loss": 9.0, "step": 2}]) == {}
+
+
+@pytest.mark.skipif(torch.accelerator.is_available(), reason="there is an accelerator, which bf16 then runs on")
+def test_bf16_needs_no_word_about_the_processor_where_it_is_all_there_is(tmp_path):
+    assert build_args(RewardConfig, {"bf16": True}, output_dir=str(tmp_path)).use_cpu
