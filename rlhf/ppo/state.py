@@ -1,7 +1,8 @@
 """What a PPO checkpoint holds beside the policy, and how all of it is put back.
 
 In a checkpoint folder: the policy as `save_pretrained` writes it, `value_model.safetensors`, `optimizer.pt`,
-`scheduler.pt`, `rng.pt`, `ppo_state.json`, `trainer_state.json`. Nothing in it needs pickle to be read.
+`scheduler.pt`, `rng.pt`, `ppo_state.json`, `trainer_state.json`. The three `.pt` are pickles of torch.save, and are
+read with `weights_only`: tensors, numbers and containers of them, and no code.
 """
 
 import json

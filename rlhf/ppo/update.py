@@ -21,11 +21,23 @@ from rlhf.scoring import NonFiniteError
 
 MAX_SHARES = 2
 """Parts of a minibatch at a time: each holds gradients of its own."""
-LOSS_KEYS = MINIBATCH_KEYS[:8]
-"""Those that come of the losses; the others are the norms of the gradients."""
+COUNTED_BY = {
+    "loss/policy_avg": "tokens",
+    "loss/value_avg": "values",
+    "policy/approxkl_avg": "tokens",
+    "policy/clipfrac_avg": "tokens",
+    "val/clipfrac_avg": "values",
+    "policy/entropy_avg": "tokens",
+    "val/ratio": "tokens",
+    "policy/kl_avg": "rows",
+}
+"""The numbers that come of the losses, and what the sum of each is divided by: tokens, values asked for, episodes."""
+NORM_KEYS = ("policy/grad_norm", "value/grad_norm")
+"""Those of `clip_gradients`."""
+assert (*COUNTED_BY, *NORM_KEYS) == MINIBATCH_KEYS, "a step's numbers are in the order that whoever reads them expects"
 
 Terms = tuple[Tensor, Tensor]
-"""What is to go down, and numbers [8] by LOSS_KEYS, each a sum over tokens or rows."""
+"""What is to go down, and numbers [8] by COUNTED_BY, each a sum over tokens or rows."""
 Descend = Callable[[Tensor], None]
 """What adds the gradient of a loss."""
 
@@ -51,7 +63,7 @@ def accumulate_gradients(
     autocast: Callable[[], contextlib.AbstractContextManager[None]],
     backward: Callable[[Tensor], None],
 ) -> Tensor:
-    """Add the gradient of `rows`' loss to the parameters; returns its numbers [8] by LOSS_KEYS.
+    """Add the gradient of `rows`' loss to the parameters; returns its numbers [8] by COUNTED_BY.
 
     Every micro-batch is divided by the token count of all `rows`, so the result is that of one large batch. On a
     processor a critic of its own is trained beside the policy, at the same time; where both are one, micro-batches are.
@@ -84,7 +96,7 @@ def accumulate_gradients(
         return policy / num_tokens + args.vf_coef * value / num_values, of_policy + of_value
 
     def over(terms: Callable[[TokenBatch], Terms], batches: Sequence[TokenBatch], descend: Descend) -> Tensor:
-        sums = torch.zeros(len(LOSS_KEYS), device=rollout.mask.device)
+        sums = torch.zeros(len(COUNTED_BY), device=rollout.mask.device)
         for batch in batches:
             loss, numbers = terms(batch)
             if loss.requires_grad:  # not that of a policy that is held
@@ -101,9 +113,8 @@ def accumulate_gradients(
         sums = torch.stack(side_by_side(tasks)).sum(0)
     else:
         sums = over(both_terms, batches, backward)
-    num_rows = torch.full_like(num_tokens, len(rows))
-    counts = [num_tokens, num_values, num_tokens, num_tokens, num_values, num_tokens, num_tokens, num_rows]
-    return sums / torch.stack(counts)
+    counts = {"tokens": num_tokens, "values": num_values, "rows": torch.full_like(num_tokens, len(rows))}
+    return sums / torch.stack([counts[what] for what in COUNTED_BY.values()])
 
 
 def _shared_out(
@@ -172,9 +183,10 @@ def _value_terms(experience: Experience, batch: TokenBatch, values: Tensor, args
 
 
 def _by_key(numbers: Mapping[str, Tensor]) -> Tensor:
-    """Numbers in the order of LOSS_KEYS, 0 for one that is not among them."""
+    """Numbers in the order of COUNTED_BY, which has each of them; 0 for one that is not given."""
+    assert numbers.keys() <= COUNTED_BY.keys(), numbers.keys() - COUNTED_BY.keys()
     zero = next(iter(numbers.values())).new_zeros((), dtype=torch.float32)
-    return torch.stack([numbers.get(key, zero).float() for key in LOSS_KEYS])
+    return torch.stack([numbers.get(key, zero).float() for key in COUNTED_BY])
 
 
 def clip_gradients(model: PolicyAndValue, max_norm: float) -> Tensor:
