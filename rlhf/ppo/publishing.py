@@ -8,6 +8,8 @@ from typing import Any
 
 from rlhf import checkpoint
 from rlhf.errors import StoppedByMonitor
+from rlhf.evaluation.frontier import fit_frontier, read_points
+from rlhf.evaluation.publishing import rounded
 from rlhf.inputs import scorers_on_record
 from rlhf.modeling import save_model
 from rlhf.ppo import checkpointing
@@ -17,10 +19,13 @@ from rlhf.ppo.samples import Sample, complete
 from rlhf.ppo.stage_config import PPOStageConfig
 from rlhf.ppo.trainer import PPOTrainer
 from rlhf.scoring import NonFiniteScoreError, WeightedScorer
-from rlhf.tracking import Run, begun_with
+from rlhf.tracking import Run, begun_with, read_metrics, write_figures
 from rlhf.workspace import Workspace
 
 logger = logging.getLogger(__name__)
+
+MIN_JUDGED = 3
+"""Held-out evaluations with a judge that say something of the way from one to the next."""
 
 
 def figures(before: Mapping[str, float], after: Mapping[str, float], scorer: WeightedScorer) -> dict[str, float]:
@@ -51,6 +56,20 @@ def own_score(found: Mapping[str, float], scorer: WeightedScorer) -> float:
     Nor is what `worst` and `mean_minus_std` take off for disagreement: an ensemble counts as the mean of its members.
     """
     return sum(share * found[f"eval_objective/scores/{name}"] for name, share in scorer.shares.items())
+
+
+def draw_frontier(run: Run) -> dict[str, Any]:
+    """What the judge said at each distance from the reference: drawn among the run's figures, and in numbers.
+
+    Returns:
+        For the summary, `frontier`; empty where too few evaluations had a judge.
+    """
+    points = read_points(read_metrics(run.folder))
+    if len(points) < MIN_JUDGED:
+        return {}
+    frontier = fit_frontier(points)
+    write_figures(run.folder, [frontier.figure()])
+    return {"frontier": rounded(frontier.summary())}
 
 
 def log_samples(run: Run, trainer: PPOTrainer, shown: Prompts, before: Sequence[Sample]) -> None:
@@ -148,4 +167,4 @@ def publish_last_good(
             metrics={},
             stopped=f"{error} (weights of {folder.name})",
         )
-    run.finish(summary, "stopped")
+    run.finish(summary | draw_frontier(run), "stopped")

@@ -11,7 +11,7 @@ from rlhf.modeling import load_causal_lm
 from rlhf.modeling.trainer_config import build_args
 from rlhf.ppo import watching
 from rlhf.ppo.config import PPOConfig
-from rlhf.ppo.publishing import figures, log_samples, publish, publish_last_good
+from rlhf.ppo.publishing import draw_frontier, figures, log_samples, publish, publish_last_good
 from rlhf.ppo.reading import Inputs, read
 from rlhf.ppo.rollout import Prompts
 from rlhf.ppo.samples import complete
@@ -37,7 +37,8 @@ def train_ppo(config: PPOStageConfig, workspace: Workspace) -> dict[str, Any]:
 
     Returns:
         The run's summary: the scorers' own held-out mean score before and after, without penalties, KL from the
-        reference (nats per sequence), length (tokens), share of completions that end, the artefact.
+        reference (nats per sequence), length (tokens), share of completions that end, the artefact; with a judge also
+        `frontier`, where its score was highest and whether it fell after that.
 
     Raises:
         UserError: the input is wrong; nothing has been published.
@@ -79,7 +80,7 @@ def train_ppo(config: PPOStageConfig, workspace: Workspace) -> dict[str, Any]:
         }
         artefact = publish(config, workspace, run, trainer, inputs, name=config.output.name, metrics=finite(summary))
         log_samples(run, trainer, shown, samples_before)
-        return run.finish(summary | {"artefact": artefact})
+        return run.finish(summary | draw_frontier(run) | {"artefact": artefact})
 
 
 def _trainer(config: PPOStageConfig, inputs: Inputs, scorer: Scorer, run: Run) -> PPOTrainer:

@@ -16,7 +16,7 @@ from rlhf.ppo.stage_config import PPOStageConfig
 from rlhf.ppo.trainer import PPOTrainer
 from rlhf.records import write_jsonl
 from rlhf.report.collect import stage_report_from_run
-from rlhf.tracking import read_metrics, read_samples
+from rlhf.tracking import read_figures, read_metrics, read_samples
 from rlhf.workspace import Workspace
 
 REWARDS = """
@@ -424,9 +424,14 @@ def test_a_judge_is_asked_in_the_course_of_training(ppo):
     judge = f'judge=[{{function: "{ppo.folder}/rewards_of_this_test.py:matches"}}]'
     problem = problem_of(ppo, judge, "data.dev_fraction=0")
     assert problem.startswith("judge: it judges held-out rows, and there are none")
-    ppo(judge, "trainer.eval_steps=1", "trainer.num_sample_generations=1", run_id="judged")
+    summary = ppo(judge, "trainer.eval_steps=1", "trainer.num_sample_generations=1", run_id="judged")
     judged = [row["step"] for row in rows_of(ppo, "judged") if "eval_objective/judge" in row and row["step"]]
     assert judged[:2] == [1, 2]
+    # how far it went and what the judge said there, from before training on
+    (frontier,) = read_figures(ppo.workspace.home / "runs" / "judged")
+    assert (frontier.name, frontier.series[0].labels[0]) == ("frontier", "0")
+    assert summary["frontier"]["num_evaluations"] == len({0, *judged}) == len(frontier.series[0].x)
+    assert summary["frontier"]["last_step"] == judged[-1]
     tables = [row for row in read_samples(ppo.workspace.home / "runs" / "judged") if row["name"] == "completions"]
     assert set(tables[0]) >= {"query", "model response", "score"}
 
