@@ -63,7 +63,7 @@ def test_scorers_read_the_text_before_the_string_wherever_they_are_asked(make_tr
     shown = complete(trainer, prompts, temperature=1.0)
     assert len(read) == 3 * 16
     assert [text for text in read if "w2" in text or "w7" in text] == []
-    assert [text for text, _ in shown] == read[-16:]
+    assert [sample.text for sample in shown] == read[-16:]
 
 
 def test_the_text_ends_before_the_earliest_of_the_strings() -> None:
