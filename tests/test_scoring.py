@@ -304,7 +304,7 @@ def test_a_scorer_that_hangs_is_given_up() -> None:
         name = "slow"
 
         def score(self, prompts: Any, completions: Any, columns: Any = None) -> torch.Tensor:
-            go_on.wait()
+            go_on.wait(timeout=30)  # no longer than that where nobody gives it up
             return torch.zeros(len(completions))
 
     scorer = WeightedScorer([Slow()])
