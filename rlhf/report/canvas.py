@@ -91,7 +91,7 @@ def add_legend(figure: "Figure", axes: "Axes") -> None:
     """Name what is drawn if there are two things: above the axes, never on them."""
     handles, labels = axes.get_legend_handles_labels()
     if len(handles) > 1:
-        figure.legend(
+        legend = figure.legend(
             handles,
             labels,
             frameon=False,
@@ -103,11 +103,23 @@ def add_legend(figure: "Figure", axes: "Axes") -> None:
             columnspacing=1.6,
             borderaxespad=0.1,
         )
+        for handle in legend.legend_handles:
+            if handle is not None:
+                handle.set_alpha(1)  # one point is paler than the cloud it stands for
 
 
 def add_title(figure: "Figure", title: str) -> None:
-    """A heading for a figure that stands alone."""
-    figure.suptitle(title, x=0.01, ha="left", color=INK, fontsize=11)
+    """A heading for a figure that stands alone, above its legend; the axes stay as high as they were."""
+    width, height = figure.get_size_inches()
+    figure.set_size_inches(width, height + 0.25)
+    if figure.legends:  # a legend and a title of the figure would both take the upper left corner
+        legend = figure.legends[0]
+        legend.set_title(title)
+        legend.get_title().set_fontsize(11)
+        legend.get_title().set_color(INK)
+        legend.set_alignment("left")
+    else:
+        figure.suptitle(title, x=0.01, ha="left", color=INK, fontsize=11)
 
 
 def save_png(figure: "Figure", path: Any) -> None:

@@ -10,11 +10,23 @@ import yaml
 
 from rlhf import registry
 from rlhf.errors import UserError
-from rlhf.report import figures, plots
+from rlhf.report import figures, plots, tables
 from rlhf.report.findings import comparison, finite, headlines, interval_of, metric_rows, warnings
 from rlhf.report.metrics import STAGES, describe, format_value
 from rlhf.report.model import LineageNode, Report, Sample, StageReport
-from rlhf.tracking import read_metrics, read_samples
+from rlhf.report.readable import as_text
+from rlhf.tracking import Figure, read_metrics, read_samples
+
+_OWN_KEYS = {
+    # which has no reward model: what is accurate is the reward that its policy implies
+    "dpo": {
+        "accuracy": "rewards/accuracies",
+        "accuracy_ci": "rewards/accuracies_ci",
+        "margin": "rewards/margins",
+    },
+    "reward": {"loss": "loss_kind"},
+}
+"""What keys of a stage's summary are called here, where other stages mean something else by them."""
 
 
 def read_summary(folder: Path) -> dict[str, Any]:
@@ -52,14 +64,14 @@ def stage_report_from_run(folder: Path, name: str | None = None, number: int | N
     environment = _read_json(folder / "environment.json")
     kind = str(environment.get("stage") or summary.get("stage") or folder.name)
     rows = [row for row in read_metrics(folder) if row.get("stage", kind) == kind]
-    stage = stage_report(
-        name or kind, summary, rows, references=reference_lines(_read_yaml(folder / "config.yaml")), folder=folder
-    )
+    references = reference_lines(_read_yaml(folder / "config.yaml"))
     left, problems = figures.figures_of_run(folder)
+    stage = stage_report(name or kind, summary, rows, references=references, left=left, folder=folder)
+    wrong = tables.most_wrong(read_samples(folder))
     return replace(
         stage,
         title=stage.title if number is None else f"{stage.title}, round {number}",
-        curves=(*figures.drawn(left), *stage.curves),
+        tables=(*stage.tables, *wrong),
         notes=(*stage.notes, *problems),
     )
 
@@ -70,6 +82,7 @@ def stage_report(
     rows: Sequence[Mapping[str, Any]] = (),
     *,
     references: Sequence[plots.ReferenceLine] = (),
+    left: Sequence[Figure] = (),
     folder: Path | None = None,
 ) -> StageReport:
     """One stage from its summary and its lines of metrics.
@@ -79,13 +92,13 @@ def stage_report(
         summary: what the stage printed, by itself or under its name; empty if it did not end.
         rows: its lines of metrics.jsonl.
         references: lines to compare curves with.
+        left: the figures that it has left to be drawn.
         folder: where it ran, to be named when it did not end.
     """
     inner = summary.get(name)
     results: Mapping[str, Any] = inner if isinstance(inner, Mapping) else summary
-    if name == "dpo":  # which has no reward model: what is accurate is the reward that its policy implies
-        implied = {"accuracy": "rewards/accuracies", "accuracy_ci": "rewards/accuracies_ci"}
-        results = {implied.get(key, key): value for key, value in results.items()}
+    own = _OWN_KEYS.get(name, {})
+    results = {own.get(key, key): value for key, value in results.items()}
     artefacts = summary.get("artefacts")
     named = artefacts.get(name) if isinstance(artefacts, Mapping) else None
     ref = results.get("ref") or results.get("artefact") or summary.get("ref") or named
@@ -115,7 +128,8 @@ def stage_report(
         seconds=float(seconds) if isinstance(seconds, int | float) else None,
         ref=None if ref is None else str(ref),
         metrics=metric_rows(results),
-        curves=plots.curves(rows, references),
+        curves=(*figures.drawn([*tables.beside_reference_lines(results), *left]), *plots.curves(rows, references)),
+        tables=tables.tables_of(results),
         notes=tuple(notes),
     )
 
@@ -135,6 +149,7 @@ def lineage(node: registry.LineageNode) -> LineageNode:
         children=tuple(lineage(child) for child in node.children),
         repeated=node.repeated,
         note=note,
+        simulated=node.simulated,
     )
 
 
@@ -147,8 +162,8 @@ def samples_from_run(folder: Path, limit: int = 8) -> tuple[Sample, ...]:
         lasts: dict[str, Mapping[str, Any]] = {}
         for row in rows:
             if "prompt" in row and "completion" in row:
-                firsts.setdefault(_text(row["prompt"]), row)
-                lasts[_text(row["prompt"])] = row
+                firsts.setdefault(as_text(row["prompt"]), row)
+                lasts[as_text(row["prompt"])] = row
         paired = [
             {
                 "prompt": prompt,
@@ -162,9 +177,9 @@ def samples_from_run(folder: Path, limit: int = 8) -> tuple[Sample, ...]:
         ]
     return tuple(
         Sample(
-            prompt=_text(row["prompt"]),
-            before=_text(row["before"]),
-            after=_text(row["after"]),
+            prompt=as_text(row["prompt"]),
+            before=as_text(row["before"]),
+            after=as_text(row["after"]),
             score_before=finite(row.get("score_before")),
             score_after=finite(row.get("score_after")),
             held_out=row.get("held_out"),
@@ -208,13 +223,6 @@ def reference_lines(config: Mapping[str, Any]) -> tuple[plots.ReferenceLine, ...
         return ()
     target = finite(trainer.get("kl_target"))
     return () if target is None else (plots.ReferenceLine("kl", target, "target"),)
-
-
-def _text(value: Any) -> str:
-    """Text as it is; a conversation as one `role: content` paragraph a turn."""
-    if isinstance(value, list) and all(isinstance(turn, Mapping) for turn in value):
-        return "\n\n".join(f"{turn.get('role', '?')}: {turn.get('content', '')}" for turn in value)
-    return str(value)
 
 
 def _read_json(path: Path) -> dict[str, Any]:

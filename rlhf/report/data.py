@@ -16,7 +16,7 @@ def as_json(report: Report) -> str:
         "command": report.command,
         "seed": report.seed,
         "seconds": report.seconds,
-        "warnings": report.warnings,
+        "warnings": report.all_warnings,
         "notes": report.notes,
         "headlines": [asdict(headline) for headline in report.headlines],
         "comparisons": [asdict(comparison) for comparison in report.comparisons],
@@ -31,6 +31,7 @@ def as_json(report: Report) -> str:
                 "seconds": stage.seconds,
                 "notes": stage.notes,
                 "figures": _figures(stage.curves),
+                "tables": [asdict(table) for table in stage.tables if not table.texts],
             }
             for stage in report.stages
         ],

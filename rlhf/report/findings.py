@@ -7,12 +7,13 @@ from dataclasses import replace
 from typing import Any
 
 from rlhf.report.metrics import describe, format_value, interval_name, signed
-from rlhf.report.model import Comparison, Headline, MetricRow
+from rlhf.report.model import SIMULATED, Comparison, Headline, MetricRow
 
 _NOT_RESULTS = frozenset(
     {"run", "status", "error", "artefacts", "ref", "artefact", "seconds", "stage", "stopped"}
-    | {"judge_is_training_reward"}
-    | {"groups", "reliability", "reliability_scaled", "scores", "frontier", "rounds"}  # figures show them
+    | {"judge_is_training_reward", "judge_shares_annotators", "judge_shares_judgements"}  # warnings tell of them
+    | {"groups", "reliability", "reliability_scaled", "scores", "rounds"}  # figures show them
+    | {"candidates", "pairs", "judges", "annotators"}  # tables show them
 )
 """Keys of a summary that stand elsewhere in the report than in the table of results."""
 
@@ -24,7 +25,7 @@ def metric_rows(results: Mapping[str, Any]) -> tuple[MetricRow, ...]:
     """A stage's results as a table: `x_ci` becomes the interval of `x`, nested objects one row a leaf."""
     found: list[MetricRow] = []
     for key, value in results.items():
-        if key in _NOT_RESULTS or (key.endswith("_ci") and key.removesuffix("_ci") in results):
+        if key in _NOT_RESULTS or _stands_with_another(key, results):
             continue
         if key == "requirements" and isinstance(value, Mapping):
             found += [_requirement(name, each) for name, each in value.items() if isinstance(each, Mapping)]
@@ -35,10 +36,36 @@ def metric_rows(results: Mapping[str, Any]) -> tuple[MetricRow, ...]:
             shown = ", ".join(format_value(key, item) for item in value)
             found.append(MetricRow(describe(key).label, shown, describe(key).explanation))
         else:
-            text = format_value(key, value, interval_of(results.get(f"{key}_ci")))
-            whole = text if _DIGEST.fullmatch(text) else ""
-            found.append(MetricRow(describe(key).label, text[:12] if whole else text, describe(key).explanation, whole))
+            found.append(_row(key, value, results))
     return tuple(found)
+
+
+def _row(key: str, value: Any, results: Mapping[str, Any]) -> MetricRow:
+    metric = describe(key)
+    if key.endswith("_why"):
+        return MetricRow(metric.label, "–", f"Not measured: {value}.")
+    if value is None and f"{key}_why" in results:
+        return MetricRow(metric.label, "–", f"Not measured: {results[f'{key}_why']}.")
+    text = format_value(key, value, interval_of(results.get(f"{key}_ci")))
+    error = results.get(f"{key}_se")
+    if is_number(error) and is_number(value):
+        bare = text.removesuffix(f" {metric.unit}") if metric.unit else text
+        text = f"{bare} ± {format_value(f'{key}_se', error).split(' ')[0]} {metric.unit}".strip()
+    whole = text if _DIGEST.fullmatch(text) else ""
+    return MetricRow(metric.label, text[:12] if whole else text, metric.explanation, whole)
+
+
+def _stands_with_another(key: str, results: Mapping[str, Any]) -> bool:
+    """Whether it is an interval or a reason, which stand in the row of what they are of, or a side of a table."""
+    plain = key.removesuffix("_ci")
+    for ending in ("_ci", "_se", "_why"):
+        if key.endswith(ending) and key.removesuffix(ending) in results:
+            return True
+    for one in ("candidate", "baseline", "reference"):
+        of = plain.removesuffix(f"_{one}")
+        if of != plain and {f"{of}_candidate", f"{of}_baseline"} <= results.keys():
+            return True
+    return False
 
 
 def _requirement(name: str, each: Mapping[str, Any]) -> MetricRow:
@@ -94,16 +121,51 @@ def warnings(summary: Mapping[str, Any]) -> tuple[str, ...]:
     stages = [value for value in summary.values() if isinstance(value, Mapping)]
     found = []
     if any(stage.get("simulated") for stage in stages):
-        found.append("The annotators were simulated: no person judged anything here.")
+        found.append(SIMULATED)
     for stage in stages:
+        found += _too_good(stage)
         if stage.get("judge_is_training_reward"):
             found.append(
                 f"The judge is a reward that the policy was trained on: {_what_it_says(stage)} To learn whether the "
                 "policy is better, set “judge” to something else."
             )
+        frontier = stage.get("frontier")
+        if isinstance(frontier, Mapping) and frontier.get("overoptimised"):
+            found.append(_overoptimised(frontier))
         if is_number(stage.get("kl")) and stage["kl"] < 0:
             found.append(_below_zero(stage))
-    return tuple(found)
+    return tuple(dict.fromkeys(found))
+
+
+def _too_good(stage: Mapping[str, Any]) -> list[str]:
+    """Why figures flatter: the judge and the policy, or the data and the reward model, have something in common."""
+    found = []
+    if stage.get("judge_shares_annotators") and not stage.get("judge_is_training_reward"):
+        found.append(
+            "The judge learned from people whom the policy’s reward learned from too: whatever they get wrong counts "
+            "as a win. A judge trained on other people’s answers would tell more."
+        )
+    elif stage.get("judge_shares_judgements") and not stage.get("judge_is_training_reward"):
+        found.append(
+            "The judge learned from judgements that the policy’s reward learned from too, so it likes what that liked: "
+            "the win rate says less than it seems to."
+        )
+    seen = stage.get("num_prompts_trained_on")
+    if isinstance(seen, int) and seen > 0:
+        of = f" of the {stage['num_prompts']}" if is_number(stage.get("num_prompts")) else ""
+        found.append(
+            f"The reward model was trained on {seen}{of} prompts that it is measured on here: its figures are too good."
+        )
+    return found
+
+
+def _overoptimised(frontier: Mapping[str, Any]) -> str:
+    """That training went on for too long, and where it had better ended."""
+    at = f"after update {frontier.get('peak_step')} ({format_value('kl', frontier.get('peak_kl'))} from its reference)"
+    return (
+        f"The policy is over-optimised: by the held-out judge it was best {at}, and has become worse since, while the "
+        "reward it is trained on kept rising. Take an earlier checkpoint, or train with less divergence."
+    )
 
 
 def _what_it_says(evaluation: Mapping[str, Any]) -> str:

@@ -6,6 +6,8 @@ from typing import Any
 
 from rlhf.tracking import Figure
 
+SIMULATED = "The annotators were simulated: no person judged anything here."
+
 
 @dataclass(frozen=True)
 class Headline:
@@ -56,6 +58,27 @@ class Curve:
 
 
 @dataclass(frozen=True)
+class Table:
+    """Things side by side, one a row.
+
+    Attributes:
+        title: its heading.
+        columns: their names; the first column names the rows.
+        rows: texts, as many in each as there are columns.
+        reading: how it is to be read, for those who were not there.
+        folded: waits behind a fold.
+        texts: the cells hold texts of people or models, to be shown as they were written.
+    """
+
+    title: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    reading: str = ""
+    folded: bool = False
+    texts: bool = False
+
+
+@dataclass(frozen=True)
 class StageReport:
     """One stage: how it ended, how long it took, what it published, what came of it.
 
@@ -69,6 +92,7 @@ class StageReport:
         metrics: all its results.
         curves: its figures, those that say what came of it first.
         notes: what else a reader should know, such as the error that ended it.
+        tables: what stands side by side: candidates, annotators, the answers that a model got most wrong.
     """
 
     name: str
@@ -80,6 +104,7 @@ class StageReport:
     metrics: tuple[MetricRow, ...] = ()
     curves: tuple[Curve, ...] = ()
     notes: tuple[str, ...] = ()
+    tables: tuple[Table, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -107,6 +132,7 @@ class LineageNode:
         children: what it was made from.
         repeated: its ancestors stand elsewhere in the tree.
         note: what else is worth knowing, such as who annotated.
+        simulated: no person annotated, a program did.
     """
 
     ref: str
@@ -117,6 +143,11 @@ class LineageNode:
     children: tuple["LineageNode", ...] = ()
     repeated: bool = False
     note: str = ""
+    simulated: bool = False
+
+    def rests_on_simulation(self) -> bool:
+        """Whether it, or anything that it was made from, was annotated by a program."""
+        return self.simulated or any(child.rests_on_simulation() for child in self.children)
 
 
 @dataclass(frozen=True)
@@ -173,3 +204,9 @@ class Report:
     notes: tuple[str, ...] = ()
     created: str = ""
     seconds: float | None = None
+
+    @property
+    def all_warnings(self) -> tuple[str, ...]:
+        """The warnings, and what lineage adds to them."""
+        known = SIMULATED in self.warnings or self.lineage is None or not self.lineage.rests_on_simulation()
+        return self.warnings if known else (SIMULATED, *self.warnings)

@@ -1,6 +1,8 @@
 """Text that people or models wrote, made fit to be shown: nothing in it is invisible."""
 
 import re
+from collections.abc import Mapping
+from typing import Any
 
 
 def visible(text: str) -> str:
@@ -13,3 +15,10 @@ def one_line(text: str, limit: int) -> str:
     """`text` in one line of `limit` characters at most, for a place where there is no room for more."""
     text = visible(" ".join(text.split()))
     return text if len(text) <= limit else text[: limit - 1].rstrip() + "…"
+
+
+def as_text(value: Any) -> str:
+    """Text as it is; a conversation as one `role: content` paragraph a turn."""
+    if isinstance(value, list) and all(isinstance(turn, Mapping) for turn in value):
+        return "\n\n".join(f"{turn.get('role', '?')}: {turn.get('content', '')}" for turn in value)
+    return str(value)

@@ -45,7 +45,11 @@ def test_a_stage_is_read_back_from_its_folder(runs):
         "Accuracy of “longest wins”": "55.1%",
         "Judged pairs": "2\u202f950",
     }
-    assert [curve.title for curve in stage.curves if curve.primary] == ["Loss", "Accuracy on judged pairs"]
+    assert [curve.title for curve in stage.curves if curve.primary] == [
+        "Accuracy beside its reference lines",
+        "Loss",
+        "Accuracy on judged pairs",
+    ]
 
 
 def test_the_kl_target_of_an_adaptive_controller_is_drawn(runs):
@@ -374,7 +378,7 @@ def test_what_figures_show_is_no_table():
 def test_stages_of_rounds_say_which_round_is_theirs(runs):
     stage = stage_report_from_run(runs["reward"], "reward", 2)
     assert (stage.name, stage.title) == ("reward", "Reward model, round 2")
-    assert len(stage.curves) == 4
+    assert len(stage.curves) == 5
 
 
 def test_headlines_of_an_evaluated_reward_model_are_accuracy_and_calibration():

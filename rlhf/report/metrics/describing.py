@@ -7,7 +7,7 @@ from typing import Any
 
 from rlhf.report.metrics.metric import Metric
 from rlhf.report.metrics.policies import PPO, RLOO
-from rlhf.report.metrics.results import ANY, EXPORT, LABELS, POLICY_EVALUATION, REWARD_EVALUATION
+from rlhf.report.metrics.results import ANY, EXPORT, FRONTIER, LABELS, POLICY_EVALUATION, REWARD_EVALUATION
 from rlhf.report.metrics.training import DPO, REWARD_MODEL, SUPERVISED
 
 METRICS: dict[str, Metric] = {
@@ -18,6 +18,7 @@ METRICS: dict[str, Metric] = {
     **RLOO,
     **REWARD_EVALUATION,
     **POLICY_EVALUATION,
+    **FRONTIER,
     **EXPORT,
     **LABELS,
     **ANY,

@@ -3,12 +3,12 @@
 from rlhf.report.metrics.metric import Metric
 
 PPO = {
-    "score_before": Metric("Score before", "Mean training reward on held-out prompts before PPO.", format="score"),
-    "score_after": Metric("Score after", "Mean training reward on held-out prompts after PPO.", format="score"),
+    "score_before": Metric("Score before", "Mean training reward on held-out prompts before training.", format="score"),
+    "score_after": Metric("Score after", "Mean training reward on held-out prompts after it.", format="score"),
     "kl": Metric(
         "KL divergence",
-        "How far the policy has moved from its reference, per answer. PPO’s figure and the evaluation’s differ, since "
-        "prompts, sampling temperature and samples do.",
+        "How far the policy has moved from its reference, per answer. Training’s figure and the evaluation’s differ, "
+        "since prompts, sampling temperature and samples do.",
         unit="nats",
     ),
     "objective/scores": Metric(
@@ -61,7 +61,7 @@ PPO = {
     "completions/eos_share": Metric("Answers that end by themselves", "Share with an end token in time.", "share"),
     "episode": Metric("Episodes", "Answers sampled so far.", "count"),
     "length_before": Metric("Answer length before", "Mean length on held-out prompts.", unit="tokens"),
-    "length_after": Metric("Answer length after", "The same after PPO.", unit="tokens"),
+    "length_after": Metric("Answer length after", "The same after training.", unit="tokens"),
     "eos_share_before": Metric("Answers that ended by themselves, before", "Before training.", "share"),
     "eos_share_after": Metric("Answers that end by themselves", "Share with an end token in time.", "share"),
     "num_updates": Metric("Updates", format="count"),

@@ -19,6 +19,12 @@ REWARD_EVALUATION = {
     "log_loss": Metric(
         "Log loss", "Surprise at what people chose, mean over pairs; log 2 = 0.69 is guessing.", unit="nats"
     ),
+    "reliability": Metric(
+        "Reliability", "Of a model: confidence and accuracy, bin by bin; of a person: 1: never wrong."
+    ),
+    "reliability_scaled": Metric("Reliability, scaled", "The same after temperature scaling."),
+    "scores": Metric("Distribution of scores", "How many answers got which score."),
+    "groups": Metric("Accuracy by group", "On parts of the pairs."),
     "calibration_why": Metric("Calibration", "Why it was not measured."),
     "gain_over_longest": Metric("Gain over “longest wins”", "Difference of the two accuracies.", "share"),
     "agreement_people": Metric(
@@ -40,6 +46,7 @@ REWARD_EVALUATION = {
     "num_judged_twice": Metric("Pairs judged twice", format="count"),
     "num_judged_both_ways": Metric("Pairs judged both ways", "By different people, or by one who changed.", "count"),
     "num_equal_scores": Metric("Pairs with equal scores", "They count half.", "count"),
+    "num_comparisons": Metric("Comparisons with others", format="count"),
     "num_equal_texts": Metric("Pairs with equal texts", "Left out.", "count"),
     "num_prompts_trained_on": Metric(
         "Prompts it was trained on", "Of those measured on; there should be none.", "count"
@@ -68,6 +75,9 @@ POLICY_EVALUATION = {
     ),
     "candidate": Metric("Candidate"),
     "baseline": Metric("Baseline"),
+    "candidates": Metric("Candidates"),
+    "pairs": Metric("Candidates against each other"),
+    "judges": Metric("Other judges"),
     "reference": Metric("Reference", "What the divergence is measured from."),
     "judge": Metric("Judge"),
     "model": Metric("Model"),
@@ -95,8 +105,38 @@ POLICY_EVALUATION = {
         "Judge shares judgements",
         "Whether the judge learned from judgements that the training reward learned from too.",
     ),
+    "num_unjudged": Metric(
+        "Prompts without a verdict", "The judge gave none in at least one order; they are left out.", "count"
+    ),
+    "best_of": Metric("Best of", "Answers drawn for each prompt, of which a scorer’s best was kept.", "count"),
+    "kl_bound": Metric(
+        "KL divergence, at most",
+        "How far best-of-n can be from what it draws from: a bound, not a measurement.",
+        unit="nats",
+    ),
+    "tokens_sampled_per_prompt": Metric(
+        "Tokens sampled per prompt", "What an answer costs; best-of-n pays for all that it throws away.", "count"
+    ),
     "num_unparsed": Metric("Verdicts not understood", "Answers of the judge that name neither side.", "count"),
     "num_questions": Metric("Questions to the judge", format="count"),
+}
+
+FRONTIER = {
+    "frontier": Metric("Held-out judge"),
+    "num_evaluations": Metric("Evaluations", "With a judge that training does not see.", "count"),
+    "falls": Metric("Falls after its peak", "By more than noise explains."),
+    "overoptimised": Metric(
+        "Over-optimised",
+        "The judge’s score falls while the training reward still rises: the reward is exploited.",
+    ),
+    "p_value": Metric("Chance of such a fall by noise", "Below 5% it counts as a fall.", "share"),
+    "peak_step": Metric("Update at the peak", "Each evaluation is averaged with its neighbours.", "count"),
+    "peak_kl": Metric("Divergence at the peak", "How far the policy was from its reference.", unit="nats"),
+    "peak_judge": Metric("Score at the peak", "By the judge, averaged with its neighbours.", "score"),
+    "last_step": Metric("Last update judged", format="count"),
+    "last_kl": Metric("Divergence at the end", "How far the policy is from its reference.", unit="nats"),
+    "last_judge": Metric("Score at the end", "By the judge, averaged with its neighbour.", "score"),
+    "score_rise_after_peak": Metric("Training reward gained after the peak", format="score"),
 }
 
 EXPORT = {

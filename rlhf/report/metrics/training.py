@@ -48,9 +48,9 @@ REWARD_MODEL = {
     "max_reward": Metric("Highest score", "Highest score in a batch.", format="score"),
     "num_train": Metric("Training records", format="count"),
     "num_dev": Metric("Held-out records", format="count"),
-    "num_pairs": Metric("Judged pairs", format="count"),
-    "num_dev_pairs": Metric("Held-out pairs", format="count"),
-    "num_dev_prompts": Metric("Held-out prompts", format="count"),
+    "num_pairs": Metric("Judged pairs", "Pairs of answers that people put in an order.", "count"),
+    "num_dev_pairs": Metric("Held-out pairs", "Not trained on.", "count"),
+    "num_dev_prompts": Metric("Held-out prompts", "Not trained on.", "count"),
     "score_offset": Metric(
         "Score offset", "Taken off every score, so that what the reference writes scores 0 on average.", "score"
     ),
@@ -59,9 +59,31 @@ REWARD_MODEL = {
     "score_mean": Metric("Mean score", "Of all completions.", "score"),
     "pair_distance": Metric("Distance within a pair", "Mean size of the difference between two scores.", "score"),
     "ensemble_std": Metric("Disagreement of members", "Standard deviation of an ensemble's scores, mean over answers."),
-    "num_train_ratings": Metric("Training ratings", format="count"),
+    "num_train_ratings": Metric("Training ratings", "Ratings that were learned from.", "count"),
     "num_contradictions": Metric("Contradictions", "Pairs that were judged both ways.", "count"),
-    "reliability_weights": Metric("Weight of each annotator", "By how often others agree; 1 is the mean."),
+    "num_without_order": Metric(
+        "Rankings without an order", "All answers were found equally good; they were left out.", "count"
+    ),
+    "num_lone_ratings": Metric(
+        "Ratings that stand alone", "Their annotator rated no other answer to the prompt; they were left out.", "count"
+    ),
+    "num_equal_pairs": Metric(
+        "Pairs of equal texts", "The model reads the two as the same; they were left out.", "count"
+    ),
+    "num_weightless": Metric(
+        "Rankings without weight", "By annotators who agree with nobody; they were left out.", "count"
+    ),
+    "annotators": Metric("Annotators", "How far each was trusted."),
+    "weight": Metric("Weight", "What a judgement counts; 1 is the mean."),
+    "num_judgements": Metric("Judgements", format="count"),
+    "rating_levels": Metric("Levels of ratings", "The ratings that people gave, lowest first."),
+    "thresholds": Metric("Thresholds", "The scores at which one level of rating passes into the next."),
+    "rating_mean": Metric("Mean rating", "Of the training data."),
+    "rating_std": Metric("Spread of ratings", "Standard deviation; a score of 1 is so many points of rating."),
+    "rating_correlation": Metric(
+        "Score by rating", "Rank correlation of the model’s scores with people’s ratings; 1 is the same order."
+    ),
+    "loss_kind": Metric("Loss", "What the reward model was trained to minimise."),
 }
 
 DPO = {
