@@ -74,6 +74,8 @@ def to_dataset(
     num_equal = num_weightless = 0
     for group in groups:
         used = {at for pair in group.pairs for at in (pair.better, pair.worse)} | {one.text for one in group.grades}
+        if group.order:  # a text that equals all the others that it is compared with stands in no pair
+            used |= {at for tier in group.order.tiers for at in tier}
         row, equal = _row(group, {at: ids(*group.texts[at]) for at in sorted(used)}, weigh, grade)
         num_equal += equal
         if row["weight"] or row["rating_weight"]:

@@ -162,6 +162,13 @@ def test_a_ranking_that_places_one_text_twice_is_compared_pair_by_pair():
     assert len(row["input_ids"]) == 2
 
 
+def test_a_text_that_equals_all_it_stands_beside_leaves_the_pairs_of_the_others():
+    (row,) = rows_of([ranking([0], [1, 2], completions=["a", "a", "b"])], AS_A_WHOLE)
+    (text,), (other,) = row["chosen"], row["rejected"]
+    assert ([chr(ids[1]) for ids in row["input_ids"]], text, other) == (["a", "b"], 0, 1)
+    assert (row["tiers"], row["order_weight"]) == ([], [])
+
+
 def test_pairs_that_the_model_reads_as_one_text_are_left_out_and_counted():
     groups = gather([pair("yes", "no"), pair("a", "b")], PAIRWISE).groups
     rows = to_dataset(groups, lambda _, completion: [{"yes": 1, "no": 1, "a": 2, "b": 3}[completion], 7])
