@@ -1,5 +1,6 @@
 """All that the candidates and the baseline write to the same prompts, one model in memory at a time."""
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -88,6 +89,15 @@ def write_all(config: EvaluationConfig, inputs: Inputs, progress: Progress) -> T
     return texts
 
 
+def seed_of(seed: int, name: str) -> int:
+    """What the writer `name` draws by, of an evaluation with `seed`: each its own, in every process the same.
+
+    With one seed for all, row and step would give two similar models the same draws, and so often the same text: a
+    policy near its baseline would tie with it, while best-of-n, whose rows stand elsewhere, would not.
+    """
+    return int.from_bytes(hashlib.sha256(f"{seed}:{name}".encode()).digest()[:4])
+
+
 def as_prompt(record: Prompt) -> str | Messages:
     """Text, or a conversation as rows."""
     if isinstance(record.prompt, str):
@@ -133,9 +143,10 @@ def _draw(
     total = num * len(texts.records)
     tokenizer: PreTrainedTokenizerBase = inputs.tokenizers[name]
     tell: Callable[[int], None] = lambda done: progress(done, total, who)  # noqa: E731
+    seed = seed_of(config.seed, name)
     try:
         return write(
-            loaded.model, tokenizer, texts.prompts, config.generation, seed=config.seed, num_return=num, progress=tell
+            loaded.model, tokenizer, texts.prompts, config.generation, seed=seed, num_return=num, progress=tell
         )
     except RuntimeError as error:
         if "probability tensor contains" not in str(error):  # torch.multinomial's words for NaN and infinity

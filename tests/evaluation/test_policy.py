@@ -108,11 +108,18 @@ def test_the_summary_agrees_with_the_samples(config, workspace):
     assert [row["prompt"] for row in logged] == [row["prompt"] for row in rows]
 
 
-def test_a_model_against_itself_ties_and_has_no_divergence(config, workspace, models):
+def test_a_model_against_itself_has_draws_of_its_own_and_no_divergence(config, workspace, models):
     summary = evaluate_policy(config(f"candidate={models['b']}"), workspace)
-    assert (summary["win_rate"], summary["ties"], summary["win_rate_ci"]) == (0.5, 12, [0.5, 0.5])
+    assert summary["wins"] and summary["losses"]  # with the baseline's draws all would be ties
+    assert summary["win_rate_ci"][0] < 0.5 < summary["win_rate_ci"][1]
     assert summary["kl"] == pytest.approx(0, abs=1e-5)
     assert "artefact" not in summary
+
+
+def test_a_model_against_itself_ties_where_nothing_is_drawn(config, workspace, models):
+    summary = evaluate_policy(config(f"candidate={models['b']}", "generation.temperature=0"), workspace)
+    assert (summary["win_rate"], summary["ties"], summary["win_rate_ci"]) == (0.5, 12, [0.5, 0.5])
+    assert summary["win_rate_length_controlled"] is None
 
 
 def test_the_seed_decides_and_no_other_draw_is_disturbed(config, workspace):
