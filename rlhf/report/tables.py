@@ -192,9 +192,9 @@ def most_wrong(samples: Sequence[Mapping[str, Any]]) -> tuple[Table, ...]:
     return (
         Table(
             title,
-            ("Prompt", "Preferred by people", "Preferred by the model", "Annotator"),
+            ("Prompt", "Preferred by the annotator", "Preferred by the model", "Annotator"),
             tuple(cells),
-            "Largest difference first; scores stand above the texts. Some are slips of the annotator.",
+            "Largest difference first; scores stand above the texts. Some may be slips of the annotator.",
             folded=True,
             texts=True,
         ),

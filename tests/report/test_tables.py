@@ -110,11 +110,7 @@ def test_what_was_not_measured_says_why_in_one_row():
     (row,) = metric_rows({"agreement_people": None, "agreement_people_ci": None, "agreement_people_why": "only one"})
     assert (row.value, row.explanation) == ("–", "Not measured: only one.")
     (row,) = metric_rows({"calibration_why": "20 pairs are too few"})
-    assert (row.label, row.value, row.explanation) == (
-        "Calibration",
-        "–",
-        "Why it was not measured. 20 pairs are too few.",
-    )
+    assert (row.label, row.value, row.explanation) == ("Calibration", "–", "Not measured: 20 pairs are too few.")
 
 
 def test_the_most_wrong_pairs_are_folded_away_and_hostile_texts_stay_texts(tmp_path):

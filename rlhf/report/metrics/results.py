@@ -25,14 +25,14 @@ REWARD_EVALUATION = {
     "reliability_scaled": Metric("Reliability, scaled", "The same after temperature scaling."),
     "scores": Metric("Distribution of scores", "How many answers got which score."),
     "groups": Metric("Accuracy by group", "On parts of the pairs."),
-    "calibration_why": Metric("Calibration", "Why it was not measured."),
+    "calibration_why": Metric("Calibration"),
     "gain_over_longest": Metric("Gain over “longest wins”", "Difference of the two accuracies.", "share"),
     "agreement_people": Metric(
         "Agreement between people",
         "How often others who judged the same pair order it alike. A model may be above it: it has two people's slips.",
         "share",
     ),
-    "agreement_people_why": Metric("Agreement between people", "Why it was not measured."),
+    "agreement_people_why": Metric("Agreement between people"),
     "accuracy_people": Metric(
         "Agreement between people", "How often others who judged the same pair order it alike.", "share"
     ),
