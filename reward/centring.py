@@ -1,25 +1,35 @@
-"""Scores are shifted so that what the model that PPO starts from writes averages 0."""
+"""Scores are shifted so that what the model that PPO starts from writes averages 0.
+
+Comparisons say nothing of the constant that may be added to all scores. Of a single model it does not matter; the
+members of an ensemble can be held against each other only where each has the same one.
+"""
 
 import itertools
 import logging
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import cast
 
+import numpy as np
 import torch
 
 from reward.config import CentreSection, RewardStageConfig
+from reward.judgements import Group
 from rlhf.config import ModelSection
 from rlhf.datasets import Loaded
 from rlhf.errors import UserError
 from rlhf.generation import Messages, encode_prompt, sample
 from rlhf.modeling import ModelSource, can_write, device, find_model, load_causal_lm, load_tokenizer, max_positions
-from rlhf.records import exchange, prompt_key
+from rlhf.records import exchange, plain, prompt_key
 from rlhf.scorers import Dtype
 from rlhf.scoring import RewardModelScorer
 from rlhf.workspace import Workspace
 
 logger = logging.getLogger(__name__)
+
+NUM_JUDGED_TEXTS = 256
+"""How many of the completions trained on stand in for those of a model, where no model is named and none can write."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +51,10 @@ def find_centre(config: RewardStageConfig, source: ModelSource, workspace: Works
     elif can_write(source):
         section = CentreSection(ref=source.ref)
     else:
-        logger.warning("%s cannot write, and `centre` is not set: scores are left as they are", source.ref)
+        instead = "scores are left as they are"
+        if config.ensemble:
+            instead = "each member is shifted so that its scores of completions trained on average 0"
+        logger.warning("%s cannot write, and `centre` is not set: %s", source.ref, instead)
         return None
     tokenizer = load_tokenizer(source)
     by_key = {prompt_key(record.prompt): record.prompt for record in data.train}  # type: ignore[attr-defined]
@@ -68,6 +81,21 @@ def mean_scores(scorer: RewardModelScorer, centre: Centre, *, dtype: Dtype, seed
         seed=seed,
     )
     prompts = [centre.prompts[completion.prompt_index] for completion in completions]
-    texts = [completion.text for completion in completions]
+    return _means(scorer, prompts, [completion.text for completion in completions])
+
+
+def mean_scores_of_judged(scorer: RewardModelScorer, groups: Iterable[Group], *, seed: int) -> list[float]:
+    """The same [M] of completions that were judged: of `NUM_JUDGED_TEXTS` different ones of `groups`, drawn by lot."""
+    judged = {
+        (prompt_key(prompt), plain(completion)): exchange(prompt, completion)
+        for group in groups
+        for prompt, completion in group.texts
+    }
+    texts = list(judged.values())
+    drawn = [texts[at] for at in np.random.default_rng(seed).permutation(len(texts))[:NUM_JUDGED_TEXTS]]
+    return _means(scorer, [before for before, _ in drawn], [text for _, text in drawn])
+
+
+def _means(scorer: RewardModelScorer, prompts: list[str | Messages], texts: list[str]) -> list[float]:
     scores = scorer.score_members(prompts, texts).double() + torch.as_tensor(scorer.offset, dtype=torch.float64)
     return cast(list[float], scores.mean(0).tolist())

@@ -65,6 +65,7 @@ class RewardStageConfig(StageConfig):
     max_tokens_per_pass: Annotated[int, Field(ge=1)] = 65536
     """A batch of more tokens, padding included, is scored in parts, and each part once more for its gradient."""
     centre: CentreSection | None = None
-    """Left out, it is `model.ref` where that can write; a backbone that cannot leaves the scores as they are."""
+    """Left out, it is `model.ref` where that can write; a backbone that cannot leaves the scores of a single model as
+    they are, and those of an ensemble centred on completions trained on."""
     early_stopping: EarlyStopping | None = None
     tracking: TrackingConfig = TrackingConfig()

@@ -36,7 +36,10 @@ class Learnable:
     weigh_dev: Weigh
 
     def rows(self, encode: Encode) -> tuple[Rows, Rows]:
-        """To train on and to evaluate on; evaluation counts every held-out judgement once for every member.
+        """To train on and to evaluate on.
+
+        A held-out judgement counts by its annotator's weight, for every member alike, whatever the member has drawn:
+        the loss that early stopping watches is the one that is trained, on what was not.
 
         Raises:
             UserError: nothing is left to train on.

@@ -9,7 +9,7 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase, set_seed
 from trl import RewardConfig
 
-from reward.centring import find_centre, mean_scores
+from reward.centring import find_centre, mean_scores, mean_scores_of_judged
 from reward.config import RewardStageConfig
 from reward.data import JudgementCollator
 from reward.grades import Thresholds
@@ -104,10 +104,12 @@ def train_reward(config: RewardStageConfig, workspace: Workspace) -> dict[str, A
         try:
             train(trainer, run, workspace, shown=("loss", "accuracy", "eval_accuracy"))
             scorer.model = trainer.accelerator.unwrap_model(trainer.model)
-            # 3. centre: what the SFT model writes is to score 0 on average
+            # 3. centre: what the SFT model writes is to score 0 on average, by each member of an ensemble
             if centre:
                 means = mean_scores(scorer, centre, dtype=config.model.dtype, seed=config.seed)
                 scorer.offset = means if config.ensemble else means[0]
+            elif config.ensemble:
+                scorer.offset = mean_scores_of_judged(scorer, judgements.train.groups, seed=config.seed)
             # 4. measure
             accuracy = held_out_figures(scorer, data.dev, config.seed)
         except StoppedByMonitor as error:

@@ -49,6 +49,12 @@ def test_a_ranking_as_a_whole_has_its_tiers_and_its_weight():
     assert (group.order.tiers, group.order.weight, group.order.annotator) == (((2,), (0, 3), (1,)), 2.0, "ana")
 
 
+def test_ties_take_their_pairs_share_of_a_rankings_weight_and_none_of_an_orders():
+    (pairwise,), (whole,) = (gather([ranking([0], [1, 2, 3])], loss).groups for loss in (PAIRWISE, AS_A_WHOLE))
+    assert sum(one.weight for one in pairwise.pairs) == pytest.approx(3 / 6)
+    assert whole.order.weight == 1.0
+
+
 def test_pairs_of_one_group_are_together_and_others_are_not():
     pairs = [pair("a", "b", group_id="x"), pair("c", "d"), pair("a", "c", group_id="x"), pair("e", "f")]
     groups = gather(pairs, PAIRWISE).groups

@@ -3,9 +3,12 @@
 import signal
 
 import pytest
+import torch
 from safetensors.torch import load_file
 
 from rlhf.errors import Interrupted
+from rlhf.modeling import find_model
+from rlhf.scorers import reward_model_scorer
 from rlhf.training.callbacks import StopOnSignal
 
 ROWS = [{"prompt": f"Q{n}", "chosen": "aaaa", "rejected": "bbbb"} for n in range(40)]
@@ -52,3 +55,14 @@ def test_recomputed_activations_and_the_best_weights_put_back_change_nothing(rew
     registry = reward.workspace.registry
     assert again["score_offset"] == plain["score_offset"]
     assert registry.resolve("tiny/reward").digest == registry.resolve("tiny/again").digest
+
+
+def test_members_on_an_encoder_that_nothing_is_written_for_average_0_on_what_was_judged(reward, caplog):
+    options = ("ensemble={num_members: 3, combine: worst}", "centre=null", "trainer.max_steps=4")
+    summary = reward(*options, "data.dev_fraction=0", rows=ROWS, model="encoder")
+    assert summary["centred_on"] is None and len(set(summary["score_offset"])) == 3
+    assert "each member is shifted so that its scores of completions trained on average 0" in caplog.text
+    scorer = reward_model_scorer(find_model("tiny/reward", reward.workspace.registry), "reward")
+    prompts = [row["prompt"] for row in ROWS for _ in range(2)]
+    scores = scorer.score_members(prompts, [row[side] for row in ROWS for side in ("chosen", "rejected")])
+    torch.testing.assert_close(scores.mean(0), torch.zeros(3), atol=1e-5, rtol=0)

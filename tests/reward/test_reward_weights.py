@@ -1,11 +1,13 @@
 """Who is trusted how far, and what each member of an ensemble learns from."""
 
 import random
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from reward.config import EnsembleSection
+from reward.config import EnsembleSection, LossSection
+from reward.preparing import learnable
 from reward.weights import annotator_weights, members_of
 from rlhf.errors import UserError
 from rlhf.records import Preference, Ranking, Rating, prompt_key
@@ -157,3 +159,13 @@ def test_annotators_without_names_cannot_be_drawn():
         UserError, match=r"not two annotators with a name to draw from \(only ana\); set it to 'prompts'"
     ):
         members_of(EnsembleSection(resample="annotators"), records, {}, seed=0)
+
+
+def test_a_held_out_judgement_counts_by_its_annotator_whatever_a_member_has_drawn():
+    config = SimpleNamespace(
+        loss=LossSection(weights="reliability"), ensemble=EnsembleSection(num_members=3, resample="annotators"), seed=0
+    )
+    found = learnable(config, SimpleNamespace(train=rankings(7), dev=rankings(8, num_tasks=10)))
+    trusted = found.annotators["ana"].weight
+    assert found.weigh_dev("task 0", "ana") == [trusted] * 3 != found.weigh("task 0", "ana")
+    assert (found.weigh_dev("task 0", "malicious"), found.weigh_dev("task 0", None)) == ([0.0] * 3, [1.0] * 3)
