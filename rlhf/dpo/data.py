@@ -15,15 +15,22 @@ logger = logging.getLogger(__name__)
 KINDS = (Ranking, Preference)
 
 
-def to_pairs(records: Sequence[Record]) -> list[Preference]:
-    """All pairs in which one completion stands above another, those of rankings included."""
+def to_pairs(records: Sequence[Record]) -> tuple[list[Preference], int]:
+    """All pairs in which one completion stands above another, those of rankings included.
+
+    Returns:
+        The pairs, and how many rankings give none: of one tier, or of nothing but equal or empty texts.
+    """
     pairs: list[Preference] = []
+    num_without_order = 0
     for record in records:
         if isinstance(record, Ranking):
-            pairs += record.pairs()
+            found = record.pairs()
+            pairs += found
+            num_without_order += not found
         elif isinstance(record, Preference):
             pairs.append(record)
-    return pairs
+    return pairs, num_without_order
 
 
 def to_dataset(pairs: Sequence[Preference], tokenizer: PreTrainedTokenizerBase) -> Dataset:

@@ -73,7 +73,9 @@ def train_dpo(config: DPOStageConfig, workspace: Workspace) -> dict[str, Any]:
     source = find_model(config.model.ref, workspace.registry, kinds=TRAINABLE_KINDS)
     tokenizer = load_tokenizer(source)
     data = load(config.data, KINDS, seed=config.seed, open_ref=workspace.open_ref)
-    train_pairs, dev_pairs = to_pairs(data.train), to_pairs(data.dev)
+    train_pairs, num_without_order = to_pairs(data.train)
+    dev_pairs, num_dev_without_order = to_pairs(data.dev)
+    num_without_order += num_dev_without_order
     if not train_pairs:
         raise UserError("data: no ranking places one completion above another, so there is nothing to learn from")
     train_rows = to_dataset(train_pairs, tokenizer)
@@ -89,6 +91,8 @@ def train_dpo(config: DPOStageConfig, workspace: Workspace) -> dict[str, Any]:
     with workspace.run("dpo", config, config.tracking, data=data, models=source.refs, publishes=names) as run:
         report_problems(data.problems, run.folder / "set_aside.jsonl")
         say_what_is_not_heard(train_pairs)
+        if num_without_order:
+            logger.warning("%d rankings place no completion above another one, and were left out", num_without_order)
         # 2. train
         args = build_args(DPOConfig, fields, **owned_args(run, config.seed, config.trainer))
         warn_of_low_precision(model, args.learning_rate)
@@ -118,6 +122,7 @@ def train_dpo(config: DPOStageConfig, workspace: Workspace) -> dict[str, Any]:
             "num_train_pairs": len(trainer.train_dataset),
             "num_truncated": num_truncated(trainer.train_dataset, max_length),
             "num_set_aside": len(data.problems),
+            "num_without_order": num_without_order,
         }
         figures = {f"held_out/{name}": value for name, value in finite(after).items()}
         run.log(figures, step=trainer.state.global_step)

@@ -125,6 +125,13 @@ def test_all_pairs_of_a_ranking_are_learned_from_and_weights_are_said_not_to_be_
     assert judged.metadata["annotators"] == [{"name": "ana", "num_judgements": 15}]
 
 
+def test_rankings_without_an_order_are_counted_and_said(dpo, caplog):
+    ties = [{"prompt": f"T{n}", "completions": ["aa", "bb"], "tiers": [[0, 1]]} for n in range(3)]
+    summary = dpo("data.dev_fraction=0", "trainer.max_steps=1", rows=[*preferences(8), *ties])
+    assert (summary["num_train_pairs"], summary["num_without_order"]) == (8, 3)
+    assert "3 rankings place no completion above another one, and were left out" in caplog.text
+
+
 def test_with_lora_the_reference_is_the_base_and_the_policy_an_adapter_on_it(dpo, models):
     registry = dpo.workspace.registry
     registry.publish(models["causal"], kind="sft", name="tiny/sft")
@@ -179,7 +186,7 @@ def test_a_run_that_is_resumed_is_the_run_that_was_not_interrupted(dpo, monkeypa
 @pytest.mark.parametrize("chat", [False, True])
 def test_texts_are_read_as_the_reward_stage_reads_them(models, chat):
     prompt = [{"role": "user", "content": "Hi"}] if chat else "Hi "
-    pairs = to_pairs(
+    pairs, _ = to_pairs(
         [
             Preference(prompt=prompt, chosen="good", rejected="bad"),
             Ranking(prompt=prompt, completions=["one</s>", "two"], tiers=[[0], [1]]),
