@@ -3,12 +3,10 @@
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-from scipy.stats import rankdata
-
 from reward.preparing import compared
 from rlhf.evaluation.publishing import rounded
 from rlhf.evaluation.rewards import accuracy_figures, all_pairs, score_pairs
+from rlhf.evaluation.statistics import rank_correlation
 from rlhf.records import Preference, Ranking, Rating, Record, exchange
 from rlhf.scoring import RewardModelScorer
 
@@ -24,10 +22,10 @@ def held_out_figures(scorer: RewardModelScorer, records: Sequence[Record], seed:
         pairs = all_pairs(comparisons)
         figures |= accuracy_figures(pairs, *score_pairs(scorer, pairs), seed=seed)
     ratings = [record for record in records if isinstance(record, Rating)]
-    if len({rating.rating for rating in ratings}) > 1:
+    if ratings:
         texts = [exchange(rating.prompt, rating.completion) for rating in ratings]
         scores = scorer.score([prompt for prompt, _ in texts], [text for _, text in texts]).numpy()
-        if scores.min() < scores.max():
-            ranks = rankdata([rating.rating for rating in ratings]), rankdata(scores)
-            figures["rating_correlation"] = float(np.corrcoef(*ranks)[0, 1])
+        correlation = rank_correlation([rating.rating for rating in ratings], scores)
+        if correlation is not None:
+            figures["rating_correlation"] = correlation
     return rounded(figures)

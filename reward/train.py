@@ -1,6 +1,5 @@
 """The reward stage: from judgements to a `reward` artefact."""
 
-from collections import Counter
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -47,6 +46,7 @@ from rlhf.training import (
     train,
     write_json,
 )
+from rlhf.training.policies import who_judged
 from rlhf.workspace import Workspace, report_problems
 
 
@@ -239,18 +239,3 @@ def _sidecar(config: RewardStageConfig, scorer: RewardModelScorer) -> dict[str, 
 
 def _interval(summary: dict[str, Any]) -> dict[str, Any]:
     return {"accuracy_ci": summary["accuracy_ci"]} if "accuracy_ci" in summary else {}
-
-
-def who_judged(data: Loaded) -> dict[str, Any]:
-    """The annotators by pseudonym with how much each judged, and whether any of it was simulated.
-
-    A judgement that the mixture repeats is one.
-    """
-    records = {id(record): record for record in (*data.train, *data.dev)}.values()
-    names = (getattr(record, "annotator", None) for record in records)
-    counts = Counter(name for name in names if name)
-    annotators = [{"name": name, "num_judgements": number} for name, number in sorted(counts.items())]
-    return {
-        "annotators": annotators,
-        "simulated": any(getattr(record, "simulated", False) for record in records),
-    }

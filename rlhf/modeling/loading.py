@@ -54,7 +54,7 @@ def load_tokenizer(source: ModelSource, *, generates: bool = True) -> PreTrained
     try:
         tokenizer = AutoTokenizer.from_pretrained(source.folder)
     except Exception as error:  # a file that is no tokenizer fails in many ways, plain `Exception` from Rust included
-        raise UserError(f"{source.ref}: the tokenizer cannot be read: {_one_line(error)}") from error
+        raise UserError(f"{source.ref}: the tokenizer cannot be read: {one_line(error)}") from error
     # long texts are measured before they are cut or set aside: no warning that they are long
     tokenizer.deprecation_warnings["sequence-length-is-longer-than-the-specified-maximum"] = True
     if generates and tokenizer.eos_token_id is None:
@@ -92,7 +92,7 @@ def load_causal_lm(source: ModelSource, section: ModelSection | None = None, *, 
     if source.is_adapter:
         model = _held_in(dtype, _merged(model, source))
     if trainable and section:
-        model = _prepared(model, section)
+        model = prepared(model, section)
     return model
 
 
@@ -137,7 +137,7 @@ def _dtype(section: ModelSection | None) -> torch.dtype:
     return getattr(torch, section.dtype) if section else torch.float32
 
 
-def _load_scorer(
+def load_sequence_classifier(
     source: ModelSource, section: ModelSection | None, *, pad_id: int | None = None, num_labels: int | None = None
 ) -> tuple[Any, list[str], set[str]]:
     """A sequence classifier with adapters merged in and its head in float32.
@@ -216,7 +216,7 @@ def _load(
             model, info = auto_class.from_pretrained(bottom.folder, config=config, output_loading_info=True, **options)
             return model, {*info["missing_keys"], *(name for name, *_ in info["mismatched_keys"])}
     except (OSError, ValueError, ImportError, KeyError, SafetensorError) as error:
-        raise UserError(f"{source.ref}: cannot be loaded as {auto_class.__name__}: {_one_line(error)}") from error
+        raise UserError(f"{source.ref}: cannot be loaded as {auto_class.__name__}: {one_line(error)}") from error
 
 
 def _merged(model: Any, source: ModelSource) -> Any:
@@ -232,16 +232,16 @@ def _merged(model: Any, source: ModelSource) -> Any:
     # the adapter of a writer may be merged into a scorer of the same backbone, which has no method for generation
     config.task_type = None
     try:
-        with _quiet_peft():
+        with quiet_peft():
             warnings.filterwarnings("error", "Found missing adapter keys")
             model = PeftModel.from_pretrained(model, source.folder, config=config)
     except (UserWarning, RuntimeError, TypeError, ValueError) as error:
-        raise UserError(f"{source.ref}: does not fit its base: {_one_line(error)}") from error
+        raise UserError(f"{source.ref}: does not fit its base: {one_line(error)}") from error
     merged: Any = model.merge_and_unload()
     return merged.requires_grad_(True)  # below an adapter the weights were frozen
 
 
-def _in_adapters(source: ModelSource) -> set[str]:
+def names_in_adapters(source: ModelSource) -> set[str]:
     """The parameters that an adapter, or one below it, holds whole."""
     names: set[str] = set()
     below: ModelSource | None = source
@@ -252,20 +252,35 @@ def _in_adapters(source: ModelSource) -> set[str]:
     return names
 
 
-def _prepared(model: Any, section: ModelSection, head: list[str] | None = None) -> Model:
+def prepared(model: Any, section: ModelSection, head: list[str] | None = None) -> Model:
+    """`model` as it is to be trained: with a new adapter, and frozen, where `section` says so.
+
+    Args:
+        model: changed in place.
+        section: the model's.
+        head: the modules of a reward model's head, which are trained whole and saved with the adapter.
+
+    Raises:
+        UserError: the adapter fits no layer, or `freeze` matches nothing or everything.
+    """
     if section.adapter:
         try:
-            with _quiet_peft():
+            with quiet_peft():
                 model = get_peft_model(model, lora_config(section.adapter, head))
             if head:
-                _say_what_is_adapted(model.peft_config["default"], head)
+                say_what_is_adapted(model.peft_config["default"], head)
         except ValueError as error:
-            raise UserError(f"model.adapter: {_one_line(error)}") from error
-    _freeze(model, section)
+            raise UserError(f"model.adapter: {one_line(error)}") from error
+    freeze_parameters(model, section)
     return model
 
 
-def _freeze(model: Any, section: ModelSection) -> None:
+def freeze_parameters(model: Any, section: ModelSection) -> None:
+    """Take the gradient from the parameters that `section.freeze` names.
+
+    Raises:
+        UserError: a pattern matches no parameter, or nothing is left to train.
+    """
     if section.freeze:
         names = [name for name, _ in model.named_parameters()]
         for pattern in section.freeze:
@@ -278,7 +293,7 @@ def _freeze(model: Any, section: ModelSection) -> None:
             raise UserError("model.freeze: freezes every parameter; nothing is left to train")
 
 
-def _say_what_is_adapted(config: LoraConfig, head: list[str]) -> None:
+def say_what_is_adapted(config: LoraConfig, head: list[str]) -> None:
     """Take out of the config what PEFT writes into it and does not do: other models' heads, adapters on the head."""
     config.modules_to_save = head
     if isinstance(config.target_modules, set):
@@ -289,7 +304,7 @@ def _say_what_is_adapted(config: LoraConfig, head: list[str]) -> None:
 
 
 @contextmanager
-def _quiet_peft() -> Iterator[None]:
+def quiet_peft() -> Iterator[None]:
     """GPT-2's layers hold their weights the other way round: PEFT sees that itself, and says so."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "fan_in_fan_out is set to False")
@@ -340,5 +355,6 @@ def _expected_new_head(auto_class: Any) -> Iterator[None]:
         transformers_logging.set_verbosity(verbosity)
 
 
-def _one_line(error: Exception) -> str:
+def one_line(error: Exception) -> str:
+    """What a library's error says, without its line breaks, cut at 300 characters."""
     return " ".join(str(error).split())[:300]

@@ -28,10 +28,10 @@ from rlhf.modeling.loading import (
     _held_in,
     _load,
     _merged,
-    _one_line,
-    _prepared,
-    _quiet_peft,
     load_tokenizer,
+    one_line,
+    prepared,
+    quiet_peft,
     set_pad_token,
 )
 from rlhf.modeling.reward_file import Offset, read_reward_file
@@ -95,7 +95,7 @@ def load_on_one_base(
     model, _ = _load(chain[0], AutoModelForCausalLM, section, torch.float32 if stem > 1 else _dtype(section))
     if stem > 1:
         model = _held_in(_dtype(section), _merged(model, chain[stem - 1]))
-    host = cast(PeftModel, _prepared(model, section))
+    host = cast(PeftModel, prepared(model, section))
     attached: dict[str, str] = {}
     below = [_attach(host, source, attached) for source in chain[stem:]]
     stack = AdapterStack(
@@ -179,14 +179,14 @@ def _attach_weights(
     config.task_type, config.inference_mode = None, True
     config.modules_to_save = None
     weights = _weights(source) if weights is None else weights
-    with _quiet_peft():
+    with quiet_peft():
         host.add_adapter(name, config)
     attached[key] = name
     own = {each: tensor for each, tensor in weights.items() if "lora_" in each}
     try:
         result = set_peft_model_state_dict(host, own, adapter_name=name)
     except RuntimeError as error:  # PyTorch's for tensors of other shapes
-        raise UserError(f"{source.ref}: does not fit its base: {_one_line(error)}") from error
+        raise UserError(f"{source.ref}: does not fit its base: {one_line(error)}") from error
     missing = [key for key in result.missing_keys if f".{name}." in f"{key}."]
     if missing or result.unexpected_keys:
         odd = [*missing, *result.unexpected_keys][0]

@@ -12,15 +12,15 @@ from rlhf.errors import UserError
 from rlhf.modeling.ensembles import AdapterEnsemble, attach_members, load_members, num_member_adapters
 from rlhf.modeling.loading import (
     Model,
-    _freeze,
-    _in_adapters,
-    _load_scorer,
-    _one_line,
-    _prepared,
-    _quiet_peft,
-    _say_what_is_adapted,
+    freeze_parameters,
+    load_sequence_classifier,
     load_tokenizer,
     lora_config,
+    names_in_adapters,
+    one_line,
+    prepared,
+    quiet_peft,
+    say_what_is_adapted,
     set_pad_token,
 )
 from rlhf.modeling.reward_file import Offset, read_reward_file
@@ -62,12 +62,12 @@ def new_reward_model(
         )
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        model, head, missing = _load_scorer(
+        model, head, missing = load_sequence_classifier(
             source, section, pad_id=pad_id, num_labels=1 if of_adapters else num_outputs
         )
         if of_adapters:
             return _with_members(model, section, head, missing, num_outputs)
-        return _prepared(model, section, head)
+        return prepared(model, section, head)
 
 
 def _with_members(
@@ -79,13 +79,13 @@ def _with_members(
     on_top = {name for name, _ in model.named_parameters() if not name.startswith(f"{model.base_model_prefix}.")}
     in_head = tuple(f"{name}." for name in head)
     try:
-        with _quiet_peft():
+        with quiet_peft():
             ensemble = attach_members(model, configs, [n for n in {*on_top, *missing} if n.startswith(in_head)])
     except ValueError as error:
-        raise UserError(f"model.adapter: {_one_line(error)}") from error
+        raise UserError(f"model.adapter: {one_line(error)}") from error
     for config in ensemble.host.peft_config.values():
-        _say_what_is_adapted(config, head)
-    _freeze(ensemble, section)
+        say_what_is_adapted(config, head)
+    freeze_parameters(ensemble, section)
     return ensemble
 
 
@@ -107,15 +107,15 @@ def load_reward_model(
     if num_members:
         about.check(num_members, source.ref)
         model, head, _ = _load_scorer_below(source, section, pad_id)
-        with _quiet_peft():
+        with quiet_peft():
             return load_members(model, source, head, num_members).eval(), about.score_offset
     if source.is_adapter:
         num_outputs = 1 if about.combine is None else adapted_outputs(source)
         about.check(num_outputs, source.ref)
-        model, _, missing = _load_scorer(source, section, pad_id=pad_id, num_labels=num_outputs)
-        missing -= _in_adapters(source)
+        model, _, missing = load_sequence_classifier(source, section, pad_id=pad_id, num_labels=num_outputs)
+        missing -= names_in_adapters(source)
     else:
-        model, _, missing = _load_scorer(source, section)
+        model, _, missing = load_sequence_classifier(source, section)
         set_pad_token(model.config, pad_id, source.ref)
         about.check(model.config.num_labels, source.ref)
     if missing:
@@ -128,7 +128,7 @@ def load_reward_model(
 
 def _load_scorer_below(source: ModelSource, section: ModelSection | None, pad_id: int | None) -> Any:
     assert source.base is not None
-    return _load_scorer(source.base, section, pad_id=pad_id, num_labels=1)
+    return load_sequence_classifier(source.base, section, pad_id=pad_id, num_labels=1)
 
 
 def adapted_outputs(source: ModelSource) -> int:
