@@ -182,6 +182,7 @@ ANY = {
     "artefacts": Metric("Published"),
     "ref": Metric("Model"),
     "error": Metric("Error"),
+    "scorer_failed": Metric("A scorer failed", "It gave no numbers; mended, the run can go on."),
     "stopped": Metric("Stopped"),
     "report": Metric("Report"),
     "seconds": Metric("Duration", format="seconds"),
