@@ -17,6 +17,7 @@ from reward.measuring import held_out_figures
 from reward.preparing import Learnable, learnable
 from reward.shared_prefix import can_share
 from reward.trainer import JudgementTrainer
+from reward.weights import refuse_weighted
 from rlhf.config import ModelSection
 from rlhf.datasets import Loaded, load
 from rlhf.errors import StoppedByMonitor, UserError
@@ -68,6 +69,9 @@ def train_reward(config: RewardStageConfig, workspace: Workspace) -> dict[str, A
     source = find_model(config.model.ref, workspace.registry)
     tokenizer = load_tokenizer(source, generates=can_write(source))
     data = load(config.data, KINDS, seed=config.seed, open_ref=workspace.open_ref)
+    if config.loss.weights == "reliability":
+        named = [source.path for source in (*config.data.sources, *config.data.dev)]
+        refuse_weighted(named, data.refs, workspace.registry)
     judgements = learnable(config, data)
     centre = find_centre(config, source, workspace, data)
     max_length = _max_length(config, source)

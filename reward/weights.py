@@ -1,9 +1,11 @@
 """What each judgement counts: by its annotator's reliability, and by which members of an ensemble learn from it."""
 
 import itertools
+import json
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
@@ -11,10 +13,14 @@ from reward.config import EnsembleSection
 from reward.data import Weigh
 from rlhf.errors import UserError
 from rlhf.records import Preference, Ranking, Rating, Record, plain, prompt_key
+from rlhf.registry import LineageNode, Registry
 from rlhf.reliability import Floats, Moments, fit_reliability, shared_moments, standard_errors, standardised
 
 _ERRORS = 2.0
 """Standard errors within which a reliability is taken to be no different."""
+
+DESCRIPTION_NAME = "labels.json"
+"""What `rlhf label export` writes beside rows in a folder."""
 
 Unit = tuple[str, ...]
 
@@ -69,6 +75,40 @@ def annotator_weights(records: Iterable[Record]) -> dict[str, Annotator]:
             names, weights, reliability, moments.num_comparisons, counts, strict=True
         )
     }
+
+
+def refuse_weighted(paths: Iterable[str], refs: Iterable[str], registry: Registry) -> None:
+    """Raise UserError where an export of labels has weighed its annotators already: the weights would count twice.
+
+    Args:
+        paths: the sources as the config names them; beside an export in a folder lies its description.
+        refs: the artefacts that were read. One of a training run is looked through to what that read.
+        registry: holds them.
+    """
+    weighted = [path for path in paths if _is_in_weighted_folder(Path(path).expanduser())]
+    weighted += [ref for ref in refs if _is_weighted(registry.lineage(ref))]
+    if weighted:
+        raise UserError(
+            f"loss.weights = 'reliability': {', '.join(weighted)} comes from an export that weighs its annotators "
+            "already, and the weights would be squared; set it to 'record', or export without --reliability-weights"
+        )
+
+
+def _is_weighted(node: LineageNode) -> bool:
+    # what wrote the completions is an ancestor too, with judgements of its own, which are not in these rows
+    sources = (child for child in node.children if child.role == "source")
+    return bool(node.artefact.metadata.get("reliability_weights")) or any(map(_is_weighted, sources))
+
+
+def _is_in_weighted_folder(path: Path) -> bool:
+    about = (path if path.is_dir() else path.parent) / DESCRIPTION_NAME
+    if not path.exists() or not about.is_file():
+        return False
+    try:
+        described = json.loads(about.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"{about}: is not JSON: {error}") from None
+    return isinstance(described, dict) and bool(described.get("reliability_weights"))
 
 
 def _weights(moments: Moments, reliability: Floats, counts: np.ndarray) -> Floats:

@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 
 from rlhf.errors import Interrupted, UserError
 from rlhf.modeling import find_model
+from rlhf.records import write_jsonl
 from rlhf.scorers import reward_model_scorer
 from rlhf.training import StopOnSignal
 
@@ -89,6 +90,26 @@ def test_with_an_annotator_who_turns_answers_round_reliability_learns_what_the_o
     assert summary["num_weightless"] == summary["num_train_rankings"] / 3
     assert summary["num_contradictions"] > 0
     assert 0.7 < summary["accuracy"] <= 0.76  # of what all four say: one of them always says the opposite
+
+
+def test_an_export_that_weighs_its_annotators_already_is_not_weighed_again(reward, tmp_path):
+    rows = rankings(8, annotators=("ana", "ben"))
+    export = tmp_path / "export"
+    write_jsonl(export / "train.jsonl", rows)
+    labels = {"reliability_weights": {"ana": 1.2, "ben": 0.8}}
+    reward.workspace.registry.publish(export, kind="preferences", name="tiny/labels", metadata=labels)
+    (export / "labels.json").write_text(json.dumps(labels))
+    once = ("trainer.max_steps=1", "data.dev_fraction=0")
+    reward(*once, "data.sources=[{path: tiny/labels}]", rows=rows)  # whose rows tiny/reward-data are
+    for path, shown in (
+        ("tiny/labels", "tiny/labels@v1"),
+        ("tiny/reward-data", "tiny/reward-data@v1"),
+        (export, export),
+        (export / "train.jsonl", export / "train.jsonl"),
+    ):
+        with pytest.raises(UserError, match=f"{shown} comes from an export that weighs its annotators already"):
+            reward(*once, f"data.sources=[{{path: {path}}}]", "loss.weights=reliability", rows=rows)
+    reward(*once, "loss.weights=reliability", rows=rows)
 
 
 def test_what_is_of_no_use_is_counted(reward, caplog):
