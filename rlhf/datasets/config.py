@@ -60,6 +60,8 @@ class DataSource(Section):
     """How often each row is seen in an epoch; `mixing` says more."""
     limit: Annotated[int, Field(gt=0)] | None = None
     """Use only this many records, the first."""
+    held_out: bool = True
+    """Whether `dev_fraction` holds out its share of this source too; false: all of it is trained on."""
     columns: dict[str, str] = {}
     """Our column <- theirs, `{prompt: dialogue, completion: summary}`; `a.b` reaches into nested columns."""
     values: dict[str, dict[str, str]] = {}

@@ -85,9 +85,10 @@ def load(config: DataConfig, kinds: Sequence[type[Record]], *, seed: int, open_r
     # 3. What is held out.
     keys = split.PromptKeys()
     if config.dev_fraction:
+        fractions = [config.dev_fraction if source.held_out else 0.0 for source in config.sources]
         held_out = [
-            [split.is_held_out(keys.opening(record), config.dev_fraction, config.split_seed) for record in pool]
-            for pool in pools
+            [split.is_held_out(keys.opening(record), fraction, config.split_seed) for record in pool]
+            for pool, fraction in zip(pools, fractions, strict=True)
         ]
         dev = [record for pool, out in zip(pools, held_out, strict=True) for record in itertools.compress(pool, out)]
         pools = [

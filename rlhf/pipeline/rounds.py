@@ -18,8 +18,8 @@ from rlhf.tracking import Figure, FigureSeries, Mark
 NEEDED = ("sft", "labels", "reward", "ppo")
 """Stages without which there is nothing to go round."""
 
-LEARNERS = ("reward", "eval_reward", "dpo")
-"""Stages whose data are answers."""
+LEARNERS = ("reward", "dpo")
+"""Stages that learn from answers."""
 
 AGAINST_LAST = "eval_last"
 """The evaluation against the policy of the round before."""
@@ -100,16 +100,22 @@ def later_round(
 
 
 def _answers_of_all_rounds(data: dict[str, Any], answers: str, made: Sequence[Artefacts], *, learns: bool) -> None:
-    """What learns from answers learns from all rounds'; what is measured, and prompts, stay those of round 1."""
-    versions = [*(one["labels"] for one in made), answers]
+    """What learns from answers learns from all rounds'; what is measured, and prompts, stay those of round 1.
+
+    Of later answers nothing is held out: they are about prompts that were chosen where an earlier reward model was
+    unsure, written to by another policy, and with them in it each round would be measured by something else.
+    """
+    later = [*(one["labels"] for one in made[1:]), answers]
+    held_out = {"held_out": False} if data.get("dev_fraction") else {}
     for key in ("sources", "dev"):
         expanded = []
         for source in data.get(key) or []:
             if source.get("path") != answers:
                 expanded.append(source)
                 continue
-            learned_from = learns and key == "sources" and source.get("split") != "dev"
-            expanded += [{**source, "path": ref} for ref in (versions if learned_from else versions[:1])]
+            expanded.append({**source, "path": made[0]["labels"]})
+            if learns and key == "sources" and source.get("split") != "dev":
+                expanded += [{**source, "path": ref, **held_out} for ref in later]
         if expanded:
             data[key] = expanded
 

@@ -183,6 +183,18 @@ def test_the_split_does_not_depend_on_the_form_of_a_prompt():
     assert len({keys.whole(Prompt(prompt=prompt)) for prompt in same}) == 3
 
 
+def test_of_a_source_that_says_so_nothing_is_held_out(tmp_path):
+    paths = [
+        write_rows(tmp_path / f"{name}.jsonl", [{"prompt": f"{name} {number}"} for number in range(40)])
+        for name in ("first", "later")
+    ]
+    sources = [DataSource(path=str(paths[0])), DataSource(path=str(paths[1]), held_out=False)]
+    alone = load(DataConfig(sources=sources[:1], dev_fraction=0.25), [Prompt], seed=0)
+    both = load(DataConfig(sources=sources, dev_fraction=0.25), [Prompt], seed=0)
+    assert [record.prompt for record in both.dev] == [record.prompt for record in alone.dev] != []
+    assert len(both.train) == 80 - len(both.dev)
+
+
 def test_held_out_prompts_are_taken_out_of_training(tmp_path):
     train = write_rows(
         tmp_path / "train.jsonl", [{"prompt": "a", "completion": "x"}, {"prompt": "b", "completion": "y"}]

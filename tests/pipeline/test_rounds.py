@@ -27,7 +27,10 @@ def runs_of(workspace):
 
 
 def rankings_of(registry, version):
-    path = registry.resolve(f"tiny/preferences@v{version}").path / "train.jsonl"
+    return rows_of(registry.resolve(f"tiny/preferences@v{version}").path / "train.jsonl")
+
+
+def rows_of(path):
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
@@ -78,6 +81,11 @@ def test_the_policy_of_the_first_round_writes_to_other_prompts_and_all_answers_a
     assert summary["labels"]["disagreement_chosen"] >= summary["labels"]["disagreement_pool"] > 0
     learned = registry.resolve("tiny/reward-data@v2")
     assert {parent.ref for parent in learned.parents} == {"tiny/preferences@v1", "tiny/preferences@v2"}
+    held_out = [
+        {row["prompt"] for row in rows_of(registry.open(f"tiny/reward-data@v{number}") / "dev.jsonl")}
+        for number in (1, 2)
+    ]
+    assert held_out[0] == held_out[1] < prompts[0]
     policy = registry.resolve("tiny/policy@v2")
     assert {parent.ref for parent in policy.parents} >= {"tiny/sft@v1", "tiny/reward@v2"}
 
@@ -145,6 +153,19 @@ def test_what_a_later_round_s_stages_take_from_the_rounds_before():
     ]
     assert third["reward"]["data"]["dev"] == [{"path": "g/preferences@v1", "split": "dev"}]
     assert STAGES["reward"]["data"]["sources"][1] == {"path": "g/preferences", "split": "train"}
+
+
+def test_a_share_that_is_held_out_is_that_of_round_1():
+    config = {"sources": [{"path": "g/preferences", "split": "train"}], "dev_fraction": 0.1}
+    stages = {**STAGES, "reward": {**STAGES["reward"], "data": config}, "eval_reward": {"data": config}}
+    found = later_round(stages, RoundsSection(num=3), [MADE, {**MADE, "labels": "g/preferences@v2"}])
+    first = {"path": "g/preferences@v1", "split": "train"}
+    assert found["eval_reward"]["data"] == {"sources": [first], "dev_fraction": 0.1}
+    assert found["reward"]["data"]["sources"] == [
+        first,
+        {"path": "g/preferences@v2", "split": "train", "held_out": False},
+        {"path": "g/preferences", "split": "train", "held_out": False},
+    ]
 
 
 def test_ppo_can_go_on_from_the_last_policy_and_is_still_held_to_the_sft_model():
