@@ -18,14 +18,15 @@ from labeling_app.exporting import describe, publish
 from labeling_app.panels import make_panel
 from labeling_app.simulated import Judge, answer_queue, explained
 from labeling_app.store import Judgement, NewTask, Store, StoreSettings
-from rlhf.datasets import DataConfig, Loaded, load
+from rlhf.datasets import Loaded, load
 from rlhf.datasets.report import judgement_stats
 from rlhf.errors import Interrupted, UserError
 from rlhf.modeling import find_model
 from rlhf.pipeline.labels_config import LabelledPrompts, LabelsConfig, PanelSection
 from rlhf.pipeline.sampling import ModelWriter
 from rlhf.pipeline.selecting import choose_tasks, find_ensemble
-from rlhf.records import Preference, Prompt, Ranking, prompt_key
+from rlhf.pipeline.supply import asked_before
+from rlhf.records import Prompt, prompt_key
 from rlhf.scorers import load_function
 from rlhf.tracking.metrics import write_atomically
 from rlhf.workspace import Workspace, report_problems
@@ -115,7 +116,7 @@ def _part(section: LabelledPrompts, config: LabelsConfig, workspace: Workspace) 
     data = load(section.data, (Prompt,), seed=config.seed, open_ref=workspace.open_ref)
     records = [record for record in data.train if isinstance(record, Prompt)]
     if section is config and config.without:
-        asked = _asked_before(config, workspace)
+        asked = asked_before(config.without, workspace)
         records = [record for record in records if prompt_key(record.prompt) not in asked]
         if not records:
             raise UserError(
@@ -154,13 +155,6 @@ def _judges(section: LabelledPrompts, seed: int) -> list[Judge] | None:
             "objects with a `name` and a method `judge(mode, prompt, responses, presented)`"
         )
     return judges
-
-
-def _asked_before(config: LabelsConfig, workspace: Workspace) -> set[str]:
-    """Keys of the prompts of the judgements in `without`."""
-    values = {"sources": [{"path": ref} for ref in config.without], "mixing": {"shuffle": False}}
-    found = load(DataConfig.model_validate(values), (Ranking, Preference), seed=0, open_ref=workspace.open_ref)
-    return {prompt_key(record.prompt) for record in (*found.train, *found.dev)}  # type: ignore[attr-defined]
 
 
 def _written(part: _Part, writer: ModelWriter, config: LabelsConfig) -> tuple[list[NewTask], dict[str, Any]]:

@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
@@ -15,8 +15,9 @@ from rlhf.export.export import export_model
 from rlhf.pipeline.config import POLICIES, Plan
 from rlhf.pipeline.fingerprint import fingerprint
 from rlhf.pipeline.rounds import AGAINST_LAST, figures, later_round, what_came_of
+from rlhf.pipeline.supply import check_supply
 from rlhf.report.collect import read_summary
-from rlhf.tracking import TrackingConfig, write_figures
+from rlhf.tracking import Run, TrackingConfig, write_figures
 from rlhf.workspace import Workspace
 
 logger = logging.getLogger(__name__)
@@ -55,32 +56,28 @@ def run_stages(plan: Plan, workspace: Workspace, *, fresh: bool = False) -> dict
     """
     started = time.monotonic()
     workspace = replace(workspace, resumes_itself=True)
-    num = plan.file.rounds.num
-    with workspace.within(group=plan.file.group).run("run", _Whole(plan), TrackingConfig(wandb="off")) as run:
-        going = _Going(plan, workspace, fresh)
-        found = []
-        for number in range(1, num + 1):
-            if num > 1:
-                logger.info("round %d of %d", number, num)
-            results, artefacts = going.round(number)
-            found.append(what_came_of(number, results, artefacts))
-        summary: dict[str, Any] = {name: one for name, one in going.summary.items() if name != AGAINST_LAST}
-        artefacts = {name: ref for name, ref in going.artefacts.items() if name != AGAINST_LAST}
-        if "export" in plan.stages:
-            config = plan.config("export", _pinned(plan.stages["export"], going.pins))
-            summary["export"] = _export(config, workspace)
-        if num > 1:
-            summary["rounds"] = found
-            write_figures(run.folder, figures(found))
-        summary |= {"artefacts": artefacts, "seconds": round(time.monotonic() - started, 1)}
-        written_summary = run.finish(summary)
-    for line in (overtaken := _overtaken(artefacts, workspace)):
-        logger.warning("%s", line)
+    if plan.file.rounds.num > 1:
+        check_supply(plan, workspace)
+    going = _Going(plan, workspace, fresh)
+    run: Run | None = None
     try:
-        _write_report(plan, workspace, run.folder, going.folders, written_summary, overtaken)
-    except Exception:  # what has been made stands, whether or not a page about it can be drawn
-        logger.warning("%s: the report of the whole run could not be written", run.folder, exc_info=True)
-    return written_summary | {"report": str(run.folder / "report.html")}
+        with workspace.within(group=plan.file.group).run("run", _Whole(plan), TrackingConfig(wandb="off")) as run:
+            for number in range(1, plan.file.rounds.num + 1):
+                going.round(number, run)
+            summary = going.so_far()
+            if "export" in plan.stages:
+                config = plan.config("export", _pinned(plan.stages["export"], going.pins))
+                summary["export"] = _export(config, workspace)
+            summary["seconds"] = round(time.monotonic() - started, 1)
+            written = run.finish(summary)
+    except BaseException:
+        if run is not None:  # after the run has ended, which writes a page of its own
+            _try_to_write_report(going, run.folder, read_summary(run.folder))
+        raise
+    for line in (overtaken := _overtaken(summary["artefacts"], workspace)):
+        logger.warning("%s", line)
+    _try_to_write_report(going, run.folder, written, overtaken)
+    return written | {"report": str(run.folder / "report.html")}
 
 
 class _Going:
@@ -94,26 +91,43 @@ class _Going:
         self.artefacts: dict[str, str] = {}
         self.pins: dict[str, str] = {}
         self.folders: list[tuple[Path, str, int]] = []
-        """Where what stage was run, and in what round."""
+        """Where what stage was run, or is running, and in what round."""
         self._made: list[dict[str, str]] = []
+        self._rounds: list[dict[str, Any]] = []
 
-    def round(self, number: int) -> tuple[dict[str, dict[str, Any]], dict[str, str]]:
-        """Run one round's stages; returns the results and the artefacts that stand after it."""
+    def round(self, number: int, run: Run) -> None:
+        """Run one round's stages. What all rounds so far have gained is then in the run's figures and on its page."""
+        num = self.plan.file.rounds.num
+        if num > 1:
+            logger.info("round %d of %d", number, num)
         if number == 1:
             stages = {name: written for name, written in self.plan.stages.items() if name != "export"}
         else:
             stages = later_round(self.plan.stages, self.plan.file.rounds, self._made)
         for stage, written in stages.items():
             config = self.plan.config(stage, _pinned(written, self.pins))
-            result, folder = _run_stage(stage, config, self.plan, self.workspace, self.fresh)
+            folder, before = _find_run(stage, config, self.plan, self.workspace, self.fresh)
             self.folders.append((folder, stage, number))
+            result = before or _run_stage(stage, config, self.plan, self.workspace, folder)
             self.summary[stage] = result
             if "artefact" in result:
                 self.artefacts[stage] = result["artefact"]
                 if stage != AGAINST_LAST:
                     self.pins[str(self.plan.output_name(stage))] = result["artefact"]
         self._made.append(dict(self.artefacts))
-        return dict(self.summary), dict(self.artefacts)
+        self._rounds.append(what_came_of(number, self.summary, self.artefacts))
+        if num > 1:
+            run.so_far = self.so_far()
+            write_figures(run.folder, figures(self._rounds))
+            if number < num:
+                _try_to_write_report(self, run.folder, run.so_far)
+
+    def so_far(self) -> dict[str, Any]:
+        """The summary after a round that has come to its end."""
+        found: dict[str, Any] = {name: one for name, one in self.summary.items() if name != AGAINST_LAST}
+        if self.plan.file.rounds.num > 1:
+            found["rounds"] = list(self._rounds)
+        return found | {"artefacts": {name: ref for name, ref in self.artefacts.items() if name != AGAINST_LAST}}
 
 
 class _Whole:
@@ -127,8 +141,10 @@ class _Whole:
         return {**self.plan.file.model_dump(mode=mode), "stages": self.plan.stages}
 
 
-def _run_stage(stage: str, config: Any, plan: Plan, workspace: Workspace, fresh: bool) -> tuple[dict[str, Any], Path]:
-    """The summary and the run folder of `stage`: found finished, resumed, or run now."""
+def _find_run(
+    stage: str, config: Any, plan: Plan, workspace: Workspace, fresh: bool
+) -> tuple[Path, dict[str, Any] | None]:
+    """The run folder of `stage`, which may not be there yet, and its summary where it need not be run."""
     prefix = f"{plan.file.group}-{stage}-{fingerprint(stage, config, workspace.registry)}"
     number = 1
     while (workspace.home / "runs" / f"{prefix}-{number + 1}").is_dir():
@@ -138,17 +154,22 @@ def _run_stage(stage: str, config: Any, plan: Plan, workspace: Workspace, fresh:
     done = before.get("status") == "done"
     if done and not fresh and _still_there(before, workspace):
         logger.info("%s: done before, in %s", stage, folder.name)
-        return before, folder
+        return folder, before
     if done or (fresh and folder.is_dir()):
         folder = workspace.home / "runs" / f"{prefix}-{number + 1}"
-        before = {}
+    return folder, None
+
+
+def _run_stage(stage: str, config: Any, plan: Plan, workspace: Workspace, folder: Path) -> dict[str, Any]:
+    """The summary of `stage`: resumed, or run now."""
+    before = read_summary(folder) if folder.is_dir() else {}
     if before.get("status") == "stopped":
         said = before.get("stopped") or before.get("error")  # the latter in runs of earlier versions
         raise StoppedByMonitor(f"{stage}: {said} (in {folder}); change its config, or run with --fresh")
     logger.info("%s: %s", stage, "goes on" if folder.is_dir() else "starts")
     module, _, name = STAGES[stage].partition(":")
     function: StageFunction = getattr(import_module(module), name)
-    return function(config, workspace.within(group=plan.file.group, run_id=folder.name)), folder
+    return function(config, workspace.within(group=plan.file.group, run_id=folder.name))
 
 
 def _still_there(summary: Mapping[str, Any], workspace: Workspace) -> bool:
@@ -189,20 +210,22 @@ def _overtaken(artefacts: Mapping[str, str], workspace: Workspace) -> list[str]:
     return lines
 
 
-def _write_report(
-    plan: Plan,
-    workspace: Workspace,
-    folder: Path,
-    folders: list[tuple[Path, str, int]],
-    summary: dict[str, Any],
-    notes: list[str],
-) -> None:
+def _try_to_write_report(going: _Going, folder: Path, summary: Mapping[str, Any], notes: Sequence[str] = ()) -> None:
+    """What has been made stands, whether or not a page about it can be drawn."""
+    try:
+        _write_report(going, folder, summary, notes)
+    except Exception:
+        logger.warning("%s: the report of the whole run could not be written", folder, exc_info=True)
+
+
+def _write_report(going: _Going, folder: Path, summary: Mapping[str, Any], notes: Sequence[str]) -> None:
     """One page for the whole run: every stage with its curves, and the way back from the policy."""
+    plan, workspace = going.plan, going.workspace
     page = report.report_from_run(folder, title=plan.file.group)
-    last = next(
-        (summary["artefacts"][stage] for stage in (*POLICIES, "reward", "sft") if stage in summary["artefacts"]), None
-    )
+    made = summary.get("artefacts", {})
+    last = next((made[stage] for stage in (*POLICIES, "reward", "sft") if stage in made), None)
     compared = report.comparison(summary)
+    folders = [one for one in going.folders if one[0].is_dir()]  # a stage that was refused has none
     samples = [sample for each, *_ in reversed(folders) for sample in report.samples_from_run(each)]
     rounds = plan.file.rounds.num > 1
     stages = [report.stage_report_from_run(each, name, number if rounds else None) for each, name, number in folders]
@@ -215,6 +238,6 @@ def _write_report(
         samples=tuple(samples[:8]),
         lineage=report.lineage(workspace.registry.lineage(last)) if last else None,
         warnings=report.warnings(summary),
-        notes=tuple(notes),
+        notes=(*(page.stages[0].notes if summary.get("status") != "done" else ()), *notes),
     )
     report.write_report(folder / "report.html", page)

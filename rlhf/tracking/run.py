@@ -64,6 +64,8 @@ class Run:
         self._sink: WandbSink | None = None
         self._started = time.monotonic()
         self.finished = False
+        self.so_far: Mapping[str, Any] = {}
+        """What the summary holds beside the error where the run does not come to its end."""
 
     @classmethod
     def create(
@@ -208,7 +210,7 @@ class Run:
             return
         status = next((status for kind, status in _STATUSES if isinstance(error, kind)), "failed")
         said = {"error": f"{type(error).__name__}: {error}".removesuffix(": ")}
-        self.finish({"stopped": str(error)} if status == "stopped" else said, status)
+        self.finish({**self.so_far, **({"stopped": str(error)} if status == "stopped" else said)}, status)
 
     def _write_config(self, config: Any) -> None:
         """config.yaml; the config of a run that is resumed with another one is kept beside it."""

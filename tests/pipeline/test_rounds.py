@@ -6,10 +6,12 @@ from pathlib import Path
 import pytest
 from pipeline_files import write_project
 
-from rlhf.errors import UserError
+from rlhf.errors import Interrupted, UserError
 from rlhf.pipeline.config import load_pipeline
 from rlhf.pipeline.rounds import RoundsSection, figures, later_round, what_came_of
 from rlhf.pipeline.run import run_stages
+from rlhf.pipeline.supply import check_supply
+from rlhf.records import write_jsonl
 from rlhf.tracking import read_figures
 from rlhf.workspace import Workspace
 
@@ -99,6 +101,48 @@ def test_rounds_that_are_done_are_not_done_again_and_the_first_is_that_of_a_file
     assert runs_of(workspace) == before
     assert "rounds" not in alone and alone["artefacts"]["ppo"] == "tiny/policy@v1"
     assert read_figures(workspace.home / "runs" / alone["run"]) == []
+
+
+def test_what_the_rounds_have_gained_stands_also_where_the_next_one_does_not_end(project, monkeypatch):
+    path, workspace, first = project
+    seen = []
+
+    def waiting(config, workspace):
+        [folder] = {path.parent for path in (workspace.home / "runs").glob("*-run-*/figures.json")} - before
+        seen.append((folder, "round 2" in (folder / "report.html").read_text(), read_figures(folder)[0].series[0].x))
+        raise Interrupted("labels: people have answered nothing")
+
+    before = {path.parent for path in (workspace.home / "runs").glob("*-run-*/figures.json")}
+    monkeypatch.setattr("rlhf.pipeline.labels.collect_labels", waiting)
+    with pytest.raises(Interrupted):
+        run_stages(load_pipeline(path, [*TWICE, "rounds.num=3"]), workspace)
+    [(folder, on_the_page, drawn)] = seen  # round 3 is under way
+    assert on_the_page and drawn == (1.0, 2.0)
+    summary = json.loads((folder / "summary.json").read_text())
+    assert summary["status"] == "interrupted" and "answered nothing" in summary["error"]
+    assert summary["rounds"] == first["rounds"] and summary["artefacts"] == first["artefacts"]
+    page = (folder / "report.html").read_text()
+    assert "round 2" in page and "people have answered nothing" in page and "What each round has gained" in page
+
+
+def test_prompts_that_do_not_last_for_all_rounds_are_found_before_the_first(tmp_path, caplog):
+    path = write_project(tmp_path)  # of 40 prompts
+    workspace = Workspace.open(tmp_path / "home", progress=False)
+    ensemble = "reward.ensemble={num_members: 2}"
+    with pytest.raises(
+        UserError, match=r"rounds.num = 3: 40 different prompts are enough for 2 rounds of .* = 20, and"
+    ):
+        run_stages(load_pipeline(path, ["labels.num_tasks=20", ensemble, "rounds=3"]), workspace)
+    assert not (workspace.home / "runs").exists() and not caplog.messages
+    check_supply(load_pipeline(path, ["labels.num_tasks=8", ensemble, "rounds=2"]), workspace)
+    assert not caplog.messages
+    check_supply(load_pipeline(path, ["labels.num_tasks=9", ensemble, "rounds=3"]), workspace)
+    assert "num_tasks = 9 x rounds.select.pool = 4 (round 2: 31, round 3: 22)" in caplog.text
+    # of later prompts, those that round 1 has not asked about
+    write_jsonl(tmp_path / "later.jsonl", [{"prompt": f"Prompt {n}:"} for n in range(30, 44)])
+    later = [f"rounds={{num: 3, data: {{sources: [{{path: {tmp_path}/later.jsonl}}]}}}}", ensemble]
+    with pytest.raises(UserError, match="enough for 2 rounds, and none is asked about twice"):
+        check_supply(load_pipeline(path, later), workspace)
 
 
 STAGES = {
