@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -129,12 +129,33 @@ def warnings(summary: Mapping[str, Any]) -> tuple[str, ...]:
                 f"The judge is a reward that the policy was trained on: {_what_it_says(stage)} To learn whether the "
                 "policy is better, set “judge” to something else."
             )
+        found += _judged_by_their_own(stage)
         frontier = stage.get("frontier")
         if isinstance(frontier, Mapping) and frontier.get("overoptimised"):
             found.append(_overoptimised(frontier))
         if is_number(stage.get("kl")) and stage["kl"] < 0:
             found.append(_below_zero(stage))
     return tuple(dict.fromkeys(found))
+
+
+def _judged_by_their_own(stage: Mapping[str, Any]) -> list[str]:
+    """That candidates beside the main one, of which its own warning tells, have learned from their judge."""
+    candidates, told = stage.get("candidates"), stage.get("judge_is_training_reward")
+    if not isinstance(candidates, Mapping):
+        return []
+    names = [
+        name
+        for name, each in candidates.items()
+        if isinstance(each, Mapping)
+        and each.get("judge_is_training_reward")
+        and not (told and each.get("model") == stage.get("candidate"))
+    ]
+    if not names:
+        return []
+    return [
+        f"The judge is a reward that {listed(names)} {'was' if len(names) == 1 else 'were'} trained on or chosen by: a "
+        "high win rate there says that this worked, not that the answers are better."
+    ]
 
 
 def _too_good(stage: Mapping[str, Any]) -> list[str]:
@@ -200,10 +221,11 @@ def comparison(summary: Mapping[str, Any]) -> Comparison | None:
     if not is_number(result.get("win_rate")) or interval is None:
         return None
     count = result.get("num_prompts")
+    own = ", a reward that it was trained on" if result.get("judge_is_training_reward") else ""
     return Comparison(
         left=str(result.get("candidate") or "policy"),
         right=str(result.get("baseline") or "SFT"),
-        judge=str(result.get("judge") or "the scorer"),
+        judge=str(result.get("judge") or "the scorer") + own,
         win_rate=float(result["win_rate"]),
         interval=interval,
         interval_name=interval_name(result.get("confidence")),
@@ -234,3 +256,8 @@ def is_number(value: Any) -> bool:
 def finite(value: Any) -> float | None:
     """A finite number; None for anything else."""
     return float(value) if is_number(value) else None
+
+
+def listed(names: Sequence[str]) -> str:
+    """Names as a sentence has them: `a, b and c`."""
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"

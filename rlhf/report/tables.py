@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rlhf.report.findings import interval_of, is_number
+from rlhf.report.findings import interval_of, is_number, listed
 from rlhf.report.metrics import describe, format_value, interval_name
 from rlhf.report.model import Table
 from rlhf.report.readable import as_text
@@ -63,7 +63,7 @@ def _candidates(results: Mapping[str, Any], candidates: Mapping[str, Mapping[str
         "of 50% is no better than the baseline, and one that falls to 50% at equal length was won by length alone. "
         "Tokens sampled are what one answer costs.",
         "For best-of-n the divergence is the usual upper bound, no measurement." if bound else "",
-        f"{_listed(own)} learned from this very judge or {'was' if len(own) == 1 else 'were'} chosen by it: a high "
+        f"{listed(own)} learned from this very judge or {'was' if len(own) == 1 else 'were'} chosen by it: a high "
         "win rate says little there."
         if own
         else "",
@@ -210,10 +210,6 @@ def _with_score(row: Mapping[str, Any], side: str) -> str:
 def _cut(text: str) -> str:
     text = text.strip()
     return text if len(text) <= _MAX_CHARACTERS else text[:_MAX_CHARACTERS] + " […]"
-
-
-def _listed(names: Sequence[str]) -> str:
-    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
 
 
 _LINES = (

@@ -274,6 +274,25 @@ def test_a_win_rate_by_the_training_reward_is_worth_what_its_interval_says(inter
     assert said in warning
 
 
+def test_every_candidate_that_learned_from_the_judge_is_warned_of():
+    own, other = {"judge_is_training_reward": True}, {"judge_is_training_reward": False}
+    candidates = {"ppo": own | {"model": "p@v1"}, "best_of_4": own | {"model": "s@v1"}, "dpo": other, "rloo": own}
+    evaluation = {"candidate": "p@v1", "judge_is_training_reward": True, "candidates": candidates}
+    main, beside = warnings({"eval": evaluation})
+    assert main.startswith("The judge is a reward that the policy was trained on")
+    assert beside.startswith("The judge is a reward that best_of_4 and rloo were trained on or chosen by: a high")
+    (chosen,) = warnings({"eval": evaluation | other | {"candidates": {"dpo": other, "best": own}}})
+    assert chosen.startswith("The judge is a reward that best was trained on or chosen by")
+    assert warnings({"eval": evaluation | other | {"candidates": {"dpo": other}}}) == ()
+
+
+def test_the_bar_says_that_its_judge_is_the_training_reward():
+    evaluation = {"win_rate": 0.9, "win_rate_ci": [0.8, 0.95], "judge": "t/reward@v1"}
+    assert comparison({"eval": evaluation | {"judge_is_training_reward": False}}).judge == "t/reward@v1"
+    own = comparison({"eval": evaluation | {"judge_is_training_reward": True}})
+    assert own.judge == "t/reward@v1, a reward that it was trained on"
+
+
 def test_a_divergence_below_zero_is_explained_by_its_standard_error():
     (noise,) = warnings({"eval": {"kl": -0.02, "kl_se": 0.03}})
     assert noise == "The KL divergence of −0.0200 nats (standard error 0.0300 nats) is within noise of 0."
