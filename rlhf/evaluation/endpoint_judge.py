@@ -70,7 +70,8 @@ class EndpointJudge:
             timeout_seconds=section.timeout_seconds,
             sleep=sleep,
         )
-        self._known = {row["question"]: row for row in read_lines(folder / VERDICTS)}
+        # the last row of a question stands; what was no reply at all is asked for again
+        self._known = {row["question"]: row for row in read_lines(folder / VERDICTS) if "nonsense" not in row}
         self._file = JsonLines(folder / VERDICTS, durable=True)
         self._spoken = any(row["verdict"] is not None for row in self._known.values())
         self._used: set[str] = set()
@@ -135,18 +136,18 @@ class EndpointJudge:
             return
         try:
             reply = reply_texts(self._client.post(body))[0]
-        except Nonsense as error:
-            self._keep(question, None, str(error))
+        except Nonsense as error:  # a proxy's page, say: no word of the judge's
+            self._keep(question, None, str(error), nonsense=True)
         except Unreachable as error:
             self._client.given_up = self._client.given_up or str(error)
         else:
             self._keep(question, parse_verdict(reply), reply)
 
-    def _keep(self, question: str, verdict: float | None, reply: str) -> None:
+    def _keep(self, question: str, verdict: float | None, reply: str, *, nonsense: bool = False) -> None:
         with self._lock:
             self.num_asked += 1
             row = {"question": question, "judge": self.name, "verdict": verdict, "reply": reply[:REPLY_SHOWN]}
-            self._file.write(row)
+            self._file.write({**row, "nonsense": True} if nonsense else row)
             self._known[question] = row
             self._spoken |= verdict is not None
             if not self._spoken and self.num_asked >= PATIENCE:

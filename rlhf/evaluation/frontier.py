@@ -22,6 +22,8 @@ from rlhf.tracking import Figure, FigureSeries, Mark, read_figures, read_metrics
 
 SIGNIFICANT = 0.05
 """A fall that noise makes less often than this is one."""
+_ONE_SIDED = 1.645
+"""Standard errors that noise exceeds in one direction in 5 of 100 cases."""
 _SIMULATED = 4000
 _JUDGE = "_objective/judge"
 
@@ -48,6 +50,7 @@ class Frontier:
         peak: the place of the highest smoothed judge's score.
         p_value: how often noise alone makes the judge fall as much from a height that it had reached.
         score_rise: how much the training score gained from the peak to the end.
+        score_rise_se: the standard error of that, as if the two were of different prompts: the true one is smaller.
     """
 
     points: tuple[Point, ...]
@@ -55,6 +58,7 @@ class Frontier:
     peak: int
     p_value: float
     score_rise: float
+    score_rise_se: float
 
     @property
     def falls(self) -> bool:
@@ -63,8 +67,8 @@ class Frontier:
 
     @property
     def overoptimised(self) -> bool:
-        """Whether it falls while the training score still rises: the policy exploits its reward."""
-        return self.falls and self.score_rise > 0
+        """Whether it falls while the training score still rises by more than noise: the policy exploits its reward."""
+        return self.falls and self.score_rise > _ONE_SIDED * self.score_rise_se
 
     def summary(self) -> dict[str, Any]:
         """The figures. `falls` says whether `peak_*` mark more than the highest of points that do not differ."""
@@ -81,12 +85,12 @@ class Frontier:
             "last_kl": last.kl,
             "last_judge": self.smoothed[-1],
             "score_rise_after_peak": self.score_rise,
+            "score_rise_after_peak_se": self.score_rise_se,
         }
 
     def figure(self) -> Figure:
-        """Both scores by the distance from the reference, with the peak marked where there is one."""
-        order = sorted(range(len(self.points)), key=lambda i: self.points[i].kl)
-        points = [self.points[i] for i in order]
+        """Both scores by the distance from the reference, in the order of training, with the peak marked."""
+        points = self.points
         kl = tuple(point.kl for point in points)
         judged, trained = tuple(point.judge for point in points), tuple(point.score for point in points)
         steps = tuple(str(point.step) for point in points)
@@ -98,7 +102,7 @@ class Frontier:
             high=tuple(point.judge + point.judge_se for point in points),
             labels=steps,
         )
-        smoothed = FigureSeries(name="held-out judge, smoothed", x=kl, y=tuple(self.smoothed[i] for i in order))
+        smoothed = FigureSeries(name="held-out judge, smoothed", x=kl, y=self.smoothed)
         said = {
             True: "It falls after the mark by more than noise explains, while the training score still rises: what is "
             "trained beyond the mark exploits the reward.",
@@ -107,12 +111,13 @@ class Frontier:
             else "It falls after the mark by "
             "more than noise explains, and the training score does not rise there either.",
         }[self.overoptimised]
-        label = "over-optimised from here" if self.overoptimised else "the judge falls from here"
+        step = points[self.peak].step  # not "from this divergence": later updates may come back to it
+        label = f"over-optimised after update {step}" if self.overoptimised else f"the judge falls after update {step}"
         return Figure(
             name="frontier",
             title="Reward by distance from the reference",
             description="Each point is one held-out evaluation of the run, with its update beside it and one standard "
-            f"error either way. The judge is not trained on. {said}",
+            f"error either way; lines join them in the order of training. The judge is not trained on. {said}",
             kind="lines",
             x="KL divergence from the reference (nats per sequence)",
             y="mean score",
@@ -187,8 +192,11 @@ def fit_frontier(points: Sequence[Point], *, seed: int = 0) -> Frontier:
     fall = largest_fall(smoothed[None])[0]
     p_value = (1 + int((by_noise >= fall).sum())) / (1 + _SIMULATED)
     peak = int(smoothed.argmax())
-    scores = smooth(np.array([point.score for point in points]))
-    return Frontier(tuple(points), tuple(smoothed.tolist()), peak, p_value, float(scores[-1] - scores[peak]))
+    scores = np.array([point.score for point in points])
+    # the rise as a weighted sum of the scores: smoothing is the same for each of them
+    weights = smooth(np.eye(len(points)))[:, [peak, -1]] @ [-1.0, 1.0]
+    error = np.sqrt(np.sum((weights * [point.score_se for point in points]) ** 2))
+    return Frontier(tuple(points), tuple(smoothed.tolist()), peak, p_value, float(weights @ scores), float(error))
 
 
 def smooth(values: ArrayLike) -> Floats:

@@ -3,14 +3,17 @@
 from collections.abc import Hashable, Sequence
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
+from scipy.special import expit
 
-from rlhf.evaluation.statistics import Estimate, Floats
+from rlhf.evaluation.statistics import Estimate, Floats, cluster_positions, drawn_counts, quantile_interval
 
 _RIDGE = 1e-3
 """Times half the square of the slope: what keeps it finite where length tells all verdicts."""
 _LARGEST = 15.0
 """Log-odds beyond this are certainty."""
+_CELLS = 1_000_000
+"""Weights of rows in resamples that are fitted at once: 8 MB in each of the few arrays that a fit takes."""
 _MOST_BOOTSTRAP = 2000
 """Each resample is fitted anew; more of them than this add nothing to an interval's ends."""
 
@@ -48,14 +51,14 @@ def length_controlled_win_rate(
     if not spread:
         return None
     longer = np.tanh(difference / spread)
-    positions, num = _positions(won, clusters)
-    rng = np.random.default_rng(seed)
-    draws = min(num_bootstrap, _MOST_BOOTSTRAP)
-    counts = rng.multinomial(num, np.full(num, 1 / num), size=draws)[:, positions].astype(np.float64)
-    value = float(_sigmoid(fit_logistic(longer, won, np.ones((1, len(won))))[0, 0]))
-    resampled = _sigmoid(fit_logistic(longer, won, counts)[:, 0])
-    low, high = np.quantile(resampled, [(1 - confidence) / 2, (1 + confidence) / 2])
-    return Estimate(value, float(low), float(high), num)
+    positions = np.arange(len(won)) if clusters is None else cluster_positions(clusters)
+    num = int(positions.max()) + 1
+    value = float(expit(fit_logistic(longer, won, np.ones((1, len(won))))[0, 0]))
+    # a fit holds a weight for each row, of which there are at least as many as clusters, a few times over
+    draws = drawn_counts(num, min(num_bootstrap, _MOST_BOOTSTRAP), seed=seed, cells=_CELLS * num // len(won))
+    resampled = [expit(fit_logistic(longer, won, counts[:, positions].astype(np.float64))[:, 0]) for counts in draws]
+    low, high = quantile_interval(np.concatenate(resampled), confidence)
+    return Estimate(value, low, high, num)
 
 
 def fit_logistic(x: Floats, y: Floats, weights: Floats) -> Floats:
@@ -68,7 +71,7 @@ def fit_logistic(x: Floats, y: Floats, weights: Floats) -> Floats:
     """
     found = np.zeros((len(weights), 2))
     for _ in range(100):
-        chance = _sigmoid(found[:, :1] + found[:, 1:] * x)
+        chance = expit(found[:, :1] + found[:, 1:] * x)
         missing, curve = weights * (y - chance), weights * chance * (1 - chance)
         gradient = np.stack([missing.sum(1), missing @ x - _RIDGE * found[:, 1]], axis=1)
         a, b, d = curve.sum(1) + 1e-9, curve @ x, curve @ (x * x) + _RIDGE
@@ -80,15 +83,3 @@ def fit_logistic(x: Floats, y: Floats, weights: Floats) -> Floats:
         if settled:
             break
     return found
-
-
-def _positions(values: Floats, clusters: Sequence[Hashable] | None) -> tuple[NDArray[np.int64], int]:
-    """The cluster's number of each value, and how many clusters there are."""
-    if clusters is None:
-        return np.arange(len(values)), len(values)
-    known = {cluster: index for index, cluster in enumerate(dict.fromkeys(clusters))}
-    return np.array([known[cluster] for cluster in clusters]), len(known)
-
-
-def _sigmoid(value: Floats) -> Floats:
-    return 1 / (1 + np.exp(-value))

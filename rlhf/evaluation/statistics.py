@@ -1,6 +1,6 @@
 """Shares and means with what is known about their error: pure functions on numbers and texts. Imports no torch."""
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -62,14 +62,18 @@ def bootstrap_sums(sums: Floats, *, num_bootstrap: int = 10000, seed: int = 0) -
 
     One row is what one cluster adds to K sums. Whatever is a function of sums over clusters has its bootstrap in this.
     """
-    num = len(sums)
+    return np.concatenate([counts @ sums for counts in drawn_counts(len(sums), num_bootstrap, seed=seed)])
+
+
+def drawn_counts(num: int, num_bootstrap: int, *, seed: int, cells: int = _CELLS) -> Iterator[NDArray[np.int64]]:
+    """How often each of `num` clusters is drawn [b, num], in parts of at most `cells` counts, `num_bootstrap` in all.
+
+    The draws are the same in parts of any size.
+    """
     rng = np.random.default_rng(seed)
-    at_once = max(1, _CELLS // num)
-    drawn = []
+    at_once = max(1, cells // num)
     for start in range(0, num_bootstrap, at_once):
-        counts = rng.multinomial(num, np.full(num, 1 / num), size=min(at_once, num_bootstrap - start))
-        drawn.append(counts @ sums)
-    return np.concatenate(drawn)
+        yield rng.multinomial(num, np.full(num, 1 / num), size=min(at_once, num_bootstrap - start))
 
 
 def quantile_interval(values: ArrayLike, confidence: float) -> tuple[float, float]:

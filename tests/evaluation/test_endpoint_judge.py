@@ -115,10 +115,16 @@ def test_a_reply_without_a_verdict_is_counted_and_its_pair_left_out(serve):
     "bad", [(200, {}, b"<html>welcome</html>"), (200, {}, b'{"choices": []}'), failure(400, "too long")]
 )
 def test_a_reply_that_is_none_is_counted_too(serve, bad):
-    _, make = serve(lambda number, body: bad if number == 2 else longer(number, body))
+    server, make = serve(lambda number, body: bad if number == 2 else longer(number, body))
     judge = make()
     compared, _ = compare_in_both_orders(judge, *sides())
     assert np.isnan(compared.verdicts).tolist() == [False, True, False, False] and judge.num_unparsed == 1
+    # no word of the judge's: the next attempt asks for that one again, and for no other
+    again = make()
+    compared, _ = compare_in_both_orders(again, *sides())
+    assert compared.verdicts.tolist() == [1, 1, 0, 0] and (again.num_unparsed, len(server.requests)) == (0, 9)
+    compare_in_both_orders(make(), *sides())
+    assert len(server.requests) == 9
 
 
 def test_a_judge_that_never_gives_a_verdict_is_not_asked_for_long(serve):

@@ -1,5 +1,7 @@
 """Where a run became over-optimised: a fall of the judge that is more than noise."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -45,7 +47,7 @@ def test_up_and_then_down_while_the_training_score_rises_is_over_optimised():
     assert (summary["peak_step"], summary["peak_kl"]) == (3, 1.5)
     assert summary["peak_judge"] == pytest.approx(8 / 3) and summary["last_judge"] == 0.5
     figure = found.figure()
-    assert figure.marks[0].label == "over-optimised from here" and figure.marks[0].x == 1.5
+    assert figure.marks[0].label == "over-optimised after update 3" and figure.marks[0].x == 1.5
     assert "exploits the reward" in figure.description
     assert figure.series[0].labels == tuple("01234567")
 
@@ -53,7 +55,23 @@ def test_up_and_then_down_while_the_training_score_rises_is_over_optimised():
 def test_a_fall_with_the_training_score_is_no_exploit():
     found = fit_frontier(curve([0, 1, 2, 3, 3, 2, 1, 0], [0, 1, 2, 3, 3, 2, 1, 0]))
     assert found.falls and not found.overoptimised
-    assert found.figure().marks[0].label == "the judge falls from here"
+    assert found.figure().marks[0].label == "the judge falls after update 3"
+
+
+def test_a_training_score_that_rises_within_its_error_shows_no_exploit():
+    judge, scores = [0, 1, 2, 3, 3, 2, 1, 0], [0, 1, 2, 3, 3, 3, 3.1, 3.1]
+    found = fit_frontier(curve(judge, scores))
+    # from the mean of 2, 3, 3 to that of the last two, of which the errors are 0.1 each
+    assert found.score_rise == pytest.approx(3.1 - 8 / 3)
+    assert found.score_rise_se == pytest.approx(0.1 * (3 / 9 + 2 / 4) ** 0.5)
+    assert found.overoptimised
+    assert not fit_frontier([replace(point, score_se=0.4) for point in curve(judge, scores)]).overoptimised
+
+
+def test_the_line_follows_training_where_the_divergence_falls_back():
+    points = [replace(point, kl=kl) for point, kl in zip(curve([0, 1, 2, 1, 0]), [0, 2, 4, 3, 1], strict=True)]
+    figure = fit_frontier(points).figure()
+    assert [series.x for series in figure.series] == [(0, 2, 4, 3, 1)] * 3
 
 
 def test_a_curve_that_rises_has_no_fall():

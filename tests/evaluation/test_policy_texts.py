@@ -96,3 +96,19 @@ def test_texts_too_short_for_a_measure_have_none():
     found = diversity(["A", "b"])
     assert found["distinct_1"] == 1 and found["distinct_2"] is None and found["repeated_4grams"] is None
     assert list(found) == ["distinct_1", "distinct_2", "distinct_3", "self_bleu", "repeated_4grams"]
+
+
+def test_resamples_are_fitted_in_parts_that_change_nothing(monkeypatch):
+    verdicts, lengths = [number % 3 / 2 for number in range(40)], [number % 7 for number in range(40)]
+    whole = length_controlled_win_rate(verdicts, lengths, [5] * 40, num_bootstrap=100)
+    sizes = []
+
+    def fitted(x, y, weights):
+        sizes.append(weights.size)
+        return fit_logistic(x, y, weights)
+
+    monkeypatch.setattr("rlhf.evaluation.length._CELLS", 400)
+    monkeypatch.setattr("rlhf.evaluation.length.fit_logistic", fitted)
+    parts = length_controlled_win_rate(verdicts, lengths, [5] * 40, num_bootstrap=100)
+    assert parts.interval == pytest.approx(whole.interval)
+    assert max(sizes) == 400 and sum(sizes) == 101 * 40

@@ -129,3 +129,10 @@ def test_the_order_in_which_pairs_come_changes_nothing():
     np.testing.assert_allclose(
         cross_fitted(margins[order], [prompts[i] for i in order]), cross_fitted(margins, prompts)[order]
     )
+
+
+def test_the_interval_of_the_error_is_without_what_chance_adds():
+    # calibrated: what is found is chance, and what is found of resamples lies above that by about as much
+    found = [calibrate(drawn_margins(1000, 1.0, seed), list(range(1000)), num_bootstrap=200) for seed in range(8)]
+    assert min(one.ece for one in found) > 0.01
+    assert sum(one.ece_interval[0] < 0.005 for one in found) >= 4  # by percentiles none would
