@@ -4,9 +4,11 @@ Nothing heavy is imported before a command has read its config: `--help` and a t
 """
 
 import os
+import signal
 import sys
 import traceback
 from pathlib import Path
+from types import FrameType
 from typing import Annotated
 
 import typer
@@ -15,6 +17,10 @@ from rlhf.cli import data, evaluate, label, models, stages, tools
 from rlhf.errors import Interrupted, StoppedByMonitor, UserError
 
 KILLED_BY_SIGINT = 130
+_interrupts: list[int] = []
+"""Signals that came while no stage was listening: some imports answer a KeyboardInterrupt with another error."""
+
+AT_ONCE = "at once, without saving"
 
 app = typer.Typer(
     name="rlhf",
@@ -49,6 +55,7 @@ def main() -> None:
     # No usage statistics leave the machine unless the user has said so.
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    signal.signal(signal.SIGINT, _interrupt)
     try:
         app(standalone_mode=True)
     except UserError as error:
@@ -62,12 +69,20 @@ def main() -> None:
         raise SystemExit(Interrupted.exit_code) from None
     except SystemExit as ended:
         if ended.code == KILLED_BY_SIGINT:  # what typer makes of a KeyboardInterrupt
-            _say(["at once, without saving"], "interrupted")
+            _say([AT_ONCE], "interrupted")
         raise
     except Exception:
+        if _interrupts:
+            _say([AT_ONCE], "interrupted")
+            raise SystemExit(KILLED_BY_SIGINT) from None
         traceback.print_exc()
         _say(["this is a bug in rlhf, not in your input: please report it with the lines above"], "error")
         raise SystemExit(1) from None
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    _interrupts.append(number)
+    raise KeyboardInterrupt
 
 
 def _say(lines: "tuple[str, ...] | list[str]", word: str) -> None:

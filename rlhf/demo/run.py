@@ -59,7 +59,7 @@ def next_steps(workspace: Workspace, summary: dict[str, Any]) -> str:
             f"    {rlhf} --home {shown} label serve",
             f"  see where the policy is from:  {rlhf} --home {shown} models lineage {made['ppo']}",
             f"  change something, run again:   {rlhf} --home {shown} run {shown}/run.yaml ppo.trainer.kl_target=2",
-            f"  point it at a real model:      {rlhf} run configs/qwen.yaml",
+            f"  point it at a real model:      {rlhf} run configs/qwen.yaml   (in a checkout of the project)",
         ]
     )
 

@@ -39,6 +39,11 @@ def check_given(
     for name, given in models.items():
         if given is not None and not isinstance(given, nn.Module):
             kind = "AutoModelForCausalLM" if name in {"model", "ref_model"} else "AutoModelForSequenceClassification"
+            if isinstance(given, list | tuple) and given and isinstance(given[0], nn.Module):
+                raise UserError(
+                    f"{name}: expected one model, found {len(given)}; give several as reward_funcs=[RewardModelScorer("
+                    "model, tokenizer, name), ...], each with a name of its own"
+                )
             raise UserError(f"{name}: expected a model, found {given!r:.60}; load it with {kind}.from_pretrained")
     policy, value_model = models["model"], models["value_model"]
     if policy is None:

@@ -58,7 +58,7 @@ class WeightedScorer:
         names = [name for scorer, own in zip(scorers, columns, strict=True) for name in {scorer.name, *own}]
         if len(set(names)) != len(names):
             given = ", ".join(scorer.name for scorer in scorers)
-            raise UserError(f"reward: two scorers have one name ({given}); give each its own")
+            raise UserError(f"reward: two scorers have one name ({given}); give each its own, as `name`")
         self.scorers = [_looked_after(scorer) for scorer in scorers]
         self.weights = weights
         self.name = name

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from rlhf import checkpoint
+from rlhf.cli import main
 from rlhf.registry import Registry
 
 pytestmark = pytest.mark.faults
@@ -141,3 +142,22 @@ def test_a_pipeline_goes_on_within_the_stage_that_was_interrupted(tmp_path):
     whole = finish(tmp_path, "run", "run.yaml", long, "ppo.output={name: tiny/whole}", "--json")
     first, second = (registry.resolve(one["artefacts"]["ppo"]) for one in (summary, whole))
     assert first.digest == second.digest
+
+
+def test_an_interrupt_that_an_import_turns_into_another_error_is_still_one(monkeypatch, capsys):
+    def importing(**_):
+        try:
+            signal.raise_signal(signal.SIGINT)
+        except KeyboardInterrupt:
+            raise ModuleNotFoundError("Could not import module 'Bloom'") from None
+
+    before = signal.getsignal(signal.SIGINT)
+    monkeypatch.setattr(main, "app", importing)
+    monkeypatch.setattr(main, "_interrupts", [])
+    try:
+        with pytest.raises(SystemExit) as ended:
+            main.main()
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert ended.value.code == 130
+    assert capsys.readouterr().err == "interrupted: at once, without saving\n"
