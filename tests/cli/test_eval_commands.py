@@ -49,7 +49,8 @@ def test_a_file_of_prompts_alone_compares_the_policy_with_its_sft_model(rlhf, wr
     summary = json.loads(ended.out)
     assert (summary["candidate"], summary["baseline"]) == ("tiny/policy@v1", "tiny/sft@v1")
     assert (summary["judge_is_training_reward"], summary["num_prompts"]) == (True, 6)
-    ended = rlhf("eval", "policy", "unseen.csv", *quick, "--baseline", "tiny/policy", "--judge", "tiny/reward")
+    itself = ("--baseline", "tiny/policy", "--judge", "tiny/reward", "generation.temperature=0")
+    ended = rlhf("eval", "policy", "unseen.csv", *quick, *itself)
     assert ended.code == 0, ended.err
     assert json.loads(ended.out)["win_rate"] == 0.5
 
