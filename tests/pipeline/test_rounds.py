@@ -45,6 +45,7 @@ def project(tmp_path_factory):
     return path, workspace, run_stages(load_pipeline(path, TWICE), workspace)
 
 
+@pytest.mark.slow
 def test_a_second_round_makes_second_versions_of_the_same_names(project):
     _, workspace, summary = project
     assert summary["artefacts"] == {
@@ -70,6 +71,7 @@ def test_a_second_round_makes_second_versions_of_the_same_names(project):
     assert "simulated" in names["rounds_win_rate"].description
 
 
+@pytest.mark.slow
 def test_the_policy_of_the_first_round_writes_to_other_prompts_and_all_answers_are_learned_from(project):
     _, workspace, summary = project
     registry = workspace.registry
@@ -92,6 +94,7 @@ def test_the_policy_of_the_first_round_writes_to_other_prompts_and_all_answers_a
     assert {parent.ref for parent in policy.parents} >= {"tiny/sft@v1", "tiny/reward@v2"}
 
 
+@pytest.mark.slow
 def test_rounds_that_are_done_are_not_done_again_and_the_first_is_that_of_a_file_without_rounds(project):
     path, workspace, first = project
     before = runs_of(workspace)
@@ -103,6 +106,7 @@ def test_rounds_that_are_done_are_not_done_again_and_the_first_is_that_of_a_file
     assert read_figures(workspace.home / "runs" / alone["run"]) == []
 
 
+@pytest.mark.slow
 def test_what_the_rounds_have_gained_stands_also_where_the_next_one_does_not_end(project, monkeypatch):
     path, workspace, first = project
     seen = []

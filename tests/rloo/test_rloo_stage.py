@@ -196,6 +196,7 @@ CUTS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("settings", "step"), CUTS.values(), ids=CUTS)
 def test_a_run_that_is_resumed_is_the_run_that_was_not_interrupted(rloo, monkeypatch, settings, step):
     whole = rloo(*settings)
