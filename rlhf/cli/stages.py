@@ -1,6 +1,7 @@
 """The commands that run a stage or several: sft, reward, ppo, export, run, demo."""
 
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import Annotated, Any
 
 import typer
@@ -30,75 +31,56 @@ def sft(
     context: typer.Context, config: Config, overrides: Overrides = None, json: Json = False, resume: Resume = None
 ) -> None:
     """Fine-tune a language model on texts, prompts with completions, or conversations."""
-    from rlhf.config import load_config
-    from sft.config import SFTStageConfig
-
-    settings = load_config(config, SFTStageConfig, overrides or ())
-    quiet_libraries()
-    from sft.train import train_sft
-
-    workspace = open_workspace(context, json, config, overrides, resume=resume)
-    finish(train_sft(settings, workspace), json, workspace)
+    _train("sft.config:SFTStageConfig", "sft.train:train_sft", context, config, overrides, json, resume)
 
 
 def reward(
     context: typer.Context, config: Config, overrides: Overrides = None, json: Json = False, resume: Resume = None
 ) -> None:
     """Train a reward model on pairs and rankings."""
-    from reward.config import RewardStageConfig
-    from rlhf.config import load_config
-
-    settings = load_config(config, RewardStageConfig, overrides or ())
-    quiet_libraries()
-    from reward.train import train_reward
-
-    workspace = open_workspace(context, json, config, overrides, resume=resume)
-    finish(train_reward(settings, workspace), json, workspace)
+    _train("reward.config:RewardStageConfig", "reward.train:train_reward", context, config, overrides, json, resume)
 
 
 def ppo(
     context: typer.Context, config: Config, overrides: Overrides = None, json: Json = False, resume: Resume = None
 ) -> None:
     """Optimise a policy against a reward model, held to a reference by a KL penalty."""
-    from rlhf.config import load_config
-    from rlhf.ppo.stage_config import PPOStageConfig
-
-    settings = load_config(config, PPOStageConfig, overrides or ())
-    quiet_libraries()
-    from rlhf.ppo.stage import train_ppo
-
-    workspace = open_workspace(context, json, config, overrides, resume=resume)
-    finish(train_ppo(settings, workspace), json, workspace)
+    _train("rlhf.ppo.stage_config:PPOStageConfig", "rlhf.ppo.stage:train_ppo", context, config, overrides, json, resume)
 
 
 def dpo(
     context: typer.Context, config: Config, overrides: Overrides = None, json: Json = False, resume: Resume = None
 ) -> None:
     """Optimise a policy on pairs and rankings directly, without a reward model (DPO)."""
-    from rlhf.config import load_config
-    from rlhf.dpo.stage_config import DPOStageConfig
-
-    settings = load_config(config, DPOStageConfig, overrides or ())
-    quiet_libraries()
-    from rlhf.dpo.stage import train_dpo
-
-    workspace = open_workspace(context, json, config, overrides, resume=resume)
-    finish(train_dpo(settings, workspace), json, workspace)
+    _train("rlhf.dpo.stage_config:DPOStageConfig", "rlhf.dpo.stage:train_dpo", context, config, overrides, json, resume)
 
 
 def rloo(
     context: typer.Context, config: Config, overrides: Overrides = None, json: Json = False, resume: Resume = None
 ) -> None:
     """Optimise a policy against a reward without a critic, by several answers to each prompt (RLOO)."""
+    _train(
+        "rlhf.rloo.stage_config:RLOOStageConfig", "rlhf.rloo.stage:train_rloo", context, config, overrides, json, resume
+    )
+
+
+def _train(
+    schema: str,
+    stage: str,
+    context: typer.Context,
+    config: Path,
+    overrides: list[str] | None,
+    json: bool,
+    resume: str | None,
+) -> None:
+    """Run one stage. What its config and its function are called is resolved in turn: a typo needs no torch."""
     from rlhf.config import load_config
-    from rlhf.rloo.stage_config import RLOOStageConfig
 
-    settings = load_config(config, RLOOStageConfig, overrides or ())
+    settings = load_config(config, resolve_name(schema), overrides or ())
     quiet_libraries()
-    from rlhf.rloo.stage import train_rloo
-
+    train = resolve_name(stage)
     workspace = open_workspace(context, json, config, overrides, resume=resume)
-    finish(train_rloo(settings, workspace), json, workspace)
+    finish(train(settings, workspace), json, workspace)
 
 
 def run_pipeline(

@@ -83,11 +83,6 @@ def completion_logprobs(model: nn.Module, batch: TokenBatch, temperature: float)
     return scatter(logprobs_of(model, hidden_at(model, batch), batch.targets, temperature)[0], batch)
 
 
-def completion_values(value_model: nn.Module, batch: TokenBatch) -> Tensor:
-    """Values [b, W] float32: column t is the estimate before completion token t."""
-    return scatter(values_of(value_model, hidden_at(value_model, batch)), batch)
-
-
 def unwrap_adapters(model: nn.Module) -> nn.Module:
     """The transformers model inside a PEFT model, its adapters still at work; any other model as it is."""
     return model.get_base_model() if isinstance(model, PeftModel) else model

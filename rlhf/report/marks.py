@@ -53,10 +53,6 @@ def write_labels(figure: "Figure", axes: "Axes", marks: Sequence[Mark], *, sidew
     _write_above(figure, axes, uprights)
 
 
-def _inside(value: float, limits: tuple[float, float]) -> bool:
-    return min(limits) <= value <= max(limits)
-
-
 def _write_above(figure: "Figure", axes: "Axes", lines: Sequence[tuple[float, str]]) -> None:
     if not lines:
         return

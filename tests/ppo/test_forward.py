@@ -23,7 +23,7 @@ from transformers import (
 
 from ppo.tiny import EOS, PAD, completion_mask, make_classifier, make_config, make_policy
 from rlhf.generation import SampledTokens
-from rlhf.ppo.forward import completion_logprobs, completion_values, hidden_at, logprobs_of
+from rlhf.ppo.forward import completion_logprobs, hidden_at, logprobs_of, scatter, values_of
 from rlhf.ppo.losses import RewardAt
 from rlhf.ppo.rollout import Prompts, TokenBatch, token_batches
 
@@ -150,7 +150,7 @@ def test_logprobs_are_the_models_own_with_an_adapter(config: Any) -> None:
 
 def test_values_are_those_of_the_critics_own_trunk() -> None:
     critic = make_classifier().eval()
-    values = completion_values(critic, make_batch())
+    values = scatter(values_of(critic, hidden_at(critic, make_batch())), make_batch())
     ids = torch.tensor([PROMPTS[1] + COMPLETIONS[1][:2]])
     expected = critic.score(critic.model(ids).last_hidden_state)[0, :, 0]
     torch.testing.assert_close(values[1, :3], expected, atol=1e-5, rtol=1e-5)
