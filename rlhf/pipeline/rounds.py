@@ -139,6 +139,7 @@ def what_came_of(number: int, results: Mapping[str, Mapping[str, Any]], artefact
         **_some(reward, "accuracy", "accuracy_ci", "num_train_rankings"),
         **_some(ppo, "score_before", "score_after", "kl"),
         **_some(judged, "win_rate", "win_rate_ci", "score_candidate", "score_candidate_ci", "num_prompts"),
+        **_some(judged, "judge", "judge_is_training_reward"),
         **{f"{key}_over_last": last[key] for key in ("win_rate", "win_rate_ci") if key in last},
     }
     if "win_rate_ci_over_last" in found:
@@ -162,13 +163,17 @@ def figures(found: Sequence[Mapping[str, Any]]) -> list[Figure]:
     ]
     accuracy = [_series("held-out accuracy", found, "accuracy")]
     simulated = " The annotators were simulated." if any(one.get("simulated") for one in found) else ""
+    one_judge = len({one["judge"] for one in found if "judge" in one}) < 2
+    judged = "" if one_judge else " Each round has a judge of its own, so that rounds do not compare."
+    if any(one.get("judge_is_training_reward") for one in found):
+        judged += " A judge that the policy was trained on favours it."
     figures = [
         Figure(
             name="rounds_win_rate",
             title="What each round has gained",
             description="Share of held-out prompts on which the judge prefers the round's policy, with its interval; "
-            f"at a half, nothing was gained.{simulated}",
-            kind="lines",
+            f"at a half, nothing was gained.{judged}{simulated}",
+            kind="lines" if one_judge else "points",
             x="round",
             y="win rate",
             series=tuple(series for series in wins if series.x),

@@ -238,6 +238,17 @@ def test_a_round_is_drawn_with_its_intervals():
     assert figures([what_came_of(1, {}, {})]) == []
 
 
+def test_rounds_that_were_judged_by_a_reward_model_each_are_not_joined_by_a_line():
+    def judged_by(*judges):
+        judged = {"win_rate": 0.6, "win_rate_ci": [0.5, 0.7], "judge_is_training_reward": True}
+        return figures([what_came_of(i, {"eval": {**judged, "judge": judge}}, MADE) for i, judge in enumerate(judges)])
+
+    (apart,), (alike,) = judged_by("g/reward@v1", "g/reward@v2"), judged_by("g/judge@v1", "g/judge@v1")
+    assert (apart.kind, alike.kind) == ("points", "lines")
+    assert "rounds do not compare" in apart.description and "rounds do not compare" not in alike.description
+    assert "favours it" in apart.description
+
+
 @pytest.mark.parametrize(
     ("overrides", "complaint"),
     [
